@@ -1,0 +1,7 @@
+"""Selective scan and its aligned form over kept tokens. Needs torch alone."""
+
+from .aligned_scan import aligned_selective_scan
+from .backends import available_backends
+from .selective_scan import selective_scan
+
+__all__ = ['aligned_selective_scan', 'available_backends', 'selective_scan']

@@ -1,0 +1,57 @@
+"""What every scan backend receives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ScanInputs:
+    """The operands of one selective scan, in one dtype.
+
+    Shapes: ``u``, ``delta``, ``z``, ``gap_delta`` (B, D, L); ``A`` (D, N); ``B``, ``C`` (B, N, L); ``D``,
+    ``delta_bias`` (D,). ``gap_delta`` is extra time that passes before each step: it decays the state like ``delta``
+    does, and brings no input.
+    """
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    gap_delta: Tensor | None
+    delta_softplus: bool
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """The nine tensor operands in signature order; gradients come back in this order."""
+        return [self.u, self.delta, self.A, self.B, self.C, self.D, self.z, self.delta_bias, self.gap_delta]
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The float64 of any operand, else float32: half precision overflows in a scan."""
+        wide = any(t is not None and t.dtype == torch.float64 for t in self.tensors)
+        return torch.float64 if wide else torch.float32
+
+    def to(self, dtype: torch.dtype) -> ScanInputs:
+        """Return the same operands with every tensor in ``dtype``."""
+        cast = [None if t is None else t.to(dtype) for t in self.tensors]
+        return ScanInputs(*cast, self.delta_softplus)
+
+    def autograd_of(self, scan: Callable[[ScanInputs], Tensor], grad_out: Tensor) -> list[Tensor | None]:
+        """Run a differentiable ``scan`` again, in float32 or wider; return its gradients in the order of `tensors`."""
+        leaves = [None if t is None else t.detach().requires_grad_() for t in self.tensors]
+        with torch.enable_grad(), torch.autocast(self.u.device.type, enabled=False):
+            out = scan(ScanInputs(*leaves, self.delta_softplus).to(self.compute_dtype))
+        present = [t for t in leaves if t is not None]
+        # A length of 0 leaves operands unused; their gradient is 0.
+        found = torch.autograd.grad(out, present, grad_out.to(out.dtype), allow_unused=True, materialize_grads=True)
+        grads = iter(found)
+        return [None if t is None else next(grads) for t in leaves]

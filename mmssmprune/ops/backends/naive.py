@@ -1,0 +1,30 @@
+"""The reference: a loop over time that anyone can check against the equations. Any float dtype, any device, slow."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .common import ScanInputs
+
+
+def scan(p: ScanInputs) -> Tensor:
+    """Run h_t = exp((delta_t + gap_delta_t) A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t, gated by SiLU(z).
+
+    Differentiable by autograd in every input.
+    """
+    delta = p.delta if p.delta_bias is None else p.delta + p.delta_bias[:, None]
+    if p.delta_softplus:
+        delta = F.softplus(delta)
+    elapsed = delta if p.gap_delta is None else delta + p.gap_delta
+    state = p.u.new_zeros(*p.u.shape[:2], p.A.shape[1])  # [B, D, N]
+    steps = []
+    for t in range(p.u.shape[2]):
+        decay = torch.exp(elapsed[:, :, t, None] * p.A)
+        state = decay * state + (delta[:, :, t] * p.u[:, :, t])[:, :, None] * p.B[:, None, :, t]
+        steps.append((state * p.C[:, None, :, t]).sum(-1))
+    y = torch.stack(steps, dim=-1) if steps else torch.zeros_like(p.u)
+    if p.D is not None:
+        y = y + p.D[:, None] * p.u
+    return y if p.z is None else y * F.silu(p.z)

@@ -1,0 +1,181 @@
+"""The selective scan as one torch.library operator: shapes, dispatch, autograd and FLOP formula in one place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from .backends import BACKENDS, choose_backend, chunked
+from .backends.common import ScanInputs
+
+_OPERANDS = (
+    'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
+    'Tensor? gap_delta, bool delta_softplus, str backend'
+)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Selective scan with the semantics of Mamba-1 (arXiv 2312.00752, algorithm 2; mamba-ssm's ``selective_scan_fn``).
+
+        delta = softplus(delta + delta_bias)                          (each if asked)
+        h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t,   h_0 = 0
+        y_t = C_t h_t + D u_t,   y_t *= SiLU(z_t)                     (D and z if given)
+
+    Args:
+        u, delta, z: (B, D, L) input, step size and gate.
+        A: (D, N) decay rates, negative.
+        B, C: (B, N, L) input and output vectors.
+        D, delta_bias: (D,) skip weight and bias of the step size.
+        delta_softplus: pass ``delta + delta_bias`` through softplus.
+        backend: ``'naive'``, ``'torch'``, ``'mamba_ssm'``, or None for the fastest that runs here.
+
+    Returns:
+        (B, D, L) in the dtype of ``u``. It is computed in float32, or in float64 where an operand is. Inside autocast
+        the operands are cast to float32 and so is the result, because half precision overflows here.
+
+    Raises:
+        ValueError: shapes do not fit each other, or the backend is unknown or cannot run these tensors.
+    """
+    return run_scan(u, delta, A, B, C, D, z, delta_bias, None, delta_softplus, backend)
+
+
+def run_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    gap_delta: Tensor | None,
+    delta_softplus: bool,
+    backend: str | None,
+) -> Tensor:
+    """Check the operands, choose the backend and call the operator; ``gap_delta`` (B, D, L) is time without input."""
+    p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
+    _check(p)
+    if torch.is_autocast_enabled(u.device.type):
+        p = p.to(p.compute_dtype)
+    name = choose_backend(backend, u.device, p.compute_dtype)
+    return torch.ops.mmssmprune.selective_scan(*p.tensors, delta_softplus, name)[0]
+
+
+def _check(p: ScanInputs) -> None:
+    if p.u.dim() != 3 or p.A.dim() != 2:
+        raise ValueError(f'u must be (B, D, L) and A (D, N), got {tuple(p.u.shape)} and {tuple(p.A.shape)}')
+    batch, dim, length = p.u.shape
+    d_state = p.A.shape[1]
+    sequence, vector, state = (batch, dim, length), (dim,), (batch, d_state, length)
+    expected = {'delta': sequence, 'A': (dim, d_state), 'B': state, 'C': state, 'D': vector, 'z': sequence}
+    expected |= {'delta_bias': vector, 'gap_delta': sequence}
+    for name, shape in expected.items():
+        tensor = getattr(p, name)
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(
+                f'{name} must be {shape} for u {sequence} and A {tuple(p.A.shape)}, got {tuple(tensor.shape)}'
+            )
+
+
+def _forward(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
+    p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
+    with torch.autocast(u.device.type, enabled=False):
+        p = p.to(p.compute_dtype)
+        module = BACKENDS[backend]
+        out, saved = module.forward(p) if hasattr(module, 'forward') else (module.scan(p), p.u.new_empty(0))
+    return out.to(u.dtype), saved
+
+
+def _backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
+    p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
+    dtype = p.compute_dtype
+    with torch.autocast(u.device.type, enabled=False):
+        grads = BACKENDS[backend].backward(p.to(dtype), saved, grad_out.to(dtype))
+    # An operator returns no optional tensors, so an absent operand has an empty gradient.
+    return [u.new_empty(0) if t is None else g.to(t.dtype, copy=False) for t, g in zip(p.tensors, grads, strict=True)]
+
+
+_scan_op = torch.library.custom_op(
+    'mmssmprune::selective_scan', _forward, mutates_args=(), schema=f'({_OPERANDS}) -> (Tensor, Tensor)'
+)
+_scan_backward_op = torch.library.custom_op(
+    'mmssmprune::selective_scan_backward',
+    _backward,
+    mutates_args=(),
+    schema=f'(Tensor grad_out, Tensor saved, {_OPERANDS}) -> Tensor[]',
+)
+
+
+def _empty_result(like: Tensor, backend: str) -> Tensor:
+    """An unfilled tensor of the shape of ``like`` with the strides that ``backend`` returns."""
+    if backend == 'torch' and like.dim() == 3:
+        return like.new_empty(like.shape[2], like.shape[0], like.shape[1]).permute(1, 2, 0)
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+@_scan_op.register_fake
+def _(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
+    p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
+    saved = u.new_empty(0, dtype=p.compute_dtype)
+    if backend == 'torch':
+        batch, dim, length = u.shape
+        size = chunked.chunk_length(batch, A.shape[1], dim, length)
+        saved = saved.new_empty(-(-length // size), batch, A.shape[1], dim)
+    return _empty_result(u, backend), saved
+
+
+@_scan_backward_op.register_fake
+def _(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
+    grads = [None if t is None else _empty_result(t, backend) for t in (u, delta, A, B, C, D, None, delta_bias)]
+    grads[6] = None if z is None else torch.empty_like(z, memory_format=torch.contiguous_format)
+    grads.append(None if gap_delta is None else _empty_result(gap_delta, backend))
+    return [u.new_empty(0) if g is None else g for g in grads]
+
+
+def _save(ctx, inputs, output):
+    *operands, ctx.delta_softplus, ctx.backend = inputs
+    ctx.save_for_backward(output[1], *operands)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad_out, grad_saved):
+    saved, *operands = ctx.saved_tensors
+    if grad_out is None:
+        return (None,) * 11
+    if hasattr(BACKENDS[ctx.backend], 'backward'):
+        grads = torch.ops.mmssmprune.selective_scan_backward(
+            grad_out, saved, *operands, ctx.delta_softplus, ctx.backend
+        )
+    else:
+        p = ScanInputs(*operands, ctx.delta_softplus)
+        grads = p.autograd_of(BACKENDS[ctx.backend].scan, grad_out)
+    return (*(None if t is None else g for t, g in zip(operands, grads, strict=True)), None, None)
+
+
+torch.library.register_autograd('mmssmprune::selective_scan', _differentiate, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.mmssmprune.selective_scan)
+def selective_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -> int:
+    """The field's count: 9 B L D N for the recurrence, B L D each for the skip D u and for the gate."""
+    batch, dim, length = u
+    return batch * length * dim * (9 * A[1] + (D is not None) + (z is not None))
+
+
+@register_flop_formula(torch.ops.mmssmprune.selective_scan_backward)
+def selective_scan_backward_flops(grad_out, saved, *operands, out_shape=None, **kwargs) -> int:
+    """Twice the forward count, as FlopCounterMode takes it for every other operator."""
+    return 2 * selective_scan_flops(*operands)
