@@ -1,0 +1,30 @@
+"""Token pruning for selective scans: which cells live, how the state crosses the rest, how maps become full again."""
+
+from .alignment import ALIGNMENT, scan_tokens
+from .conv_fill import causal_conv_over_sequence, conv_over_grid
+from .importance import IMPORTANCE
+from .kept_tokens import KeptTokens, choose_tokens, gather_rows
+from .plan import PrunePlan, make_plan
+from .pruner import TokenPruner, TokenState
+from .restoration import RESTORATION
+from .scan_path import ScanPath, Walk, sequence_path, snake_path
+
+__all__ = [
+    'ALIGNMENT',
+    'IMPORTANCE',
+    'RESTORATION',
+    'KeptTokens',
+    'PrunePlan',
+    'ScanPath',
+    'TokenPruner',
+    'TokenState',
+    'Walk',
+    'causal_conv_over_sequence',
+    'choose_tokens',
+    'conv_over_grid',
+    'gather_rows',
+    'make_plan',
+    'scan_tokens',
+    'sequence_path',
+    'snake_path',
+]

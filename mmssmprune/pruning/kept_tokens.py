@@ -1,0 +1,63 @@
+"""Which cells of a token sequence are still alive, per image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """Ascending cell numbers ``index`` (B, K), int64, of the tokens kept out of ``length`` cells.
+
+    A dense sequence has no KeptTokens at all, so it pays nothing.
+    """
+
+    index: Tensor
+    length: int
+
+    @property
+    def _rows(self) -> Tensor:
+        """Row numbers (B*K,) of the kept cells in a (B*L, ...) matrix."""
+        batch = self.index.shape[0]
+        offset = torch.arange(batch, device=self.index.device)[:, None] * self.length
+        return (self.index + offset).flatten()
+
+    def gather(self, full: Tensor) -> Tensor:
+        """(B, L, C) -> (B, K, C): the kept cells in ascending order."""
+        return full.flatten(0, 1).index_select(0, self._rows).unflatten(0, self.index.shape)
+
+    def scatter(self, compact: Tensor, base: Tensor | None = None) -> Tensor:
+        """(B, K, C) -> (B, L, C): kept cells at their places, every other cell as in ``base`` (B, L, C), or zero."""
+        batch, _, channels = compact.shape
+        if base is None:
+            base = compact.new_zeros(batch, self.length, channels)
+        # Under autocast the two may differ in precision; the wider one is kept.
+        dtype = torch.promote_types(base.dtype, compact.dtype)
+        full = base.to(dtype).flatten(0, 1).index_copy(0, self._rows, compact.to(dtype).flatten(0, 1))
+        return full.unflatten(0, (batch, self.length))
+
+    def subset(self, chosen: Tensor) -> KeptTokens:
+        """Keep only the positions ``chosen`` (B, K') of the compact sequence, ascending."""
+        return KeptTokens(self.index.gather(1, chosen), self.length)
+
+
+def choose_tokens(score: Tensor, keep: int, protected: Tensor | None = None) -> Tensor:
+    """Positions (B, keep) of the highest scores, ascending; ties go to the earlier position, so that runs repeat.
+
+    Args:
+        score: (B, K) importance, one image per row; rows never influence each other.
+        keep: how many to choose.
+        protected: (B, K) or (K,) bool, tokens that are chosen whatever their score (class tokens).
+    """
+    score = score.detach()
+    if protected is not None:
+        score = score.masked_fill(protected, torch.inf)
+    return score.argsort(dim=1, descending=True, stable=True)[:, :keep].sort(dim=1).values
+
+
+def gather_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Pick tokens: x (B, K, C), index (B, M) -> (B, M, C). Whole rows are copied, which is what memory likes."""
+    return KeptTokens(index, x.shape[1]).gather(x)

@@ -1,0 +1,141 @@
+"""The `pruning` dict of a backbone's config, and the two moments it acts: where tokens die and where they return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .alignment import ALIGNMENT
+from .conv_fill import CONV_FILL
+from .importance import IMPORTANCE
+from .kept_tokens import KeptTokens, choose_tokens, gather_rows
+from .plan import PrunePlan, make_keep_ratios, make_plan
+from .restoration import RESTORATION
+from .scan_path import ScanPath, Walk
+
+CHOICES = {
+    'importance': tuple(IMPORTANCE),
+    'alignment': tuple(ALIGNMENT),
+    'conv_fill': CONV_FILL,
+    'restoration': tuple(RESTORATION),
+}
+DEFAULTS = {'importance': 'clip', 'alignment': 'carry', 'conv_fill': 'zero', 'restoration': 'hold'}
+
+
+@dataclass(frozen=True)
+class TokenState:
+    """What layers need to know about the tokens they get.
+
+    Attributes:
+        path: the dense walks over all cells.
+        kept: the cells still alive, or None while nothing is pruned.
+        walk: the walks over the tokens at hand.
+        held: per stream (B, L, C), every cell as it was when it was pruned; empty while nothing is pruned.
+        protected: cells that are never pruned and not counted by the keep ratio (class tokens).
+        alignment: how the state moves over pruned cells, a name in `ALIGNMENT`.
+    """
+
+    path: ScanPath
+    walk: Walk
+    kept: KeptTokens | None = None
+    held: tuple[Tensor, ...] = ()
+    protected: tuple[int, ...] = ()
+    alignment: str = 'none'
+
+    @classmethod
+    def dense(cls, path: ScanPath, protected: Sequence[int] = (), alignment: str = 'none') -> TokenState:
+        """All cells alive."""
+        return cls(path, path.over(None), protected=tuple(protected), alignment=alignment)
+
+    @property
+    def is_protected(self) -> Tensor | None:
+        """Bool (B, K) or (L,): which tokens at hand are protected; None where no cell is."""
+        if not self.protected:
+            return None
+        cells = torch.tensor(self.protected, device=self.path.order.device)
+        alive = torch.arange(self.path.order.shape[1], device=cells.device) if self.kept is None else self.kept.index
+        return torch.isin(alive, cells)
+
+
+@dataclass
+class TokenPruner:
+    """One `pruning` dict, checked. Without a dict (``plan`` None) nothing is ever pruned."""
+
+    plan: PrunePlan | None = None
+    importance: str = DEFAULTS['importance']
+    alignment: str = DEFAULTS['alignment']
+    conv_fill: str = DEFAULTS['conv_fill']
+    restoration: str = DEFAULTS['restoration']
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any] | None, num_layers: int) -> TokenPruner:
+        """Check a `pruning` dict against a backbone of ``num_layers`` layers.
+
+        Raises:
+            ValueError: an unknown key or value, a missing key, or a plan that `make_plan` refuses.
+        """
+        if config is None:
+            return cls()
+        known = ('layers', 'keep_ratio', *CHOICES)
+        for key in config:
+            if key not in known:
+                raise ValueError(f'pruning has an unknown key {key!r}; the keys are {", ".join(known)}')
+        for key in ('layers', 'keep_ratio'):
+            if key not in config:
+                raise ValueError(f'pruning needs {key!r}, e.g. pruning=dict(layers=[5, 11, 17], keep_ratio=0.7)')
+        names = {key: config.get(key, DEFAULTS[key]) for key in CHOICES}
+        for key, name in names.items():
+            if name not in CHOICES[key]:
+                raise ValueError(f'pruning.{key} is {name!r}; the names are {", ".join(CHOICES[key])}')
+        plan = make_plan(config['layers'], config['keep_ratio'], num_layers)
+        return cls(plan, **names, config=dict(config))
+
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+        """Change the ratios of an existing plan; raises ValueError where nothing is pruned or a ratio is wrong."""
+        if self.plan is None:
+            raise ValueError('this backbone has no pruning, so it has no keep_ratio; add a pruning=dict(...) to it')
+        ratios = make_keep_ratios(keep_ratio, len(self.plan.layers))
+        self.plan = replace(self.plan, keep_ratios=ratios)
+        self.config['keep_ratio'] = keep_ratio
+
+    def start(self, path: ScanPath, protected: Sequence[int] = ()) -> TokenState:
+        """The state before the first layer: every cell alive."""
+        return TokenState.dense(path, protected, self.alignment)
+
+    def prune(
+        self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState, y: Tensor
+    ) -> tuple[tuple[Tensor, ...], TokenState]:
+        """Drop the least important tokens where the plan says so; this is the line where tokens die.
+
+        Args:
+            layer: the 0-based layer that has just run.
+            streams: (B, K, C) each, the features that the next layer reads.
+            tokens: the state that goes with them.
+            y: (B, K, D) the layer's gated SSM output, from which importance is read.
+        """
+        if self.plan is None or layer not in self.plan.layers:
+            return streams, tokens
+        alive = streams[0].shape[1]
+        spared = len(tokens.protected)
+        keep = self.plan.keep_after(layer, alive - spared) + spared
+        if keep == alive:
+            return streams, tokens
+        chosen = choose_tokens(IMPORTANCE[self.importance](y), keep, tokens.is_protected)
+        held = streams if tokens.kept is None else self._full(streams, tokens)
+        kept = KeptTokens(chosen, alive) if tokens.kept is None else tokens.kept.subset(chosen)
+        streams = tuple(gather_rows(x, chosen) for x in streams)
+        return streams, replace(tokens, kept=kept, held=held, walk=tokens.path.over(kept))
+
+    def _full(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
+        return tuple(tokens.kept.scatter(x, held) for x, held in zip(streams, tokens.held, strict=True))
+
+    def restore(self, x: Tensor, tokens: TokenState, stream: int = 0) -> Tensor:
+        """(B, K, C) -> (B, L, C): every cell again; this is the line where tokens return."""
+        if tokens.kept is None:
+            return x
+        return RESTORATION[self.restoration](x, tokens.kept, tokens.held[stream])

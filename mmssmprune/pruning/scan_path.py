@@ -1,0 +1,114 @@
+"""Fixed walks over the cells of an image, and what is left of them when only some tokens are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .kept_tokens import KeptTokens, gather_rows
+
+# The move by which a walk reached a cell: the rows of PlainMamba's direction_Bs.
+START, RIGHT, LEFT, UP, DOWN = range(5)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The order in which R directions visit K tokens.
+
+    Attributes:
+        order: (R, K), or (B, R, K) once tokens are pruned: the token visited at each step.
+        inverse: same shape: the step at which each token is visited.
+        move: same shape: how the dense walk reached the visited cell (`START` ... `DOWN`).
+        gap: (B, R, K): how many pruned cells the dense walk visits between this token and the one before it (before
+            the first token: since the start); None for the dense walk.
+    """
+
+    order: Tensor
+    inverse: Tensor
+    move: Tensor
+    gap: Tensor | None = None
+
+    def visit(self, x: Tensor) -> Tensor:
+        """(B, K, C) -> (B, R, K, C): the tokens in the order of each direction."""
+        return self._pick(x, self.order)
+
+    def bring_home(self, y: Tensor) -> Tensor:
+        """(B, R, K, C) in scan order -> (B, R, K, C) with every direction back in raster order."""
+        batch, directions, tokens = y.shape[:3]
+        inverse = self.inverse.expand(batch, directions, tokens).flatten(0, 1)
+        return gather_rows(y.flatten(0, 1), inverse).unflatten(0, (batch, directions))
+
+    @staticmethod
+    def _pick(x: Tensor, order: Tensor) -> Tensor:
+        directions, tokens = order.shape[-2:]
+        index = order.expand(x.shape[0], directions, tokens).flatten(1)
+        return gather_rows(x, index).unflatten(1, (directions, tokens))
+
+
+@dataclass(frozen=True)
+class ScanPath:
+    """For each of R directions the cell visited at each step, the step of each cell, and the move: all (R, L)."""
+
+    order: Tensor
+    step: Tensor
+    move: Tensor
+
+    def over(self, kept: KeptTokens | None) -> Walk:
+        """The walk over all cells, or over the kept ones with the gaps between them."""
+        if kept is None:
+            return Walk(self.order, self.step, self.move)
+        steps = self.step[:, kept.index].transpose(0, 1)  # [B, R, K]: when each kept cell is visited
+        visited, order = steps.sort(dim=-1)
+        gap = torch.diff(visited, dim=-1, prepend=visited.new_full((*visited.shape[:2], 1), -1)) - 1
+        directions = torch.arange(len(self.order), device=order.device)[None, :, None]
+        return Walk(order, order.argsort(dim=-1), self.move[directions, visited], gap)
+
+
+def _path(order: Tensor, move: Tensor, device: torch.device | str) -> ScanPath:
+    order, move = order.to(device), move.to(device)
+    return ScanPath(order, order.argsort(dim=-1), move)
+
+
+@lru_cache(maxsize=64)
+def snake_path(height: int, width: int, device: torch.device | str = 'cpu') -> ScanPath:
+    """PlainMamba's four walks (arXiv 2403.17695, figure 3): row snake, its reverse, column snake, its reverse.
+
+    Both snakes start in the top left corner and turn at each end, so that neighbours in the sequence are neighbours
+    in the image.
+    """
+    cells = torch.arange(height * width).view(height, width)
+    rows, columns = _snake(cells), _snake(cells.t())
+    orders = torch.stack([rows, rows.flip(0), columns, columns.flip(0)])
+    return _path(orders, torch.stack([_moves(order, width) for order in orders]), device)
+
+
+def _snake(cells: Tensor) -> Tensor:
+    turned = cells.clone()
+    turned[1::2] = cells[1::2].flip(1)
+    return turned.flatten()
+
+
+def _moves(order: Tensor, width: int) -> Tensor:
+    """The move that reached each cell of a walk; the first cell is reached by `START`."""
+    row, column = order // width, order % width
+    down, right = row.diff(), column.diff()
+    move = torch.full_like(order, START)
+    move[1:][right > 0] = RIGHT
+    move[1:][right < 0] = LEFT
+    move[1:][down < 0] = UP
+    move[1:][down > 0] = DOWN
+    return move
+
+
+@lru_cache(maxsize=64)
+def sequence_path(length: int, device: torch.device | str = 'cpu') -> ScanPath:
+    """Vim's two walks (arXiv 2401.09417): the sequence forward and backward."""
+    forward = torch.arange(length)
+    orders = torch.stack([forward, forward.flip(0)])
+    move = torch.full_like(orders, RIGHT)
+    move[1] = LEFT
+    move[:, :1] = START
+    return _path(orders, move, device)
