@@ -1,0 +1,119 @@
+"""What the pruned backbones share: the `pruning` config, the dial, and strict loading of pretrained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmssmprune.models.checkpoint import load_pretrained
+from mmssmprune.pruning import TokenPruner
+
+
+def resolve_arch(
+    arch: str | Mapping[str, Any], zoo: Mapping[str, dict], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings of ``arch`` (a name in ``zoo`` in any case, or a dict) with ``overrides`` that are not None.
+
+    Raises:
+        ValueError: an unknown name, or a dict or overrides that leave a setting open or name an unknown one.
+    """
+    known = next(iter(zoo.values())).keys()
+    if isinstance(arch, str):
+        if arch.lower() not in zoo:
+            raise ValueError(f'arch is {arch!r}; the names are {", ".join(zoo)} (any case), or give a dict')
+        settings = dict(zoo[arch.lower()])
+    else:
+        settings = dict(arch or {})
+    settings.update({key: value for key, value in overrides.items() if value is not None})
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        raise ValueError(f'arch has an unknown key {unknown[0]!r}; the keys are {", ".join(known)}')
+    missing = [key for key in ('embed_dims', 'num_layers') if key not in settings]
+    if missing:
+        raise ValueError(f'arch needs {missing[0]!r}; give a name ({", ".join(zoo)}) or all settings')
+    return settings
+
+
+def resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Ascending 0-based layer numbers, negative ones counted from the end; raises ValueError beyond the depth."""
+    given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+    resolved = [i + num_layers if i < 0 else i for i in given]
+    for i, layer in zip(given, resolved, strict=True):
+        if not 0 <= layer < num_layers:
+            raise ValueError(f'out_indices names layer {i}, but this backbone has layers 0 to {num_layers - 1}')
+    if resolved != sorted(set(resolved)):
+        raise ValueError(f'out_indices must be ascending without repeats, got {given}')
+    return tuple(resolved)
+
+
+class PrunableBackbone(BaseModule):
+    """Base of the backbones.
+
+    Args:
+        num_layers: depth.
+        pruning: the `pruning` dict (see `TokenPruner.from_config`), or None for the dense model.
+        with_cp: recompute each layer in backward instead of storing it.
+        init_cfg: as in mmengine; ``type='Pretrained'`` loads by key and reports every mismatch by name.
+    """
+
+    # Modules that a classification checkpoint does not have and that start from their own initialisation.
+    optional_in_checkpoint: tuple[str, ...] = ()
+
+    def __init__(self, num_layers: int, pruning: dict | None, with_cp: bool, init_cfg: dict | None):
+        super().__init__(init_cfg)
+        self.num_layers = num_layers
+        self.with_cp = with_cp
+        self.pruner = TokenPruner.from_config(pruning, num_layers)
+
+    @property
+    def pruning(self) -> dict | None:
+        """The `pruning` dict at work, or None for a dense model."""
+        return self.pruner.config or None
+
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+        """Prune by other ratios from now on; raises ValueError for a dense model or a ratio outside (0, 1]."""
+        self.pruner.set_keep_ratio(keep_ratio)
+
+    def tokens_per_layer(self, hw: tuple[int, int]) -> list[int]:
+        """Tokens that each layer processes for an image of (H, W) pixels, class tokens included."""
+        cells, protected = self._sequence_of(hw)
+        if self.pruner.plan is None:
+            return [cells + protected] * self.num_layers
+        return [n + protected for n in self.pruner.plan.tokens_per_layer(self.num_layers, cells)]
+
+    def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:
+        """Number of prunable cells and of class tokens for an image of (H, W) pixels."""
+        raise NotImplementedError
+
+    def _run(self, layer: nn.Module, *args: Any) -> tuple[Tensor, ...]:
+        """Run a layer, with gradient checkpointing if asked."""
+        if self.with_cp and self.training:
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)``; parameters are initialised already."""
+        if self.init_cfg is None or self.is_init:
+            return
+        if self.init_cfg.get('type') != 'Pretrained':
+            super().init_weights()
+            return
+        load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'), self.optional_in_checkpoint)
+        self.is_init = True
+
+
+def set_keep_ratio(model: nn.Module, keep_ratio: float | Sequence[float]) -> None:
+    """Set the keep ratio of every pruned backbone inside ``model``, mmdet and mmseg wrappers included.
+
+    Raises:
+        ValueError: nothing in the model is pruned, or a ratio is outside (0, 1].
+    """
+    pruned = [m for m in model.modules() if isinstance(m, PrunableBackbone) and m.pruning is not None]
+    if not pruned:
+        raise ValueError('this model has no pruned backbone; add pruning=dict(...) to the backbone in its config')
+    for backbone in pruned:
+        backbone.set_keep_ratio(keep_ratio)

@@ -1,0 +1,140 @@
+"""PlainMamba (arXiv 2403.17695), dense or with token pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmssmprune.models.layers.patch_embed import ConvStemPatchEmbed, resize_pos_embed
+from mmssmprune.models.layers.plain_mamba_layer import PlainMambaLayer
+from mmssmprune.pruning import snake_path
+
+from .base import PrunableBackbone, resolve_arch, resolve_out_indices
+
+
+@MODELS.register_module()
+class PlainMamba(PrunableBackbone):
+    """PlainMamba: a convolutional stem, then layers of one width and resolution that scan along four snakes.
+
+    Args:
+        arch: ``'L1'``, ``'L2'``, ``'L3'`` (any case), or a dict with ``embed_dims``, ``num_layers`` and optionally
+            ``num_convs``, ``layers_with_dwconv``, ``mixer_cfg``.
+        img_size: side of the training images in pixels, or (H, W); sets the grid of the position embedding.
+        patch_size: side of a patch in pixels; the stem halves the resolution first, so it must be even.
+        in_channels: channels of the image.
+        out_indices: layers whose output is returned, 0-based; negative numbers count from the end.
+        drop_path_rate: stochastic depth of the last layer; it grows linearly from 0 at the first.
+        final_norm: normalise the output of the last layer (key ``ln1``). Earlier outputs always have a norm of their
+            own (``norm_layer{i}``).
+        embed_dims, num_layers, num_convs, layers_with_dwconv, mixer_cfg: override the settings of ``arch``.
+        pruning: the `pruning` dict, or None for the dense model. E.g. ``dict(layers=[5, 11, 17], keep_ratio=0.7,
+            importance='clip', alignment='carry', conv_fill='zero', restoration='hold')``.
+        with_cp: gradient checkpointing of every layer.
+        init_cfg: as in mmengine; see `PrunableBackbone`.
+
+    State-dict keys equal those of the official repository (ChenhongyiYang/PlainMamba).
+    """
+
+    arch_zoo = {  # noqa: RUF012
+        'l1': dict(embed_dims=192, num_layers=24, num_convs=1, layers_with_dwconv=(0,), mixer_cfg={}),
+        'l2': dict(embed_dims=384, num_layers=24, num_convs=2, layers_with_dwconv=(), mixer_cfg={}),
+        'l3': dict(embed_dims=448, num_layers=36, num_convs=2, layers_with_dwconv=(), mixer_cfg={}),
+    }
+    optional_in_checkpoint = ('norm_layer',)
+
+    def __init__(
+        self,
+        arch: str | dict = 'L1',
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = -1,
+        drop_path_rate: float = 0.0,
+        final_norm: bool = True,
+        embed_dims: int | None = None,
+        num_layers: int | None = None,
+        num_convs: int | None = None,
+        layers_with_dwconv: Sequence[int] | None = None,
+        mixer_cfg: dict | None = None,
+        pruning: dict | None = None,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        overrides = dict(embed_dims=embed_dims, num_layers=num_layers, num_convs=num_convs)
+        overrides.update(layers_with_dwconv=layers_with_dwconv, mixer_cfg=mixer_cfg)
+        settings = resolve_arch(arch, self.arch_zoo, overrides)
+        super().__init__(settings['num_layers'], pruning, with_cp, init_cfg)
+        if patch_size % 2:
+            raise ValueError(f'patch_size must be even, since the stem halves the resolution; got {patch_size}')
+        self.embed_dims = settings['embed_dims']
+        self.out_indices = resolve_out_indices(out_indices, self.num_layers)
+        self.patch_embed = ConvStemPatchEmbed(in_channels, self.embed_dims, patch_size, settings.get('num_convs', 1))
+        img_hw = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        self.pos_hw = self.patch_embed.grid_of(img_hw)
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.pos_hw[0] * self.pos_hw[1], self.embed_dims))
+        self._make_layers(settings, drop_path_rate)
+        if final_norm:
+            self.ln1 = nn.LayerNorm(self.embed_dims, eps=1e-6)
+        for i in self.out_indices:
+            if i != self.num_layers - 1:
+                self.add_module(f'norm_layer{i}', nn.LayerNorm(self.embed_dims, eps=1e-6))
+        self._initialise()
+
+    def _make_layers(self, settings: dict, drop_path_rate: float) -> None:
+        with_dwconv = tuple(settings.get('layers_with_dwconv', ()))
+        if self.pruner.plan and any(i > first for i in with_dwconv for first in self.pruner.plan.layers[:1]):
+            raise ValueError(
+                f'layers_with_dwconv {list(with_dwconv)} replaces all tokens by a convolution, so pruning must start '
+                f'at layer {max(with_dwconv)} or later, not at {self.pruner.plan.layers[0]}'
+            )
+        rates = torch.linspace(0, drop_path_rate, self.num_layers).tolist()
+        self.layers = nn.ModuleList(
+            PlainMambaLayer(self.embed_dims, settings.get('mixer_cfg', {}), rate, use_dwconv=i in with_dwconv)
+            for i, rate in enumerate(rates)
+        )
+
+    def _initialise(self) -> None:
+        """Start as the official training runs did.
+
+        Their config sets every Linear, the step-size projection included, to a normal of 0.02 with zero bias; the
+        inverse-softplus bias that the official class first writes is overwritten by it.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for layer in self.layers:
+            nn.init.trunc_normal_(layer.mamba.direction_Bs, std=0.02)
+
+    def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:
+        height, width = self.patch_embed.grid_of(hw)
+        return height * width, 0
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, H, W) -> tokens with positions (B, h*w, C) and the grid (h, w)."""
+        x, hw_shape = self.patch_embed(images)
+        return x + resize_pos_embed(self.pos_embed, self.pos_hw, hw_shape), hw_shape
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored."""
+        x, hw_shape = self.embed(images)
+        tokens = self.pruner.start(snake_path(*hw_shape, x.device))
+        outs = []
+        for i, layer in enumerate(self.layers):
+            x, y = self._run(layer, x, tokens, hw_shape)
+            (x,), tokens = self.pruner.prune(i, (x,), tokens, y)
+            if i in self.out_indices:
+                outs.append(self._to_map(self.pruner.restore(x, tokens), i, hw_shape))
+        return tuple(outs)
+
+    def _to_map(self, x: Tensor, layer: int, hw_shape: tuple[int, int]) -> Tensor:
+        """Normalise the full sequence (B, L, C) of an output layer and fold it into (B, C, h, w)."""
+        norm = f'norm_layer{layer}' if layer != self.num_layers - 1 else 'ln1'
+        if hasattr(self, norm):
+            x = getattr(self, norm)(x)
+        return x.transpose(1, 2).unflatten(2, hw_shape).contiguous()

@@ -1,0 +1,172 @@
+"""PlainMamba for detection: features at strides 4, 8, 16, 32 through an adapter."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmssmprune.models.layers.adapter import Interaction, SpatialPrior
+from mmssmprune.models.layers.deformable_attention import grid_reference_points
+from mmssmprune.pruning import TokenState, snake_path
+
+from .plain_mamba import PlainMamba
+
+
+def equal_quarters(num_layers: int) -> list[tuple[int, int]]:
+    """First and last layer of four runs of (nearly) equal length."""
+    edges = [num_layers * i // 4 for i in range(5)]
+    return [(first, last - 1) for first, last in pairwise(edges)]
+
+
+@MODELS.register_module()
+class PlainMambaAdapter(PlainMamba):
+    """PlainMamba with the ViT-Adapter around it (the official detection backbone).
+
+    A small CNN reads the image at strides 4 to 32. Before each run of layers the tokens take from it (injector), after
+    it the CNN's features take from the tokens (extractor). Where tokens are pruned, the injector queries kept cells
+    only and the extractor sees the restored map.
+
+    Args:
+        interaction_indexes: (first, last) layer of each run; None means four runs of equal length.
+        conv_inplane: channels of the CNN at stride 4.
+        n_points: samples per head and level of the deformable attention.
+        deform_num_heads: its heads; None means 8 for L3's width of 448 and 6 otherwise, as released.
+        deform_ratio: width of its values as a share of ``embed_dims``.
+        cffn_ratio: width of the extractors' FFN as a share of ``embed_dims``.
+        add_vit_feature: add the tokens' map to the four outputs.
+        vit_feature_from: ``'last'`` (official) adds the map after the last layer to all four; ``'each'`` adds to each
+            output the map after its own run of layers, as ViT-Adapter does. Released checkpoints need ``'last'``.
+        norm_cfg: norm of the CNN and of the outputs.
+        final_norm: False as in the official detection models: the last map is not normalised.
+        **kwargs: as in `PlainMamba`, except ``out_indices``.
+
+    Forward takes (B, 3, H, W) with H and W divisible by 32 and returns four maps (B, C, H/4, W/4) ... (B, C, H/32,
+    W/32). State-dict keys equal the official ones.
+    """
+
+    optional_in_checkpoint = ('norm_layer', 'spm.', 'interactions.', 'up.', 'ad_norm', 'level_embed')
+
+    def __init__(
+        self,
+        *args,
+        interaction_indexes: list[tuple[int, int]] | None = None,
+        conv_inplane: int = 64,
+        n_points: int = 4,
+        deform_num_heads: int | None = None,
+        deform_ratio: float = 1.0,
+        cffn_ratio: float = 0.25,
+        add_vit_feature: bool = True,
+        vit_feature_from: str = 'last',
+        norm_cfg: dict | None = None,
+        final_norm: bool = False,
+        drop_path_rate: float = 0.0,
+        **kwargs,
+    ):
+        if 'out_indices' in kwargs:
+            raise ValueError('PlainMambaAdapter has no out_indices: it always returns strides 4, 8, 16 and 32')
+        super().__init__(*args, final_norm=final_norm, drop_path_rate=drop_path_rate, **kwargs)
+        if self.patch_embed.patch_size != 16:
+            raise ValueError(f'PlainMambaAdapter needs patch_size 16, got {self.patch_embed.patch_size}')
+        dims = self.embed_dims
+        self.interaction_indexes = [tuple(run) for run in interaction_indexes or equal_quarters(self.num_layers)]
+        self._check_runs()
+        if vit_feature_from not in ('last', 'each'):
+            raise ValueError(f'vit_feature_from is {vit_feature_from!r}; the names are last, each')
+        self.add_vit_feature = add_vit_feature
+        self.vit_feature_from = vit_feature_from
+        norm_cfg = norm_cfg or dict(type='SyncBN')
+        self.level_embed = nn.Parameter(torch.zeros(3, dims))
+        self.spm = SpatialPrior(dims, conv_inplane, norm_cfg, in_channels=kwargs.get('in_channels', 3))
+        heads = deform_num_heads or (8 if dims == 448 else 6)
+        attn_cfg = dict(num_heads=heads, n_points=n_points, ratio=deform_ratio)
+        last = len(self.interaction_indexes) - 1
+        self.interactions = nn.ModuleList(
+            Interaction(dims, attn_cfg, cffn_ratio, drop_path_rate, extra_extractors=2 if i == last else 0)
+            for i in range(last + 1)
+        )
+        self.up = nn.ConvTranspose2d(dims, dims, 2, 2)
+        for i in range(1, 5):
+            self.add_module(f'ad_norm{i}', build_norm_layer(norm_cfg, dims)[1])
+        nn.init.normal_(self.level_embed)
+        self._initialise_ffns()
+
+    def _initialise_ffns(self) -> None:
+        for module in self.interactions.modules():
+            if hasattr(module, 'fc1'):
+                for linear in (module.fc1, module.fc2):
+                    nn.init.trunc_normal_(linear.weight, std=0.02)
+                    nn.init.zeros_(linear.bias)
+
+    def _check_runs(self) -> None:
+        covered = [i for first, last in self.interaction_indexes for i in range(first, last + 1)]
+        if len(self.interaction_indexes) != 4 or covered != list(range(self.num_layers)):
+            raise ValueError(
+                f'interaction_indexes must be four runs that cover layers 0 to {self.num_layers - 1} in order, '
+                f'e.g. {equal_quarters(self.num_layers)}; got {self.interaction_indexes}'
+            )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> four maps (B, C, H/s, W/s) at strides s of 4, 8, 16, 32."""
+        height, width = images.shape[-2:]
+        if height % 32 or width % 32:
+            raise ValueError(
+                f'PlainMambaAdapter needs sides divisible by 32, got {height}x{width}; '
+                'set pad_size_divisor=32 in the data preprocessor'
+            )
+        c1, c, c_shapes = self._spatial_prior(images)
+        x, hw_shape = self.embed(images)
+        points_x = grid_reference_points([hw_shape], x)
+        points_c = grid_reference_points(c_shapes, x)
+        tokens = self.pruner.start(snake_path(*hw_shape, x.device))
+        taps = []
+        for interaction, run in zip(self.interactions, self.interaction_indexes, strict=True):
+            x = self._run(interaction.injector, x, _at_kept(points_x, tokens, len(x)), c, c_shapes)
+            x, tokens = self._run_layers(x, tokens, hw_shape, run)
+            full = self.pruner.restore(x, tokens)
+            c = self._run(interaction.extract, c, points_c, full, hw_shape, c_shapes)
+            taps.append(full.transpose(1, 2).unflatten(2, hw_shape))
+        if self.vit_feature_from == 'last':
+            taps = taps[-1:] * 4
+        return self._pyramid(c1, c, c_shapes, taps)
+
+    def _spatial_prior(self, images: Tensor) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+        """The map at stride 4, the tokens of strides 8, 16, 32 in one sequence, and their grids."""
+        height, width = images.shape[-2:]
+        c1, *levels = self.spm(images)
+        c = torch.cat([level + embed for level, embed in zip(levels, self.level_embed, strict=True)], dim=1)
+        return c1, c, [(height // s, width // s) for s in (8, 16, 32)]
+
+    def _run_layers(
+        self, x: Tensor, tokens: TokenState, hw_shape: tuple[int, int], run: tuple[int, int]
+    ) -> tuple[Tensor, TokenState]:
+        for i in range(run[0], run[1] + 1):
+            x, y = self._run(self.layers[i], x, tokens, hw_shape)
+            (x,), tokens = self.pruner.prune(i, (x,), tokens, y)
+        return x, tokens
+
+    def _pyramid(
+        self, c1: Tensor, c: Tensor, c_shapes: list[tuple[int, int]], taps: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Fold the spatial tokens into maps, add the tapped maps at their strides, normalise."""
+        parts = c.split([h * w for h, w in c_shapes], dim=1)
+        c2, c3, c4 = (p.transpose(1, 2).unflatten(2, hw).contiguous() for p, hw in zip(parts, c_shapes, strict=True))
+        maps = [self.up(c2) + c1, c2, c3, c4]
+        if self.add_vit_feature:
+            maps = [m + _resize(tap, scale) for m, tap, scale in zip(maps, taps, (4, 2, 1, 0.5), strict=True)]
+        return tuple(getattr(self, f'ad_norm{i}')(m) for i, m in enumerate(maps, start=1))
+
+
+def _resize(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1 else F.interpolate(x, scale_factor=scale, mode='bilinear', align_corners=False)
+
+
+def _at_kept(points: Tensor, tokens: TokenState, batch: int) -> Tensor:
+    """Reference points (1, L, 1, 2) of all cells, or (B, K, 1, 2) of the kept ones."""
+    if tokens.kept is None:
+        return points
+    return tokens.kept.gather(points.expand(batch, -1, -1, -1).flatten(2)).unsqueeze(2)

@@ -1,0 +1,240 @@
+"""Vision Mamba (Vim, arXiv 2401.09417), dense or with token pruning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmssmprune.models.layers.patch_embed import ConvPatchEmbed, resize_pos_embed
+from mmssmprune.models.layers.vim_block import RMSNorm, VimBlock
+from mmssmprune.pruning import sequence_path
+
+from .base import PrunableBackbone, resolve_arch, resolve_out_indices
+
+
+@MODELS.register_module()
+class Vim(PrunableBackbone):
+    """Vim: patches in raster order, blocks that scan the sequence forward and backward.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'`` (or T, S, B; any case), or a dict with ``embed_dims``, ``num_layers``
+            and optionally ``mixer_cfg``.
+        img_size: side of the training images in pixels, or (H, W); sets the grid of the position embedding.
+        patch_size, stride: of the patch convolution; ``stride`` None means ``patch_size``.
+        in_channels: channels of the image.
+        out_indices: blocks whose output is returned, 0-based; negative numbers count from the end.
+        drop_path_rate: stochastic depth; block i drops its incoming hidden state at the rate of block i - 1.
+        final_norm: return ``norm_f(residual + hidden)`` for the last block. Without it, and for every earlier block,
+            the map is the mixer's output alone, as in the official segmentation backbone.
+        if_cls_token: insert a class token.
+        use_middle_cls_token: put it in the middle of the sequence (the released models) rather than at the head.
+        use_double_cls_token: one class token at each end instead.
+        if_divide_out: halve the sum of the two branches.
+        with_fpn: the segmentation and detection form: four outputs pass a ViTDet-like pyramid and come at strides
+            4, 8, 16, 32 (for patches of 16). Implies ``final_norm=False``, and needs four out_indices.
+        norm_cfg: norm inside the pyramid.
+        embed_dims, num_layers, mixer_cfg: override the settings of ``arch``.
+        pruning, with_cp, init_cfg: as in `PlainMamba`. Class tokens are never pruned and not counted.
+
+    State-dict keys equal those of the official repository (hustvl/Vim). Weights with a class token load into a model
+    without one: as in the official code row 0 of their position embedding is dropped, although it is the row of the
+    first patch where the class token is in the middle.
+    """
+
+    arch_zoo = {  # noqa: RUF012
+        'tiny': dict(embed_dims=192, num_layers=24, mixer_cfg={}),
+        'small': dict(embed_dims=384, num_layers=24, mixer_cfg={}),
+        'base': dict(embed_dims=768, num_layers=24, mixer_cfg={}),
+    }
+    optional_in_checkpoint = ('fpn',)
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        stride: int | None = None,
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = -1,
+        drop_path_rate: float = 0.0,
+        final_norm: bool = True,
+        if_cls_token: bool = True,
+        use_middle_cls_token: bool = True,
+        use_double_cls_token: bool = False,
+        if_divide_out: bool = True,
+        with_fpn: bool = False,
+        norm_cfg: dict | None = None,
+        embed_dims: int | None = None,
+        num_layers: int | None = None,
+        mixer_cfg: dict | None = None,
+        pruning: dict | None = None,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        zoo = {**self.arch_zoo, **{name[0]: settings for name, settings in self.arch_zoo.items()}}
+        overrides = dict(embed_dims=embed_dims, num_layers=num_layers, mixer_cfg=mixer_cfg)
+        settings = resolve_arch(arch, zoo, overrides)
+        super().__init__(settings['num_layers'], pruning, with_cp, init_cfg)
+        self.embed_dims = settings['embed_dims']
+        self.out_indices = resolve_out_indices(out_indices, self.num_layers)
+        self.cls_layout = _cls_layout(if_cls_token, use_middle_cls_token, use_double_cls_token)
+        self.patch_embed = ConvPatchEmbed(in_channels, self.embed_dims, patch_size, stride or patch_size)
+        img_hw = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        self.pos_hw = self.patch_embed.grid_of(img_hw)
+        for name in self._cls_names:
+            self.register_parameter(name, nn.Parameter(torch.zeros(1, 1, self.embed_dims)))
+        rows = self.pos_hw[0] * self.pos_hw[1] + len(self._cls_names)
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.embed_dims))
+        mixer_cfg = dict(settings.get('mixer_cfg', {}), if_divide_out=if_divide_out)
+        rates = [0.0, *torch.linspace(0, drop_path_rate, self.num_layers).tolist()][: self.num_layers]
+        self.layers = nn.ModuleList(VimBlock(self.embed_dims, mixer_cfg, rate) for rate in rates)
+        self.drop_path = DropPath(drop_path_rate)
+        self.norm_f = RMSNorm(self.embed_dims)
+        self.final_norm = final_norm and not with_fpn
+        if not self.final_norm:
+            self.norm_f.requires_grad_(False)  # the key exists officially, but DDP refuses parameters without gradient
+        self.with_fpn = with_fpn
+        if with_fpn:
+            self._make_fpn(norm_cfg or dict(type='SyncBN'))
+        self._initialise()
+
+    @property
+    def _cls_names(self) -> tuple[str, ...]:
+        names = {'none': (), 'double': ('cls_token_head', 'cls_token_tail')}
+        return names.get(self.cls_layout, ('cls_token',))
+
+    def _make_fpn(self, norm_cfg: dict) -> None:
+        if len(self.out_indices) != 4:
+            raise ValueError(f'with_fpn needs four out_indices, got {list(self.out_indices)}')
+        dims = self.embed_dims
+        self.fpn1 = nn.Sequential(
+            nn.ConvTranspose2d(dims, dims, 2, 2),
+            build_norm_layer(norm_cfg, dims)[1],
+            nn.GELU(),
+            nn.ConvTranspose2d(dims, dims, 2, 2),
+        )
+        self.fpn2 = nn.Sequential(nn.ConvTranspose2d(dims, dims, 2, 2))
+        self.fpn3 = nn.Identity()
+        self.fpn4 = nn.MaxPool2d(2, 2)
+
+    def _initialise(self) -> None:
+        """Start as the official class does: normal of 0.02, Mamba's step sizes, out_proj scaled down by the depth."""
+        for name in ('pos_embed', *self._cls_names):
+            nn.init.trunc_normal_(getattr(self, name), std=0.02)
+        for block in self.layers:
+            mixer = block.mixer
+            for linear in (mixer.in_proj, mixer.x_proj, mixer.x_proj_b):
+                nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
+            mixer.out_proj.weight.data /= math.sqrt(self.num_layers)
+            for linear in (mixer.in_proj, mixer.out_proj):
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
+            for dt_proj in (mixer.dt_proj, mixer.dt_proj_b):
+                _initialise_step_size(dt_proj)
+
+    def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:
+        height, width = self.patch_embed.grid_of(hw)
+        return height * width, len(self._cls_names)
+
+    def cls_positions(self, cells: int) -> tuple[int, ...]:
+        """Where the class tokens stand in the sequence that has ``cells`` patches besides them."""
+        layouts = {'none': (), 'head': (0,), 'middle': (cells // 2,), 'double': (0, cells + 1)}
+        return layouts[self.cls_layout]
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, H, W) -> the sequence (B, L, C), class tokens and positions included, and the grid (h, w)."""
+        x, hw_shape = self.patch_embed(images)
+        # The class token goes in before positions are added, so the rows of pos_embed are in sequence order.
+        for position, name in zip(self.cls_positions(x.shape[1]), self._cls_names, strict=True):
+            cls_token = getattr(self, name).expand(len(x), -1, -1)
+            x = torch.cat([x[:, :position], cls_token, x[:, position:]], dim=1)
+        return x + self._resized_pos_embed(hw_shape), hw_shape
+
+    def _resized_pos_embed(self, hw_shape: tuple[int, int]) -> Tensor:
+        if hw_shape == self.pos_hw:
+            return self.pos_embed
+        return _resize_with_cls_rows(self.pos_embed, self.pos_hw, hw_shape, len(self._cls_names))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored; with_fpn: four strides."""
+        outs = [self._to_map(x, hw_shape) for x, hw_shape in self._taps(images)]
+        if self.with_fpn:
+            outs = [getattr(self, f'fpn{i}')(x) for i, x in enumerate(outs, start=1)]
+        return tuple(outs)
+
+    def _taps(self, images: Tensor) -> list[tuple[Tensor, tuple[int, int]]]:
+        """Run the blocks; return the restored sequence (B, L, C) at every out_index with its grid."""
+        hidden, hw_shape = self.embed(images)
+        residual = None
+        length = hidden.shape[1]
+        protected = self.cls_positions(length - len(self._cls_names))
+        tokens = self.pruner.start(sequence_path(length, hidden.device), protected)
+        taps = []
+        for i, block in enumerate(self.layers):
+            hidden, residual, y = self._run(block, hidden, residual, tokens)
+            (hidden, residual), tokens = self.pruner.prune(i, (hidden, residual), tokens, y)
+            if i in self.out_indices:
+                full = self.pruner.restore(hidden, tokens)
+                if self.final_norm and i == self.num_layers - 1:
+                    stream = self.pruner.restore(residual, tokens, stream=1)
+                    full = self.norm_f((stream + self.drop_path(full)).to(self.norm_f.weight.dtype))
+                taps.append((full, hw_shape))
+        return taps
+
+    def _to_map(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Drop the class tokens of (B, L, C) and fold the patches into (B, C, h, w)."""
+        positions = self.cls_positions(hw_shape[0] * hw_shape[1])
+        patches = [i for i in range(x.shape[1]) if i not in positions]
+        if positions:
+            x = x[:, torch.tensor(patches, device=x.device)]
+        return x.transpose(1, 2).unflatten(2, hw_shape).contiguous()
+
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fit a checkpoint's position embedding to this model's grid and class tokens, as the official scripts do."""
+        if 'pos_embed' not in state:
+            return state
+        state = dict(state)
+        extra = sum(name in state for name in ('cls_token', 'cls_token_head', 'cls_token_tail'))
+        rows = state['pos_embed'].shape[1] - extra
+        side = math.isqrt(rows)
+        if side * side == rows and state['pos_embed'].shape != self.pos_embed.shape:
+            pos_embed = _resize_with_cls_rows(state['pos_embed'], (side, side), self.pos_hw, extra)
+            if not self._cls_names:
+                pos_embed = pos_embed[:, extra:]
+            state['pos_embed'] = pos_embed
+        return state
+
+
+def _cls_layout(if_cls_token: bool, use_middle_cls_token: bool, use_double_cls_token: bool) -> str:
+    """Which class tokens there are, from the official flags (the double one wins, as it does there)."""
+    if not if_cls_token:
+        return 'none'
+    if use_double_cls_token:
+        return 'double'
+    return 'middle' if use_middle_cls_token else 'head'
+
+
+def _resize_with_cls_rows(pos_embed: Tensor, src_hw: tuple[int, int], dst_hw: tuple[int, int], extra: int) -> Tensor:
+    """Resize position embeddings whose first ``extra`` rows are taken for those of the class tokens.
+
+    For a class token in the middle these are rows of patches; the official interpolation does this, and checkpoints
+    were fine-tuned after it.
+    """
+    cls_rows, grid_rows = pos_embed[:, :extra], pos_embed[:, extra:]
+    return torch.cat([cls_rows, resize_pos_embed(grid_rows, src_hw, dst_hw)], dim=1)
+
+
+def _initialise_step_size(dt_proj: nn.Linear, smallest: float = 1e-3, largest: float = 0.1) -> None:
+    """Mamba's start: step sizes log-uniform between the two, through an inverse softplus."""
+    bound = dt_proj.in_features**-0.5
+    nn.init.uniform_(dt_proj.weight, -bound, bound)
+    dt = torch.exp(torch.rand(dt_proj.out_features) * math.log(largest / smallest) + math.log(smallest))
+    with torch.no_grad():
+        dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))

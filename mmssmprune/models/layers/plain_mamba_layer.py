@@ -1,0 +1,132 @@
+"""One PlainMamba layer (arXiv 2403.17695), with the behaviours that the released checkpoints depend on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from mmssmprune.pruning import TokenState, conv_over_grid, scan_tokens
+
+PARAM_ORDERS = ('raster', 'scan')
+
+
+class PlainMambaMixer(nn.Module):
+    """2-D selective scan along four snakes.
+
+    Args:
+        embed_dims: channels C of the tokens.
+        d_state: size N of the state per channel.
+        expand: d_inner = expand * embed_dims.
+        conv_size: side of the depthwise convolution.
+        dt_rank: rank of the step-size projection; None means ceil(embed_dims / 16).
+        bias: biases of in_proj and out_proj.
+        conv_bias: bias of the depthwise convolution.
+        param_order: ``'raster'`` (official): scan step t combines the input of the cell visited at t with the delta, B
+            and C of the t-th cell in raster order, because only the input is permuted. ``'scan'`` permutes all of
+            them, which is what the paper describes; released checkpoints need ``'raster'``. Over kept tokens
+            ``'raster'`` means the raster order of the kept tokens.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        d_state: int = 16,
+        expand: int = 2,
+        conv_size: int = 7,
+        dt_rank: int | None = None,
+        bias: bool = True,
+        conv_bias: bool = True,
+        param_order: str = 'raster',
+    ):
+        super().__init__()
+        if param_order not in PARAM_ORDERS:
+            raise ValueError(f'param_order is {param_order!r}; the names are {", ".join(PARAM_ORDERS)}')
+        d_inner = expand * embed_dims
+        self.d_state = d_state
+        self.dt_rank = dt_rank or math.ceil(embed_dims / 16)
+        self.param_order = param_order
+        self.in_proj = nn.Linear(embed_dims, 2 * d_inner, bias=bias)
+        self.conv2d = nn.Conv2d(d_inner, d_inner, conv_size, padding=conv_size // 2, groups=d_inner, bias=conv_bias)
+        self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        # Rows: start, right, left, up, down.
+        self.direction_Bs = nn.Parameter(torch.empty(5, d_state))
+        self.out_proj = nn.Linear(d_inner, embed_dims, bias=bias)
+
+    def forward(self, x: Tensor, tokens: TokenState, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Mix tokens (B, K, C) on the grid ``hw_shape``; returns (B, K, C) and the gated SSM output (B, K, d_inner)."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        u = F.silu(conv_over_grid(x, self.conv2d, hw_shape, tokens.kept))
+        scanned = self.scan(u, tokens)
+        # The four directions are summed, not averaged, so D u counts four times.
+        y = tokens.walk.bring_home(scanned).sum(1) * F.silu(z)
+        y = y.to(x.dtype)
+        return self.out_proj(y), y
+
+    def scan(self, u: Tensor, tokens: TokenState) -> Tensor:
+        """Scan u (B, K, d_inner) along every direction; returns (B, R, K, d_inner) in scan order."""
+        walk = tokens.walk
+        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = self.dt_proj(dt)
+        # One batch entry per image and direction; the four share A and D.
+        steps = [self._along(t, walk) for t in (delta, B, C)]
+        move_B = self.direction_Bs[walk.move].expand(u.shape[0], -1, -1, -1)
+        y = scan_tokens(
+            u=_as_sequences(walk.visit(u)),
+            raw_delta=_as_sequences(steps[0]),
+            A=-torch.exp(self.A_log),
+            B=_as_sequences(steps[1] + move_B),
+            C=_as_sequences(steps[2]),
+            D=self.D,
+            # Official: dt_proj was called with its bias, and the bias is added once more here.
+            delta_bias=self.dt_proj.bias,
+            raw_delta_at_zero=2 * self.dt_proj.bias,
+            gap=None if walk.gap is None else walk.gap.flatten(0, 1),
+            alignment=tokens.alignment,
+        )
+        return y.transpose(1, 2).unflatten(0, (u.shape[0], -1))
+
+    def _along(self, x: Tensor, walk) -> Tensor:
+        """(B, K, C) -> (B, R, K, C): permuted as the input is, or left in raster order as the official code does."""
+        if self.param_order == 'scan':
+            return walk.visit(x)
+        return x.unsqueeze(1).expand(-1, walk.order.shape[-2], -1, -1)
+
+
+def _as_sequences(x: Tensor) -> Tensor:
+    """(B, R, K, C) -> (B*R, C, K)."""
+    return x.flatten(0, 1).transpose(1, 2)
+
+
+class PlainMambaLayer(nn.Module):
+    """x + mixer(LN(x)); with ``use_dwconv`` a convolution then *replaces* the tokens (layer 0 of L1).
+
+    Args:
+        embed_dims: channels C.
+        mixer_cfg: further arguments of `PlainMambaMixer`.
+        drop_path_rate: rate of stochastic depth on the mixer's branch.
+        use_dwconv: append 3x3 depthwise conv, BN, GELU, without a residual around it.
+    """
+
+    def __init__(self, embed_dims: int, mixer_cfg: dict, drop_path_rate: float = 0.0, use_dwconv: bool = False):
+        super().__init__()
+        self.norm = nn.LayerNorm(embed_dims, eps=1e-5)
+        self.mamba = PlainMambaMixer(embed_dims, **mixer_cfg)
+        self.drop_path = DropPath(drop_path_rate)
+        if use_dwconv:
+            conv = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims, bias=False)
+            self.dw = nn.Sequential(conv, nn.BatchNorm2d(embed_dims), nn.GELU())
+
+    def forward(self, x: Tensor, tokens: TokenState, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the tokens (B, K, C) and the mixer's gated SSM output (B, K, d_inner)."""
+        mixed, y = self.mamba(self.norm(x), tokens, hw_shape)
+        x = x + self.drop_path(mixed)
+        if hasattr(self, 'dw'):
+            x = conv_over_grid(x, self.dw, hw_shape, tokens.kept)
+        return x, y

@@ -1,0 +1,134 @@
+"""One Vim block (arXiv 2401.09417, mixer "v2"), with the behaviours that the released checkpoints depend on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from mmssmprune.pruning import TokenState, causal_conv_over_sequence, scan_tokens
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight, computed in float32 or wider."""
+
+    def __init__(self, dims: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dims))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C) in the dtype of ``x``."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+
+
+class VimMixer(nn.Module):
+    """Bidirectional selective scan; the branches share in_proj and out_proj and have the rest to themselves.
+
+    Args:
+        embed_dims: channels C of the tokens.
+        d_state: size N of the state per channel.
+        expand: d_inner = expand * embed_dims (Vim: 2, of which half is the gate).
+        d_conv: width of the causal convolutions.
+        dt_rank: rank of the step-size projections; None means ceil(embed_dims / 16).
+        bias: biases of in_proj and out_proj.
+        conv_bias: biases of the convolutions.
+        if_divide_out: halve the sum of the two branches, as every released model does.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        d_state: int = 16,
+        expand: int = 2,
+        d_conv: int = 4,
+        dt_rank: int | None = None,
+        bias: bool = False,
+        conv_bias: bool = True,
+        if_divide_out: bool = True,
+    ):
+        super().__init__()
+        d_inner = expand * embed_dims
+        self.d_state = d_state
+        self.dt_rank = dt_rank or math.ceil(embed_dims / 16)
+        self.if_divide_out = if_divide_out
+        self.in_proj = nn.Linear(embed_dims, 2 * d_inner, bias=bias)
+        for suffix in ('', '_b'):
+            conv = nn.Conv1d(d_inner, d_inner, d_conv, padding=d_conv - 1, groups=d_inner, bias=conv_bias)
+            self.add_module(f'conv1d{suffix}', conv)
+            self.add_module(f'x_proj{suffix}', nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False))
+            self.add_module(f'dt_proj{suffix}', nn.Linear(self.dt_rank, d_inner))
+            a_log = torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(d_inner, 1)
+            self.register_parameter('A_b_log' if suffix else 'A_log', nn.Parameter(a_log))
+            self.register_parameter(f'D{suffix}', nn.Parameter(torch.ones(d_inner)))
+        self.out_proj = nn.Linear(d_inner, embed_dims, bias=bias)
+
+    def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, Tensor]:
+        """Mix tokens (B, K, C); returns (B, K, C) and the gated SSM output (B, K, d_inner), both in sequence order."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        home = tokens.walk.bring_home(torch.stack([self.branch(x, tokens, 0), self.branch(x, tokens, 1)], dim=1))
+        y = home.sum(1) * F.silu(z)
+        if self.if_divide_out:
+            y = y / 2
+        y = y.to(x.dtype)
+        return self.out_proj(y), y
+
+    def branch(self, x: Tensor, tokens: TokenState, direction: int) -> Tensor:
+        """Scan x (B, K, d_inner) forward (0) or backward (1); returns (B, K, d_inner) in scan order, not gated."""
+        suffix = ('', '_b')[direction]
+        dt_proj = getattr(self, f'dt_proj{suffix}')
+        x = F.silu(causal_conv_over_sequence(x, getattr(self, f'conv1d{suffix}'), bool(direction), tokens.kept))
+        dt, B, C = getattr(self, f'x_proj{suffix}')(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        # Only the weight here: unlike in PlainMamba the bias is added once.
+        delta = F.linear(dt, dt_proj.weight)
+        u, delta, B, C = (_in_order(t, direction) for t in (x, delta, B, C))
+        gap = tokens.walk.gap
+        y = scan_tokens(
+            u=u,
+            raw_delta=delta,
+            A=-torch.exp(self.A_b_log if direction else self.A_log),
+            B=B,
+            C=C,
+            D=getattr(self, f'D{suffix}'),
+            delta_bias=dt_proj.bias,
+            raw_delta_at_zero=dt_proj.bias,
+            gap=None if gap is None else gap[:, direction],
+            alignment=tokens.alignment,
+        )
+        return y.transpose(1, 2)
+
+
+def _in_order(x: Tensor, direction: int) -> Tensor:
+    """(B, K, C) -> (B, C, K); kept tokens are in sequence order, so backward is their reverse."""
+    return (x.flip(1) if direction else x).transpose(1, 2)
+
+
+class VimBlock(nn.Module):
+    """Add, RMSNorm, mixer; the block returns its mixer's output and the residual stream beside it.
+
+    Args:
+        embed_dims: channels C.
+        mixer_cfg: further arguments of `VimMixer`.
+        drop_path_rate: rate of stochastic depth on the *incoming* hidden state, as in the official model.
+    """
+
+    def __init__(self, embed_dims: int, mixer_cfg: dict, drop_path_rate: float = 0.0):
+        super().__init__()
+        self.mixer = VimMixer(embed_dims, **mixer_cfg)
+        self.norm = RMSNorm(embed_dims)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, hidden: Tensor, residual: Tensor | None, tokens: TokenState) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (mixer output, residual) (B, K, C) and the gated SSM output (B, K, d_inner).
+
+        ``residual`` is None before the first block, whose residual is the embedding itself, untouched by drop path.
+        """
+        residual = hidden if residual is None else residual + self.drop_path(hidden)
+        if residual.dtype in (torch.float16, torch.bfloat16):
+            residual = residual.float()  # the stream sums up all layers; half precision loses the small ones
+        hidden, y = self.mixer(self.norm(residual).to(self.norm.weight.dtype), tokens)
+        return hidden, residual, y
