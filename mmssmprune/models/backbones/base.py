@@ -50,6 +50,11 @@ def resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tu
     return tuple(resolved)
 
 
+def drop_path_rates(rate: float, num_layers: int) -> list[float]:
+    """Stochastic depth that grows linearly from 0 at the first layer to ``rate`` at the last."""
+    return [rate * i / max(num_layers - 1, 1) for i in range(num_layers)]
+
+
 class PrunableBackbone(BaseModule):
     """Base of the backbones.
 

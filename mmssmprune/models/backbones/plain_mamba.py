@@ -12,7 +12,7 @@ from mmssmprune.models.layers.patch_embed import ConvStemPatchEmbed, resize_pos_
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaLayer
 from mmssmprune.pruning import snake_path
 
-from .base import PrunableBackbone, resolve_arch, resolve_out_indices
+from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
 
 
 @MODELS.register_module()
@@ -90,7 +90,7 @@ class PlainMamba(PrunableBackbone):
                 f'layers_with_dwconv {list(with_dwconv)} replaces all tokens by a convolution, so pruning must start '
                 f'at layer {max(with_dwconv)} or later, not at {self.pruner.plan.layers[0]}'
             )
-        rates = torch.linspace(0, drop_path_rate, self.num_layers).tolist()
+        rates = drop_path_rates(drop_path_rate, self.num_layers)
         self.layers = nn.ModuleList(
             PlainMambaLayer(self.embed_dims, settings.get('mixer_cfg', {}), rate, use_dwconv=i in with_dwconv)
             for i, rate in enumerate(rates)

@@ -15,7 +15,7 @@ from mmssmprune.models.layers.patch_embed import ConvPatchEmbed, resize_pos_embe
 from mmssmprune.models.layers.vim_block import RMSNorm, VimBlock
 from mmssmprune.pruning import sequence_path
 
-from .base import PrunableBackbone, resolve_arch, resolve_out_indices
+from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
 
 
 @MODELS.register_module()
@@ -92,7 +92,7 @@ class Vim(PrunableBackbone):
         rows = self.pos_hw[0] * self.pos_hw[1] + len(self._cls_names)
         self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.embed_dims))
         mixer_cfg = dict(settings.get('mixer_cfg', {}), if_divide_out=if_divide_out)
-        rates = [0.0, *torch.linspace(0, drop_path_rate, self.num_layers).tolist()][: self.num_layers]
+        rates = [0.0, *drop_path_rates(drop_path_rate, self.num_layers)][: self.num_layers]
         self.layers = nn.ModuleList(VimBlock(self.embed_dims, mixer_cfg, rate) for rate in rates)
         self.drop_path = DropPath(drop_path_rate)
         self.norm_f = RMSNorm(self.embed_dims)

@@ -1,0 +1,27 @@
+"""Shared set-up: one thread, because the loops of the reference scan are slower with more."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned_memory():
+    """Uninitialised memory holds NaN, so that an output nobody wrote shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before)

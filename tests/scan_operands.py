@@ -1,0 +1,39 @@
+"""Random operands of a selective scan."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def scan_operands(batch: int, dim: int, d_state: int, length: int, dtype=torch.float64) -> dict[str, Tensor]:
+    """All operands as leaves that require gradients."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=dtype)
+
+    operands = {
+        'u': draw(batch, dim, length),
+        'delta': draw(batch, dim, length),
+        'A': -0.1 - 3 * torch.rand(dim, d_state, dtype=dtype),
+        'B': draw(batch, d_state, length),
+        'C': draw(batch, d_state, length),
+        'D': draw(dim),
+        'z': draw(batch, dim, length),
+        'delta_bias': draw(dim),
+    }
+    return {name: t.requires_grad_() for name, t in operands.items()}
+
+
+def grads_of(out: Tensor, leaves: dict[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
+    """Gradients of sum(out * weight) by name."""
+    found = torch.autograd.grad((out * weight).sum(), list(leaves.values()), allow_unused=True)
+    return dict(zip(leaves, found, strict=True))
+
+
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor], rtol: float = 1e-12) -> None:
+    """Compare tensors by name, relative to the largest value of each."""
+    for name, want in expected.items():
+        scale = max(want.abs().max().item(), 1e-300) if want.numel() else 1
+        error = (actual[name] - want).abs().max().item() / scale if want.numel() else 0
+        assert error <= rtol, f'{name}: relative error {error:.3g}'

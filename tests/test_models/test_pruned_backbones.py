@@ -1,0 +1,180 @@
+"""What pruning must and must not change."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, make
+from torch import nn
+
+from mmssmprune.models import set_keep_ratio
+from mmssmprune.pruning.pruner import CHOICES
+
+ALL_NAMES = [dict(zip(CHOICES, names, strict=True)) for names in product(*CHOICES.values())]
+
+
+@pytest.mark.parametrize('names', ALL_NAMES, ids=lambda names: '-'.join(names.values()))
+@pytest.mark.parametrize('kind', MAKERS)
+def test_keep_ratio_one_is_dense_bit_for_bit(kind, names):
+    images = torch.randn(2, 3, 64, 96)
+    dense = make(kind)(images)
+    pruned = make(kind, pruning=dict(layers=[0, 2], keep_ratio=1, **names))(images)
+    assert all(torch.equal(a, b) for a, b in zip(dense, pruned, strict=True))
+
+
+@pytest.mark.parametrize('alignment', CHOICES['alignment'])
+@pytest.mark.parametrize('kind', MAKERS)
+def test_pruned_maps_and_gradients_are_finite(kind, alignment):
+    model = make(kind, pruning=dict(PRUNING, alignment=alignment)).train()
+    images = torch.randn(2, 3, 64, 96, requires_grad=True)
+    outs = model(images)
+    sum(o.square().sum() for o in outs).backward()
+    assert all(o.isfinite().all() for o in outs)
+    assert images.grad.isfinite().all()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize('kind', MAKERS)
+def test_every_image_gets_what_it_gets_alone(kind):
+    """The paper's public code lets images of a batch influence each other."""
+    model = make(kind, pruning=PRUNING).double()
+    images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
+    together = model(images)
+    for b in range(3):
+        alone = model(images[b : b + 1])
+        for whole, one in zip(together, alone, strict=True):
+            assert torch.allclose(whole[b], one[0], rtol=1e-9, atol=1e-9)
+
+
+def rows_seen(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
+    """Rows per image that every linear layer and scan of every layer processes in one training step."""
+    rows = {}
+
+    def count(name):
+        def hook(_, args, out):
+            rows[name] = args[0].numel() // args[0].shape[-1] // len(images)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(count(name))
+        for name, module in model.layers.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    sum(o.sum() for o in model(images)).backward()
+    for handle in handles:
+        handle.remove()
+    return rows
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('kind', MAKERS)
+def test_later_layers_run_on_kept_tokens_only(kind, with_cp, monkeypatch):
+    lengths = []
+    from mmssmprune.pruning import alignment
+
+    for name in ('selective_scan', 'aligned_selective_scan'):
+        original = getattr(alignment, name)
+        monkeypatch.setattr(
+            alignment, name, lambda u, *a, o=original, **k: (lengths.append(u.shape[2]), o(u, *a, **k))[1]
+        )
+    model = make(kind, pruning=PRUNING, with_cp=with_cp).train()
+    hw = (64, 96)
+    plan = model.tokens_per_layer(hw)
+    assert plan == [n + len(getattr(model, '_cls_names', ())) for n in (24, 15, 15, 9)]
+    rows = rows_seen(model, torch.randn(2, 3, *hw))
+    for name, seen in rows.items():
+        if not name.endswith('dt_proj'):
+            assert seen == plan[int(name.split('.')[0])], name
+    assert set(lengths) == set(plan)
+
+
+@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls'])
+def test_hold_shows_a_pruned_cell_as_it_was(kind):
+    """At a tap after the first pruning layer, a cell is as in the dense map of that layer or as computed since."""
+    dense, pruned = make(kind).double(), make(kind, pruning=dict(layers=[1], keep_ratio=0.5)).double()
+    if kind == 'plain_mamba':  # compare bare tokens, not what each tap's own norm makes of them
+        for model in (dense, pruned):
+            for name, module in list(model.named_children()):
+                if isinstance(module, nn.LayerNorm):
+                    setattr(model, name, nn.Identity())
+    else:
+        dense.final_norm = pruned.final_norm = False
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        full, maps = dense(images), pruned(images)
+    assert torch.equal(maps[0], full[0])
+    assert torch.equal(maps[1], full[1])  # just pruned: every cell still shows layer 1
+    held = (maps[2] == maps[1]).all(1)
+    assert held.flatten(1).sum(1).tolist() == [12, 12]
+    assert torch.equal((maps[3] == maps[1]).all(1), held)
+
+
+def test_class_tokens_are_never_pruned_in_any_image():
+    model = make('vim_cls', pruning=dict(layers=[0, 1, 2], keep_ratio=0.3))
+    states = []
+    prune = model.pruner.prune
+    model.pruner.prune = lambda *args: states.append(prune(*args)) or states[-1]
+    model(torch.randn(4, 3, 64, 96))
+    for _, tokens in states[:3]:
+        assert (tokens.kept.index == 12).any(1).all()  # 24 patches, the class token in their middle
+        assert (tokens.kept.index.diff(dim=1) > 0).all()
+
+
+def test_held_cells_pass_gradients_to_the_layers_before():
+    model = make('plain_mamba', pruning=dict(layers=[1], keep_ratio=0.1))
+    images = torch.randn(1, 3, 64, 64, requires_grad=True)
+    model(images)[3][0, :, 0, 0].sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_keep_ratio_is_a_dial_on_the_built_model():
+    model = make('plain_mamba', pruning=dict(layers=[0, 2], keep_ratio=0.5))
+    images = torch.randn(1, 3, 64, 64)
+    half = model(images)
+    model.set_keep_ratio(1.0)
+    assert all(torch.equal(a, b) for a, b in zip(model(images), make('plain_mamba')(images), strict=True))
+    model.set_keep_ratio([0.5, 0.5])
+    assert all(torch.equal(a, b) for a, b in zip(model(images), half, strict=True))
+    for bad in (0, 1.5, 'a'):
+        with pytest.raises(ValueError, match='keep_ratio must be a number above 0'):
+            model.set_keep_ratio(bad)
+    assert model.tokens_per_layer((64, 64)) == [16, 8, 8, 4]
+
+
+def test_set_keep_ratio_reaches_into_wrappers():
+    head = dict(type='FCNHead', in_channels=24, channels=8, num_classes=3, in_index=3, num_convs=1)
+    backbone = dict(type='PlainMamba', arch=PLAIN_ARCH, img_size=64, out_indices=(0, 1, 2, 3))
+    config = dict(
+        type='mmseg.EncoderDecoder', decode_head=dict(head, norm_cfg=dict(type='BN')), test_cfg=dict(mode='whole')
+    )
+    import mmseg.models  # noqa: F401
+
+    pruned = MODELS.build(dict(config, backbone=dict(backbone, pruning=dict(PRUNING))))
+    set_keep_ratio(pruned, 0.25)
+    assert pruned.backbone.tokens_per_layer((64, 64)) == [16, 4, 4, 1]
+    with pytest.raises(ValueError, match='no pruned backbone'):
+        set_keep_ratio(MODELS.build(dict(config, backbone=backbone)), 0.5)
+
+
+@pytest.mark.parametrize('kind', MAKERS)
+def test_autocast_is_close_to_float32(kind):
+    model = make(kind, pruning=dict(PRUNING, keep_ratio=1.0))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        exact = model(images)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            half = model(images)
+            model.set_keep_ratio(0.5)
+            assert all(o.isfinite().all() for o in model(images))
+    for a, b in zip(exact, half, strict=True):
+        assert (a - b).norm() <= 0.1 * a.norm()
+
+
+def test_runs_repeat():
+    model = make('vim_seg', pruning=PRUNING)
+    images = torch.randn(2, 3, 64, 64)
+    assert all(torch.equal(a, b) for a, b in zip(model(images), model(images), strict=True))

@@ -1,0 +1,136 @@
+"""Whole mixers over kept tokens against the same mixer over all cells, pruned inputs masked and delta put in place.
+
+The masked scan below is written anew, cell by cell along the dense path, from the mixer's own weights.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scan_operands import assert_same
+
+from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
+from mmssmprune.models.layers.vim_block import VimMixer
+from mmssmprune.pruning import KeptTokens, TokenState, conv_over_grid, sequence_path, snake_path
+from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
+
+
+def keep(rows: list[list[int]], path, alignment: str) -> TokenState:
+    kept = KeptTokens(torch.tensor(rows), path.order.shape[1])
+    return TokenState(path, path.over(kept), kept, alignment=alignment)
+
+
+def masked_scan(u, delta, A, B, C, D, order, kept_cells, alignment, delta_at_zero):
+    """One image, one direction: u, delta (L, D), B, C (L, N) by cell. Returns y (L, D) by cell, zero where pruned."""
+    state = torch.zeros_like(A)
+    last = None
+    y = [torch.zeros(len(D), dtype=u.dtype)] * len(order)
+    for cell in order:
+        if cell in kept_cells:
+            state = torch.exp(delta[cell][:, None] * A) * state + (delta[cell] * u[cell])[:, None] * B[cell]
+            y[cell] = (state * C[cell]).sum(-1) + D * u[cell]
+            last = delta[cell]
+        elif alignment == 'bias':
+            state = torch.exp(delta_at_zero[:, None] * A) * state
+        elif alignment == 'carry' and last is not None:
+            state = torch.exp(last[:, None] * A) * state
+    return torch.stack(y)
+
+
+def randomise(module: torch.nn.Module) -> torch.nn.Module:
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return module.double()
+
+
+def compare(module, x, tokens, compact, full) -> None:
+    weight = torch.randn_like(compact)
+    leaves = {'x': x, **dict(module.named_parameters())}
+    grads = [torch.autograd.grad((out * weight).sum(), list(leaves.values())) for out in (compact, full)]
+    assert_same({'out': compact}, {'out': full}, rtol=1e-11)
+    assert_same(*(dict(zip(leaves, g, strict=True)) for g in grads), rtol=1e-10)
+
+
+PATTERNS = {'random': [[1, 4, 5, 11, 13], [0, 2, 3, 9, 14]], 'all': [list(range(15))] * 2, 'one': [[0], [14]]}
+
+
+@pytest.mark.parametrize('alignment', ['none', 'carry', 'bias'])
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_plain_mamba_mixer_equals_masked_scan(alignment, pattern):
+    hw, rows = (5, 3), PATTERNS[pattern]
+    mixer = randomise(PlainMambaMixer(8, d_state=3, conv_size=3, param_order='scan'))
+    path = snake_path(*hw)
+    tokens = keep(rows, path, alignment)
+    x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
+    compact, _ = mixer(x, tokens, hw)
+    compare(mixer, x, tokens, compact, plain_mamba_by_cells(mixer, x, tokens, hw, alignment))
+
+
+def plain_mamba_by_cells(mixer, x, tokens, hw, alignment):
+    inner, z = mixer.in_proj(x).chunk(2, -1)
+    u = F.silu(conv_over_grid(inner, mixer.conv2d, hw, tokens.kept))
+    dt, B, C = mixer.x_proj(u).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
+    delta = F.softplus(mixer.dt_proj(dt) + mixer.dt_proj.bias)
+    at_zero = F.softplus(2 * mixer.dt_proj.bias)
+    spread = [tokens.kept.scatter(t) for t in (u, delta, B, C)]
+    total = 0
+    for order, step in zip(tokens.path.order.tolist(), tokens.path.step, strict=True):
+        direction = tokens.path.order.tolist().index(order)
+        move_B = mixer.direction_Bs[tokens.path.move[direction, step]]  # by cell
+        rows = []
+        for b, cells in enumerate(tokens.kept.index.tolist()):
+            u_b, delta_b, B_b, C_b = (t[b] for t in spread)
+            operands = (u_b, delta_b, -torch.exp(mixer.A_log), B_b + move_B, C_b, mixer.D)
+            rows.append(masked_scan(*operands, order, set(cells), alignment, at_zero))
+        total = total + tokens.kept.gather(torch.stack(rows))
+    return mixer.out_proj(total * F.silu(z))
+
+
+@pytest.mark.parametrize('alignment', ['none', 'carry', 'bias'])
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_vim_mixer_equals_masked_scan(alignment, pattern):
+    rows = PATTERNS[pattern]
+    mixer = randomise(VimMixer(8, d_state=3))
+    tokens = keep(rows, sequence_path(15), alignment)
+    x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
+    compact, _ = mixer(x, tokens)
+    inner, z = mixer.in_proj(x).chunk(2, -1)
+    total = 0
+    for direction, s in enumerate(('', '_b')):
+        part = {k: getattr(mixer, f'{k}{s}') for k in ('conv1d', 'x_proj', 'dt_proj', 'D')}
+        u = F.silu(causal_conv_over_sequence(inner, part['conv1d'], bool(direction), tokens.kept))
+        dt, B, C = part['x_proj'](u).split([mixer.dt_rank, 3, 3], -1)
+        delta = F.softplus(part['dt_proj'](dt))
+        A = -torch.exp(mixer.A_b_log if direction else mixer.A_log)
+        spread = [tokens.kept.scatter(t) for t in (u, delta, B, C)]
+        at_zero = F.softplus(part['dt_proj'].bias)
+        scans = [
+            masked_scan(
+                u_b, d_b, A, B_b, C_b, part['D'], tokens.path.order[direction].tolist(), set(cells), alignment, at_zero
+            )
+            for u_b, d_b, B_b, C_b, cells in zip(*spread, tokens.kept.index.tolist(), strict=True)
+        ]
+        total = total + tokens.kept.gather(torch.stack(scans))
+    compare(mixer, x, tokens, compact, mixer.out_proj(total * F.silu(z) / 2))
+
+
+@pytest.mark.parametrize('param_order', ['raster', 'scan'])
+def test_all_cells_kept_equals_dense(param_order):
+    hw = (5, 3)
+    mixer = randomise(PlainMambaMixer(8, d_state=3, conv_size=3, param_order=param_order))
+    path = snake_path(*hw)
+    x = torch.randn(2, 15, 8, dtype=torch.float64)
+    dense, _ = mixer(x, TokenState.dense(path), hw)
+    for alignment in ('none', 'carry', 'bias'):
+        compact, _ = mixer(x, keep([list(range(15))] * 2, path, alignment), hw)
+        assert torch.allclose(compact, dense, rtol=1e-12, atol=1e-12)
+
+
+def test_alignment_changes_what_a_gap_means():
+    mixer = randomise(VimMixer(8, d_state=3))
+    x = torch.randn(1, 3, 8, dtype=torch.float64)
+    outs = [mixer(x, keep([[0, 6, 14]], sequence_path(15), name))[0] for name in ('none', 'carry', 'bias')]
+    assert not torch.allclose(outs[0], outs[1])
+    assert not torch.allclose(outs[0], outs[2])
+    assert not torch.allclose(outs[1], outs[2])

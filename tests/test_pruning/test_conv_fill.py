@@ -1,0 +1,41 @@
+"""Convolutions over kept tokens against the convolution of the image with pruned cells at zero."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mmssmprune.pruning import KeptTokens, causal_conv_over_sequence, conv_over_grid
+
+
+def masked(x: torch.Tensor, kept: KeptTokens) -> torch.Tensor:
+    mask = torch.zeros(x.shape[:2], dtype=x.dtype)
+    for b, row in enumerate(kept.index.tolist()):
+        mask[b, row] = 1
+    return x * mask[..., None]
+
+
+def test_grid_neighbours_stand_at_their_places():
+    hw, conv = (3, 5), nn.Conv2d(4, 4, 7, padding=3, groups=4).double()
+    x = torch.randn(2, 15, 4, dtype=torch.float64)
+    kept = KeptTokens(torch.tensor([[0, 3, 8, 14], [1, 2, 3, 7]]), 15)
+    grid = conv(masked(x, kept).transpose(1, 2).view(2, 4, 3, 5)).flatten(2).transpose(1, 2)
+    assert torch.allclose(conv_over_grid(kept.gather(x), conv, hw, kept), kept.gather(grid), rtol=1e-12, atol=1e-14)
+
+
+def test_causal_neighbours_stand_at_their_places_in_both_directions():
+    conv = nn.Conv1d(4, 4, 4, padding=3, groups=4).double()
+    x = torch.randn(2, 9, 4, dtype=torch.float64)
+    kept = KeptTokens(torch.tensor([[0, 1, 5, 8], [2, 3, 4, 7]]), 9)
+    weight, bias = conv.weight[:, 0], conv.bias
+    zeroed = masked(x, kept)
+    for backward in (False, True):
+        out = causal_conv_over_sequence(kept.gather(x), conv, backward, kept)
+        for b, row in enumerate(kept.index.tolist()):
+            for k, cell in enumerate(row):
+                total = bias.clone()
+                for tap in range(4):
+                    place = cell + tap if backward else cell - tap
+                    if 0 <= place < 9:
+                        total = total + weight[:, 3 - tap] * zeroed[b, place]
+                assert torch.allclose(out[b, k], total, rtol=1e-12)

@@ -1,0 +1,36 @@
+"""Small backbones for tests: every kind, a few layers, on any device in milliseconds."""
+
+from __future__ import annotations
+
+import torch
+
+from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
+from mmssmprune.models.backbones import PrunableBackbone
+
+PLAIN_ARCH = dict(embed_dims=24, num_layers=4, num_convs=1, layers_with_dwconv=(0,))
+PLAIN_ARCH['mixer_cfg'] = dict(d_state=4, conv_size=3)
+VIM_ARCH = dict(embed_dims=24, num_layers=4, mixer_cfg=dict(d_state=4))
+FOUR = (0, 1, 2, 3)
+PRUNING = dict(layers=[0, 2], keep_ratio=0.6)
+
+MAKERS = {
+    'plain_mamba': lambda **k: PlainMamba(PLAIN_ARCH, img_size=64, out_indices=FOUR, **k),
+    'adapter': lambda **k: PlainMambaAdapter(PLAIN_ARCH, img_size=64, conv_inplane=8, norm_cfg=dict(type='BN'), **k),
+    'vim_seg': lambda **k: Vim(
+        VIM_ARCH, img_size=64, out_indices=FOUR, if_cls_token=False, with_fpn=True, norm_cfg=dict(type='BN'), **k
+    ),
+    'vim_cls': lambda **k: Vim(VIM_ARCH, img_size=64, out_indices=FOUR, **k),
+    'vim_double': lambda **k: Vim(VIM_ARCH, img_size=64, out_indices=FOUR, use_double_cls_token=True, **k),
+}
+
+
+def make(kind: str, **kwargs) -> PrunableBackbone:
+    """Build a backbone whose parameters are large enough for every part to matter."""
+    torch.manual_seed(0)
+    model = MAKERS[kind](**kwargs)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and 'A_' not in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+        if name.endswith('gamma'):
+            torch.nn.init.constant_(parameter, 0.5)
+    return model.eval()
