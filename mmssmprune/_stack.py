@@ -1,0 +1,74 @@
+"""Check torch, mmengine and mmcv before the models import them.
+
+setup.py does not require these packages (several distributions bring the same import names), so what is missing or does
+not fit together is said here, in a sentence that names the remedy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from types import ModuleType
+
+# Half-open version ranges, [from, to). torch 2.4 brought torch.library.custom_op with its autograd and fake rules.
+TORCH = ('2.4', None)
+MMENGINE = ('0.10.3', '1.0')
+MMCV = ('2.0.1', '3.0')
+
+HOW_TO_GET_MMCV = (
+    'install one of requirements/mminstall.txt or requirements/openmmlab.txt compiled against this torch '
+    '(`pip install --no-build-isolation --no-cache-dir ...`), or let `make setup` do it'
+)
+
+
+class StackError(RuntimeError):
+    """A package that the models stand on is missing or does not fit the others.
+
+    Not an ImportError, which mmengine's ``custom_imports`` would catch and replace with a list of paths.
+    """
+
+
+def check_stack() -> None:
+    """Make sure that torch, mmengine and mmcv with its compiled operators are there and fit together.
+
+    Raises:
+        StackError: one sentence that says what is wrong and what to install.
+    """
+    torch = require('torch', TORCH, 'install PyTorch first, in the build that suits your machine')
+    require('mmengine', MMENGINE, 'install onedl-mmengine (requirements/mminstall.txt) or mmengine')
+    mmcv = require('mmcv', MMCV, HOW_TO_GET_MMCV)
+    check_compiled_operators(mmcv, torch)
+
+
+def require(name: str, versions: tuple[str, str | None], remedy: str) -> ModuleType:
+    """Import ``name`` and check its version against the half-open range ``versions``."""
+    low, high = versions
+    wanted = f'{name} {low} or later' + (f' but older than {high}' if high else '')
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise StackError(f'mmssmprune needs {wanted}, which is not installed: {remedy}.') from None
+        raise StackError(f'mmssmprune needs {wanted}, whose import fails here ({error}): {remedy}.') from None
+    version = getattr(module, '__version__', 'unknown')
+    if not as_tuple(low) <= as_tuple(version) or (high and as_tuple(version) >= as_tuple(high)):
+        raise StackError(f'mmssmprune needs {wanted}, but {version} is installed: {remedy}.')
+    return module
+
+
+def check_compiled_operators(mmcv: ModuleType, torch: ModuleType) -> None:
+    """Import mmcv._ext, which mmcv itself does not do before the first operator is used."""
+    try:
+        importlib.import_module('mmcv._ext')
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == 'mmcv._ext':
+            problem = 'was installed without its compiled operators (there is no mmcv._ext)'
+        else:
+            problem = f'was compiled against another torch than the installed {torch.__version__} ({error})'
+        raise StackError(f'mmcv {mmcv.__version__} {problem}: {HOW_TO_GET_MMCV}.') from None
+
+
+def as_tuple(version: str) -> tuple[int, ...]:
+    """The release numbers of a version: '2.13.0+cpu' gives (2, 13, 0); without numbers an empty tuple."""
+    release = re.match(r'\d+(\.\d+)*', version)
+    return tuple(int(number) for number in release[0].split('.')) if release else ()
