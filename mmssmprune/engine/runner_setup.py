@@ -1,0 +1,160 @@
+"""From the arguments of a command line tool to a Runner that is ready to train or test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmssmprune.datasets import check_data_root
+
+from .checkpoint import check_checkpoint_file, find_resume_checkpoint
+from .runner import CheckedRunner
+
+SUPPORTED_SCOPES = ('mmdet', 'mmseg')
+
+
+def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
+    """Read a config and apply ``--cfg-options`` to it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no config of a model for mmdet or mmseg.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'config {path} does not exist')
+    cfg = Config.fromfile(path)
+    if cfg_options:
+        cfg.merge_from_dict(cfg_options)
+    if 'model' not in cfg:
+        raise ValueError(f'config {path} has no model: give one of the configs outside configs/_base_')
+    if cfg.get('default_scope') not in SUPPORTED_SCOPES:
+        raise ValueError(
+            f'config {path} has default_scope {cfg.get("default_scope")!r}; it has to say which suite builds it: '
+            f'{" or ".join(map(repr, SUPPORTED_SCOPES))}'
+        )
+    return cfg
+
+
+def set_work_dir(cfg: Config, config_path: str, work_dir: str | None = None) -> None:
+    """Choose where logs and checkpoints go: the argument, else the config's, else ``./work_dirs/<config name>``."""
+    cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('./work_dirs', Path(config_path).stem)
+
+
+def set_launcher(cfg: Config, launcher: str) -> None:
+    """Prepare a config for ``--launcher``; torchrun's processes talk through gloo where there is no GPU.
+
+    Raises:
+        ValueError: The launcher's environment variables are missing.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none':
+        return
+    needed = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}[launcher]
+    if needed not in os.environ:
+        raise ValueError(
+            f'--launcher {launcher} finds no {needed} in the environment: start through tools/dist_*.sh (pytorch), '
+            'tools/slurm_*.sh (slurm) or mpirun (mpi)'
+        )
+    if get_device() == 'cpu' and launcher == 'pytorch':
+        # mmengine would ask for a CUDA device; it leaves alone what is initialised already.
+        torch.distributed.init_process_group('gloo')
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+        cfg.pop('sync_bn', None)  # torch's SyncBatchNorm needs a GPU
+
+
+def enable_amp(cfg: Config) -> None:
+    """Switch to automatic mixed precision with a dynamic loss scale.
+
+    Raises:
+        ValueError: There is no GPU, or the optimizer wrapper is of another kind.
+    """
+    if get_device() == 'cpu':
+        raise ValueError('--amp needs a GPU, and none is visible here')
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'--amp works with optim_wrapper.type OptimWrapper, the config has {kind}')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by (batch size of this run) / ``auto_scale_lr.base_batch_size``.
+
+    Raises:
+        ValueError: The config does not say for which batch size its learning rate was chosen.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise ValueError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config')
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Prepare ``--resume``: None leaves the config as it is, 'auto' looks in the work_dir, else it is a checkpoint.
+
+    With 'auto' and nothing to resume, training starts as it would without ``--resume``.
+
+    Raises:
+        FileNotFoundError, ValueError: The named checkpoint is missing or cut short.
+    """
+    if resume is None:
+        return
+    checkpoint = find_resume_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    if checkpoint is None:
+        print_log(f'--resume: no whole checkpoint in {cfg.work_dir}, training starts from the beginning', 'current')
+        cfg.resume = False
+        return
+    check_checkpoint_file(checkpoint)
+    cfg.resume, cfg.load_from = True, checkpoint
+
+
+def build_runner(cfg: Config, mode: Literal['train', 'test']) -> Runner:
+    """Check what the run needs on disk, then build its Runner.
+
+    Args:
+        cfg: A config with ``work_dir``; ``load_from`` is the checkpoint to test, or to start from.
+        mode: 'train' asks for the data of training and validation and for pretrained weights, 'test' for test data.
+
+    Returns:
+        A ``CheckedRunner``, or what the config's ``runner_type`` names.
+
+    Raises:
+        FileNotFoundError, ValueError: Data or a checkpoint is missing or damaged.
+    """
+    check_data_root(cfg, ('train_dataloader', 'val_dataloader') if mode == 'train' else ('test_dataloader',))
+    if cfg.get('load_from'):
+        check_checkpoint_file(cfg.load_from)
+    if mode == 'train':
+        _check_pretrained_files(cfg.model)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
+
+
+def _check_pretrained_files(part: Any) -> None:
+    """Refuse a model config whose ``init_cfg`` names a local file that cannot be loaded."""
+    if isinstance(part, (list, tuple)):
+        for item in part:
+            _check_pretrained_files(item)
+    if not isinstance(part, dict):
+        return
+    if part.get('type') == 'Pretrained' and 'checkpoint' in part:
+        try:
+            check_checkpoint_file(part['checkpoint'])
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(
+                f'{error}; it is named by an init_cfg of the config: fetch it, or start from random weights with '
+                '--cfg-options model.backbone.init_cfg=None'
+            ) from None
+    for value in part.values():
+        _check_pretrained_files(value)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from torch import nn
+
+from mmssmprune.engine.checkpoint import (
+    check_state_dict,
+    compare_state_dict,
+    find_resume_checkpoint,
+    is_complete_checkpoint,
+    load_checkpoint_strict,
+    training_state_allowed,
+)
+
+
+class TinyDetector(nn.Module):
+    def __init__(self, width: int = 4, depth: int = 2):
+        super().__init__()
+        self.backbone = nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)), nn.BatchNorm1d(width))
+        self.bbox_head = nn.Linear(width, 2)
+
+
+def save(path: Path, content: object = None) -> Path:
+    torch.save({'state_dict': {'weight': torch.zeros(100)}} if content is None else content, path)
+    return path
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_whole_files_are_complete(tmp_path: Path, legacy: bool):
+    torch.save(torch.zeros(3), tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
+    assert is_complete_checkpoint(tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize('share', [0.0, 0.01, 0.5, 0.99])
+def test_files_cut_anywhere_are_not_complete(tmp_path: Path, share: float):
+    content = save(tmp_path / 'a.pth').read_bytes()
+    (tmp_path / 'a.pth').write_bytes(content[: int(share * len(content))])
+    assert not is_complete_checkpoint(tmp_path / 'a.pth')
+
+
+def test_resume_takes_what_last_checkpoint_names(tmp_path: Path):
+    save(tmp_path / 'iter_10.pth')
+    save(tmp_path / 'iter_500.pth')  # left from an older, longer run
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_10.pth'))
+    assert find_resume_checkpoint(tmp_path) == str(tmp_path / 'iter_10.pth')
+
+
+def test_resume_finds_its_checkpoint_in_a_moved_folder(tmp_path: Path):
+    save(tmp_path / 'epoch_3.pth')
+    (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_3.pth')
+    assert find_resume_checkpoint(tmp_path) == str(tmp_path / 'epoch_3.pth')
+
+
+@pytest.mark.parametrize('pointer', [None, '', 'iter_30.pth'])
+def test_resume_falls_back_to_the_latest_whole_file(tmp_path: Path, pointer: str | None):
+    now = time.time()
+    for i, name in enumerate(('iter_20.pth', 'iter_9.pth', 'iter_30.pth')):
+        os.utime(save(tmp_path / name), (now + i, now + i))
+    cut = tmp_path / 'iter_30.pth'
+    cut.write_bytes(cut.read_bytes()[:100])
+    save(tmp_path / 'best_mIoU.pth')  # has no optimizer: nothing to resume from
+    if pointer is not None:
+        (tmp_path / 'last_checkpoint').write_text(pointer and str(tmp_path / pointer))
+    assert find_resume_checkpoint(tmp_path) == str(tmp_path / 'iter_9.pth')
+
+
+def test_nothing_to_resume(tmp_path: Path):
+    assert find_resume_checkpoint(tmp_path) is None
+    assert find_resume_checkpoint(tmp_path / 'none') is None
+
+
+def test_the_same_model_does_not_differ():
+    state = TinyDetector().state_dict()
+    state = {f'module.{name}': value for name, value in state.items() if not name.endswith('num_batches_tracked')}
+    extras = {
+        'ema_backbone_0_weight': torch.zeros(1),
+        'head.fc.weight': torch.zeros(1),
+        'rope.freqs_cos': torch.zeros(1),
+    }
+    assert not compare_state_dict(TinyDetector(), {**state, **extras})
+
+
+def test_differences_are_told_by_name():
+    difference = compare_state_dict(TinyDetector(width=4), TinyDetector(width=8, depth=3).state_dict())
+    assert 'backbone.3.weight' in difference.unexpected
+    assert 'backbone.0.weight is (8, 8) instead of (4, 4)' in difference.mismatched
+    assert 'backbone.0.weight' in str(difference)
+
+
+def test_heads_may_differ_only_when_asked():
+    model = TinyDetector()
+    state = {name: value for name, value in model.state_dict().items() if name.startswith('backbone.')}
+    check_state_dict(model, state, 'a.pth', heads_too=False)
+    with pytest.raises(ValueError, match=r'a\.pth .* 2 keys missing in it \(bbox_head.weight, bbox_head.bias\)'):
+        check_state_dict(model, state, 'a.pth')
+
+
+def test_keys_beside_the_backbone_do_not_matter():
+    state = {**TinyDetector().state_dict(), 'auxiliary_head.weight': torch.zeros(1)}
+    check_state_dict(TinyDetector(), state, 'a.pth')
+    with pytest.raises(ValueError, match=r'backbone\.9\.weight'):
+        check_state_dict(TinyDetector(), {**state, 'backbone.9.weight': torch.zeros(1)}, 'a.pth')
+
+
+def test_fine_tuning_may_lack_what_the_backbone_calls_optional():
+    model = TinyDetector()
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith('backbone.2.')}
+    with pytest.raises(ValueError, match='missing'):
+        check_state_dict(model, state, 'a.pth', heads_too=False)
+    model.backbone.optional_in_checkpoint = ('2.',)
+    check_state_dict(model, state, 'a.pth', heads_too=False)
+
+
+def test_strict_loading_is_all_or_nothing(tmp_path: Path):
+    source, target = TinyDetector(), TinyDetector()
+    path = save(tmp_path / 'a.pth', {'state_dict': source.state_dict(), 'meta': {'iter': 7}})
+    assert load_checkpoint_strict(target, str(path))['meta'] == {'iter': 7}
+    for name, value in source.state_dict().items():
+        torch.testing.assert_close(target.state_dict()[name], value, rtol=0, atol=0)
+
+    other = TinyDetector(depth=3)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match='another architecture'):
+        load_checkpoint_strict(other, str(path))
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def test_log_histories_load_without_arbitrary_unpickling(tmp_path: Path):
+    history = HistoryBuffer([0.5, 0.25], [1, 1])
+    save(tmp_path / 'a.pth', {'message_hub': {'log_scalars': {'loss': history}}})
+    with training_state_allowed():
+        loaded = torch.load(tmp_path / 'a.pth', weights_only=True)
+    assert loaded['message_hub']['log_scalars']['loss'].current() == 0.25

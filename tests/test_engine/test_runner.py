@@ -1,0 +1,72 @@
+"""Checkpoints appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.fileio import LocalBackend
+from mmengine.model import BaseModel
+from torch import nn
+
+from mmssmprune.engine.checkpoint import is_complete_checkpoint
+from mmssmprune.engine.runner import CheckedRunner
+
+
+class TinyModel(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Linear(2, 2)
+
+    def forward(self, inputs: torch.Tensor, mode: str = 'tensor'):
+        out = self.backbone(inputs)
+        return {'loss': out.square().mean()} if mode == 'loss' else out
+
+
+def make_runner(work_dir: Path, max_keep: int = 3) -> CheckedRunner:
+    return CheckedRunner(
+        model=TinyModel(),
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            batch_size=1,
+            dataset=[torch.ones(2)] * 4,
+            sampler=dict(type='InfiniteSampler'),
+            collate_fn=lambda batch: dict(inputs=torch.stack(batch)),
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=4),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False, max_keep_ckpts=max_keep)),
+        experiment_name=work_dir.name,
+    )
+
+
+def test_a_save_that_dies_halfway_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put = LocalBackend.put
+
+    def dies_at_iteration_4(self, obj: bytes, filepath: str) -> None:
+        if 'iter_4' not in str(filepath):
+            put(self, obj, filepath)
+            return
+        put(self, obj[: len(obj) // 2], filepath)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalBackend, 'put', dies_at_iteration_4)
+    with pytest.raises(KeyboardInterrupt):
+        make_runner(tmp_path / 'dies').train()
+    assert sorted(path.name for path in (tmp_path / 'dies').glob('*.pth*')) == ['iter_2.pth', 'iter_4.pth.part']
+    assert is_complete_checkpoint(tmp_path / 'dies' / 'iter_2.pth')
+
+    monkeypatch.undo()
+    make_runner(tmp_path / 'dies').train()
+    assert sorted(path.name for path in (tmp_path / 'dies').glob('*.pth*')) == ['iter_2.pth', 'iter_4.pth']
+    assert torch.load(tmp_path / 'dies' / 'iter_4.pth', weights_only=False)['meta']['iter'] == 4
+
+
+def test_a_foreign_checkpoint_changes_nothing(tmp_path: Path):
+    runner = make_runner(tmp_path / 'foreign')
+    before = runner.model.backbone.weight.clone()
+    torch.save({'state_dict': {'backbone.weight': torch.ones(2, 2)}}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'a\.pth is of another architecture .* missing in it \(backbone\.bias\)'):
+        runner.load_checkpoint(str(tmp_path / 'a.pth'))
+    assert torch.equal(runner.model.backbone.weight, before)

@@ -1,0 +1,80 @@
+"""Training stopped by ``kill -9`` and continued with ``--resume`` ends where an uninterrupted one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import PRUNING, REPO, SEG_CONFIG, run_tool, tool_environment, write_config
+
+ITERS, INTERVAL = 40, 10
+
+
+def train_until_killed(config: Path, work_dir: Path, after: int) -> None:
+    """Start tools/train.py and kill it with SIGKILL once iteration ``after`` is saved."""
+    command = [sys.executable, str(REPO / 'tools/train.py'), str(config), '--work-dir', str(work_dir)]
+    log = (work_dir.parent / 'killed.log').open('w')
+    process = subprocess.Popen(command, env=tool_environment(), stdout=log, stderr=log)
+    deadline = time.monotonic() + 300
+    while not (work_dir / f'iter_{after}.pth').exists():
+        assert process.poll() is None, (work_dir.parent / 'killed.log').read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def last_miou(work_dir: Path) -> float:
+    entries = [
+        json.loads(line)
+        for file in sorted(work_dir.glob('*/vis_data/scalars.json'))
+        for line in file.read_text().splitlines()
+    ]
+    return [entry['mIoU'] for entry in entries if 'mIoU' in entry][-1]
+
+
+def test_killed_and_resumed_equals_uninterrupted(seg_data: Path, tool, tmp_path: Path):
+    config = write_config(
+        tmp_path / 'tiny_kill.py', SEG_CONFIG, seg_data, iters=ITERS, interval=INTERVAL, pruning=PRUNING
+    )
+    killed, whole = tmp_path / 'killed', tmp_path / 'whole'
+    train_until_killed(config, killed, after=2 * INTERVAL)
+    assert not (killed / f'iter_{ITERS}.pth').exists()
+
+    resumed = run_tool('train.py', config, '--work-dir', killed, '--resume')
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert 'resumed epoch: 0, iter: ' in resumed.stdout + resumed.stderr
+    assert tool('train.py', config, '--work-dir', whole) == 0
+
+    ends = [torch.load(folder / f'iter_{ITERS}.pth', weights_only=False) for folder in (killed, whole)]
+    assert [end['meta']['iter'] for end in ends] == [ITERS, ITERS]
+    for name, value in ends[1]['state_dict'].items():
+        torch.testing.assert_close(ends[0]['state_dict'][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert last_miou(killed) == pytest.approx(last_miou(whole), abs=0.5)
+    assert last_miou(whole) > 45  # "ground" everywhere scores 25: these models have learned
+
+
+def test_resume_skips_a_checkpoint_that_was_cut_short(seg_data: Path, tool, tmp_path: Path):
+    config = write_config(tmp_path / 'tiny_cut.py', SEG_CONFIG, seg_data, iters=4, interval=2)
+    work_dir = tmp_path / 'work'
+    assert tool('train.py', config, '--work-dir', work_dir) == 0
+    last = work_dir / 'iter_4.pth'
+    last.write_bytes(last.read_bytes()[:-500])
+    assert tool('train.py', config, '--work-dir', work_dir, '--resume', '--cfg-options', 'max_iters=4') == 0
+    assert torch.load(last, weights_only=False)['meta']['iter'] == 4
+    log = sorted(work_dir.glob('*/*.log'))[-1].read_text()
+    assert 'iter_2.pth' in log
+    assert 'resumed epoch: 0, iter: 2' in log
+
+
+def test_resume_with_nothing_to_resume_starts(seg_data: Path, tool, tmp_path: Path):
+    config = write_config(tmp_path / 'tiny_fresh.py', SEG_CONFIG, seg_data, iters=2, interval=2)
+    assert tool('train.py', config, '--work-dir', tmp_path / 'work', '--resume') == 0
+    assert (tmp_path / 'work' / 'iter_2.pth').is_file()
