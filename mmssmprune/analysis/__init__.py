@@ -1,0 +1,1 @@
+"""Measuring: FLOPs, latency, accuracy, and the comparison that tabulates and draws them."""

@@ -1,0 +1,195 @@
+"""What is to be compared: configs with their checkpoints, found from what a user types."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmssmprune.datasets import check_data_root
+from mmssmprune.engine.checkpoint import check_checkpoint_file, find_resume_checkpoint
+from mmssmprune.engine.runner_setup import load_config
+
+from .results import digest, file_digest
+from .tasks import Task, task_of
+
+_TEST_SECTIONS = ('default_scope', 'model', 'test_dataloader', 'test_evaluator', 'test_cfg')
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One model of a comparison: a config and the checkpoint to test it with.
+
+    Attributes:
+        name: how tables call it, the stem of the config's file name.
+        cfg: the config, ``--cfg-options`` merged.
+        config_path: its file.
+        checkpoint: the weights, or None for seeded random ones.
+        task: what it is measured by.
+    """
+
+    name: str
+    cfg: Config
+    config_path: Path
+    checkpoint: Path | None
+    task: Task
+
+    @property
+    def pruning(self) -> dict[str, Any] | None:
+        """The backbone's pruning dict, None for a dense model."""
+        return self.cfg.model.backbone.get('pruning')
+
+    @property
+    def keep_ratio(self) -> float | list[float]:
+        """The keep ratio that the config sets; 1.0 for a dense model."""
+        return 1.0 if self.pruning is None else self.pruning['keep_ratio']
+
+    @cached_property
+    def dense_model_hash(self) -> str:
+        """Equal for a pruned model and the dense one that it was made from."""
+        model = copy.deepcopy(self.cfg.model.to_dict())
+        model['backbone'].pop('pruning', None)
+        return digest(_without(model, 'init_cfg'))
+
+    @cached_property
+    def model_hash(self) -> str:
+        """Of the config's model."""
+        return digest([self.cfg.get('default_scope'), self.cfg.model.to_dict()])
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Of all that decides a test; training settings may differ."""
+        sections = self.cfg.to_dict()
+        return digest({name: sections.get(name) for name in _TEST_SECTIONS})
+
+    @cached_property
+    def checkpoint_hash(self) -> str:
+        """SHA-256 of the checkpoint's bytes."""
+        return 'untrained, seed 0' if self.checkpoint is None else file_digest(self.checkpoint)
+
+    @cached_property
+    def data_hash(self) -> str:
+        """Of the test annotations and the names and sizes of the test files, so that remade data is noticed.
+
+        Raises:
+            FileNotFoundError: a file or folder of the test set does not exist.
+        """
+        check_data_root(self.cfg, ('test_dataloader',))
+        return digest([_fingerprint(path) for path in _dataset_paths(self.cfg.test_dataloader.dataset)])
+
+    def untrained(self) -> Entry:
+        """The same model with seeded random weights: what chance gives."""
+        cfg = copy.deepcopy(self.cfg)
+        cfg.model = _without_pretrained(cfg.model.to_dict())
+        return replace(self, name=f'{self.name} (untrained)', cfg=cfg, checkpoint=None)
+
+
+def find_entries(targets: Sequence[str], cfg_options: dict[str, Any] | None = None) -> list[Entry]:
+    """Resolve work_dirs, configs and ``config.py:checkpoint.pth`` pairs.
+
+    Args:
+        targets: a work_dir holds the config and ``last_checkpoint``; for a config alone ``work_dirs/<its stem>`` is
+            looked up for a checkpoint.
+        cfg_options: merged into every config.
+
+    Raises:
+        FileNotFoundError: a target, or a checkpoint for it, does not exist.
+        ValueError: a target is ambiguous, or cannot be compared.
+    """
+    entries = [_find_entry(target, cfg_options or {}) for target in targets]
+    times = Counter(entry.name for entry in entries)
+    return [replace(e, name=f'{e.name} ({_origin(e)})') if times[e.name] > 1 else e for e in entries]
+
+
+def _origin(entry: Entry) -> str:
+    return '/'.join(entry.checkpoint.with_suffix('').parts[-2:])
+
+
+def _find_entry(target: str, cfg_options: dict[str, Any]) -> Entry:
+    config_path, checkpoint = _find_files(target)
+    cfg = load_config(str(config_path), cfg_options)
+    name = config_path.stem
+    for section in ('test_dataloader', 'test_evaluator'):
+        if not cfg.get(section):
+            raise ValueError(f'{config_path} has no {section}, so it cannot be tested')
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as Runner does
+    if 'backbone' not in cfg.model:
+        raise ValueError(f'{config_path} has no model.backbone')
+    return Entry(name, cfg, config_path, checkpoint, task_of(cfg, name))
+
+
+def _find_files(target: str) -> tuple[Path, Path]:
+    if '.py:' in target:
+        config, checkpoint = target.split('.py:', 1)
+        config_path = _existing_file(Path(f'{config}.py'), 'config')
+        check_checkpoint_file(checkpoint)
+        return config_path, _existing_file(Path(checkpoint).expanduser(), 'checkpoint')
+    path = Path(target).expanduser()
+    if path.is_dir():
+        return _config_in(path), _checkpoint_in(path, f'work_dir {path}')
+    if path.suffix != '.py':
+        raise FileNotFoundError(
+            f'{target} is neither a work_dir, nor a config (*.py), nor a pair config.py:checkpoint.pth'
+        )
+    _existing_file(path, 'config')
+    work_dir = Path('work_dirs') / path.stem
+    return path, _checkpoint_in(work_dir, f'{path}, looked for in {work_dir}; train it, or give {path}:CHECKPOINT')
+
+
+def _existing_file(path: Path, what: str) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f'{what} {path} does not exist')
+    return path
+
+
+def _config_in(work_dir: Path) -> Path:
+    configs = sorted(work_dir.glob('*.py'))
+    if len(configs) != 1:
+        found = ', '.join(path.name for path in configs) or 'none'
+        raise ValueError(f'work_dir {work_dir} should hold one config (*.py), but holds {found}')
+    return configs[0]
+
+
+def _checkpoint_in(work_dir: Path, place: str) -> Path:
+    checkpoint = find_resume_checkpoint(work_dir)
+    if checkpoint is None:
+        raise FileNotFoundError(f'there is no checkpoint for {place}')
+    return Path(checkpoint)
+
+
+def _dataset_paths(dataset: dict[str, Any]) -> list[Path]:
+    """The paths below a dataset's config, wrappers such as ConcatDataset included."""
+    root = Path(dataset.get('data_root') or '')
+    named = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
+    paths = [root / name for name in named if isinstance(name, str) and name]
+    inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
+    return paths + [path for wrapped in inner for path in _dataset_paths(wrapped)]
+
+
+def _fingerprint(path: Path) -> Any:
+    if path.is_file():
+        return file_digest(path)
+    files = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    return sorted((str(file.relative_to(path)), file.stat().st_size) for file in files)
+
+
+def _without(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _without(v, key) for k, v in value.items() if k != key}
+    return [_without(v, key) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _without_pretrained(value: Any) -> Any:
+    if isinstance(value, dict):
+        init = value.get('init_cfg')
+        trained = isinstance(init, dict) and init.get('type') == 'Pretrained'
+        return {k: None if k == 'init_cfg' and trained else _without_pretrained(v) for k, v in value.items()}
+    return [_without_pretrained(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,104 @@
+"""One image as input of a whole mmdet or mmseg model, at a stated size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .quiet import quiet
+
+
+def first_test_image(cfg: Config) -> Tensor:
+    """The first test image as the config's test pipeline leaves it: (3, H, W), uint8 or float, not normalised."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    with quiet():
+        return DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs']
+
+
+def noise_image(shape: tuple[int, int], seed: int = 0) -> Tensor:
+    """A (3, H, W) uint8 image of seeded noise, for counts that do not depend on what the image shows."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator)
+
+
+def prepare_inputs(model: nn.Module, image: Tensor, shape: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Batch of one image, normalised and padded by the model's own preprocessor.
+
+    Args:
+        model: an mmdet detector or mmseg segmentor.
+        image: (3, h, w) as a test pipeline gives it.
+        shape: (H, W) in pixels to which the image is resized first; None keeps its size.
+
+    Returns:
+        The arguments ``inputs`` (1, 3, H', W') and ``data_samples`` of ``model.forward``, on the model's device. H' and
+        W' exceed H and W where the preprocessor pads to a multiple.
+    """
+    if shape is not None and tuple(image.shape[1:]) != tuple(shape):
+        resized = F.interpolate(image[None].float(), tuple(shape), mode='bilinear', align_corners=False)[0]
+        image = resized.round().to(image.dtype) if not image.is_floating_point() else resized
+    size = tuple(image.shape[1:])
+    sample = _sample_class(model)(metainfo={'img_shape': size, 'ori_shape': size, 'scale_factor': (1.0, 1.0)})
+    return model.data_preprocessor({'inputs': [image], 'data_samples': [sample]}, False)
+
+
+def _sample_class(model: nn.Module) -> type:
+    from mmdet.models import BaseDetector
+
+    if isinstance(model, BaseDetector):
+        from mmdet.structures import DetDataSample
+
+        return DetDataSample
+    from mmseg.models import BaseSegmentor
+    from mmseg.structures import SegDataSample
+
+    if isinstance(model, BaseSegmentor):
+        return SegDataSample
+    raise TypeError(f'{type(model).__name__} is neither an mmdet detector nor an mmseg segmentor')
+
+
+def count_proposals(model: nn.Module) -> int | None:
+    """Region proposals per image that `full_proposals` makes, or None for a model without RoI heads."""
+    if not hasattr(model, 'rpn_head'):
+        return None
+    return int(model.test_cfg.rpn.max_per_img)
+
+
+def full_proposals(model: nn.Module):
+    """Context in which a two-stage detector always finds ``test_cfg.rpn.max_per_img`` proposals.
+
+    The cost of RoI heads is proportional to the number of proposals, which depends on image and weights; at the
+    configured maximum the FLOPs of two models can be compared. Models without a region proposal network pass unchanged.
+    """
+    number = count_proposals(model)
+    return nullcontext() if number is None else _fixed_proposals(model.rpn_head, number)
+
+
+@contextmanager
+def _fixed_proposals(rpn_head: nn.Module, number: int) -> Iterator[None]:
+    predict = rpn_head.predict
+
+    def predict_fixed(x, batch_data_samples, *args, **kwargs):
+        results = predict(x, batch_data_samples, *args, **kwargs)
+        return [_fill_up(r, number, s.img_shape) for r, s in zip(results, batch_data_samples, strict=True)]
+
+    rpn_head.predict = predict_fixed
+    try:
+        yield
+    finally:
+        del rpn_head.predict
+
+
+def _fill_up(proposals, number: int, img_shape: tuple[int, int]):
+    """Repeat proposals until there are ``number``; with none at all, the whole image stands in."""
+    if len(proposals) == 0:
+        height, width = img_shape[:2]
+        proposals = type(proposals)(bboxes=proposals.bboxes.new_tensor([[0, 0, width, height]]))
+    index = torch.arange(number, device=proposals.bboxes.device) % len(proposals)
+    return proposals[index]

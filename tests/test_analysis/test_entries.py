@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmssmprune.analysis.compare import find_dense
+from mmssmprune.analysis.entries import find_entries
+from mmssmprune.analysis.measure import Row
+
+CONFIG = """
+default_scope = 'mmseg'
+model = dict(
+    type='EncoderDecoder',
+    backbone=dict(type='PlainMamba', arch='L1', pruning={pruning},
+                  init_cfg=dict(type='Pretrained', checkpoint='l1.pth')),
+    decode_head=dict(type='FCNHead', init_cfg=dict(type='Normal', std=0.01)))
+test_dataloader = dict(dataset=dict(
+    type='ADE20KDataset', data_root={root!r}, data_prefix=dict(img_path='images', seg_map_path='labels')))
+test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_cfg = dict()
+max_iters = 10
+"""
+PRUNING = "dict(layers=[5], keep_ratio=0.7, importance='clip')"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with data/, dense.py, pruned.py and weights.pth."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ('images', 'labels'):
+        (tmp_path / 'data' / folder).mkdir(parents=True)
+        (tmp_path / 'data' / folder / '0.png').write_bytes(b'123')
+    for name, pruning in (('dense', None), ('pruned', PRUNING)):
+        Path(f'{name}.py').write_text(CONFIG.format(pruning=pruning, root='data'))
+    torch.save({'state_dict': {'x': torch.zeros(1)}}, 'weights.pth')
+    return tmp_path
+
+
+def make_work_dir(work_dir: Path, config: str) -> None:
+    work_dir.mkdir(parents=True)
+    (work_dir / Path(config).name).write_text(Path(config).read_text())
+    torch.save({'state_dict': {}}, work_dir / 'iter_10.pth')
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_10.pth'))
+
+
+def test_pair_config_and_work_dir(place: Path):
+    make_work_dir(place / 'work_dirs' / 'dense', 'dense.py')
+    make_work_dir(place / 'elsewhere', 'pruned.py')
+    pair, config, folder = find_entries(['pruned.py:weights.pth', 'dense.py', 'elsewhere'])
+    assert pair.checkpoint == Path('weights.pth')
+    assert config.checkpoint.resolve() == place / 'work_dirs/dense/iter_10.pth'
+    assert folder.checkpoint == place / 'elsewhere/iter_10.pth'
+    assert config.name == 'dense'
+    # twice the same name: the checkpoint tells them apart
+    assert (pair.name, folder.name) == ('pruned (weights)', 'pruned (elsewhere/iter_10)')
+    assert (config.pruning, config.keep_ratio, pair.keep_ratio) == (None, 1.0, 0.7)
+
+
+def test_hashes_follow_what_decides_a_test(place: Path):
+    def entry(name: str = 'pruned', **options):
+        return find_entries([f'{name}.py:weights.pth'], options)[0]
+
+    base = entry()
+    assert base.config_hash == entry(max_iters=20).config_hash
+    assert base.config_hash != entry(**{'model.backbone.arch': 'L2'}).config_hash
+    assert base.config_hash != entry(**{'test_evaluator.iou_metrics': ['mIoU', 'mDice']}).config_hash
+    assert base.dense_model_hash == entry('dense').dense_model_hash
+    assert base.dense_model_hash == entry(**{'model.backbone.init_cfg.checkpoint': 'x.pth'}).dense_model_hash
+    assert base.dense_model_hash != entry('dense', **{'model.backbone.arch': 'L2'}).dense_model_hash
+    weights = base.checkpoint_hash
+    torch.save({'state_dict': {'x': torch.ones(1)}}, 'weights.pth')
+    assert entry().checkpoint_hash != weights
+    data = base.data_hash
+    assert entry().data_hash == data
+    (place / 'data/labels/0.png').write_bytes(b'1234')
+    assert entry().data_hash != data
+
+
+def test_untrained_has_no_pretrained_weights(place: Path):
+    (entry,) = find_entries(['dense.py:weights.pth'])
+    untrained = entry.untrained()
+    assert untrained.checkpoint is None
+    assert untrained.cfg.model.backbone.init_cfg is None
+    assert untrained.cfg.model.decode_head.init_cfg.type == 'Normal'
+    assert entry.cfg.model.backbone.init_cfg.type == 'Pretrained'
+    assert untrained.checkpoint_hash != entry.checkpoint_hash
+
+
+BAD = {
+    'nothing there': ('nowhere', FileNotFoundError, 'neither a work_dir, nor a config'),
+    'no such config': ('nowhere.py', FileNotFoundError, 'config nowhere.py does not exist'),
+    'no such config in a pair': ('nowhere.py:weights.pth', FileNotFoundError, 'config nowhere.py does not exist'),
+    'no such checkpoint': ('dense.py:none.pth', FileNotFoundError, 'checkpoint none.pth does not exist'),
+    'not a checkpoint': ('dense.py:dense.py', ValueError, 'no file that torch.save wrote'),
+    'nothing trained': ('dense.py', FileNotFoundError, 'no checkpoint for dense.py, looked for in work_dirs/dense'),
+    'no config in the work_dir': ('data', ValueError, 'should hold one config'),
+    'no test set': ('bare.py:weights.pth', ValueError, 'has no test_dataloader'),
+}
+
+
+@pytest.mark.parametrize('case', BAD.values(), ids=BAD.keys())
+def test_bad_targets(case, place: Path):
+    target, kind, told = case
+    Path('bare.py').write_text("default_scope = 'mmseg'\nmodel = dict(backbone=dict())")
+    with pytest.raises(kind, match=told):
+        find_entries([target])
+
+
+def test_missing_data_is_named(place: Path):
+    (entry,) = find_entries(['dense.py:weights.pth'], {'test_dataloader.dataset.data_prefix.seg_map_path': 'gone'})
+    with pytest.raises(FileNotFoundError, match='data/gone, which does not exist'):
+        _ = entry.data_hash
+
+
+def test_dense_baseline_of_a_row(place: Path):
+    def row(name: str, arch: str) -> Row:
+        return Row(find_entries([f'{name}.py:weights.pth'], {'model.backbone.arch': arch})[0], 1.0)
+
+    dense_l1, dense_l2 = row('dense', 'L1'), row('dense', 'L2')
+    pruned_l2, pruned_l3 = row('pruned', 'L2'), row('pruned', 'L3')
+    rows = [dense_l1, dense_l2, pruned_l2, pruned_l3]
+    assert find_dense(pruned_l2, rows) is dense_l2
+    assert find_dense(dense_l1, rows) is dense_l1
+    # with several dense models none of which is its own, a row has no baseline; a single one serves all
+    assert find_dense(pruned_l3, rows) is None
+    assert find_dense(pruned_l3, [dense_l1, pruned_l3]) is dense_l1
