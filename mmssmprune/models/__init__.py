@@ -1,5 +1,9 @@
 """Backbones for mmdet and mmseg configs; importing this registers them in mmengine's root registry."""
 
-from .backbones import PlainMamba, PlainMambaAdapter, Vim, set_keep_ratio
+from mmssmprune._stack import check_stack
+
+check_stack()  # before mmcv's own import errors, which do not say what to install
+
+from .backbones import PlainMamba, PlainMambaAdapter, Vim, set_keep_ratio  # noqa: E402
 
 __all__ = ['PlainMamba', 'PlainMambaAdapter', 'Vim', 'set_keep_ratio']

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 HEARTBEAT = 20  # seconds between two progress lines of a command that writes to the log
+PIP_IS = ('Collecting', 'Downloading', 'Building', 'Installing')  # how the telling lines of pip's output begin
 
 
 def say(text: str) -> None:
@@ -90,15 +91,15 @@ class Steps:
         return output
 
     def wait(self, process: subprocess.Popen) -> str:
-        """Wait for ``process``, printing the last line of the log every ``HEARTBEAT`` seconds."""
+        """Wait for ``process``, printing what pip does every ``HEARTBEAT`` seconds."""
         start = time.monotonic()
         while True:
             try:
                 process.wait(HEARTBEAT)
                 return ''
             except subprocess.TimeoutExpired:
-                last = (self.log_lines() or [''])[-1].strip()
-                say(f'  {time.monotonic() - start:.0f} s: {last[:90]}')
+                doing = [line.strip() for line in self.log_lines() if line.lstrip().startswith(PIP_IS)]
+                say(f'  {time.monotonic() - start:.0f} s: {"".join(doing[-1:])[:90]}')
 
     def log_lines(self) -> list[str]:
         """What the commands have written so far."""
