@@ -127,6 +127,7 @@ def build_plain_mamba(config: dict, meta: dict, arrays: dict, dtype: torch.dtype
     module = load(makers[kind](**kwargs), meta, dtype)
     backbone = getattr(module, 'backbone', module)
     rec = Recorder()
+    rec.output(backbone, 'maps')
     rec.output(backbone.patch_embed, 'patch', pick=lambda out: out[0])
     for layer in backbone.layers:
         rec.output(layer, 'layers', pick=lambda out: out[0], many=True)
@@ -138,12 +139,13 @@ def build_plain_mamba(config: dict, meta: dict, arrays: dict, dtype: torch.dtype
     def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         rec.seen.clear()
         out = module(inputs['input'])
-        named = {'logits': out} if kind == 'classifier' else {f'out{i}': o for i, o in enumerate(out)}
-        if kind in (None, 'classifier'):
-            last = backbone.ln1(rec.seen['layers'][-1]) if hasattr(backbone, 'ln1') else rec.seen['layers'][-1]
-            named['final'] = last if kind else out[-1].flatten(2).transpose(1, 2)
+        maps = rec.seen.pop('maps')
+        named = {f'out{i}': o for i, o in enumerate(maps)}
         if kind == 'classifier':
-            named['out0'] = named['final'].transpose(1, 2).unflatten(2, (meta['input_shape'][2] // 16, -1))
+            named['logits'] = out
+        if kind != 'adapter':
+            last = rec.seen['layers'][-1]
+            named['final'] = backbone.ln1(last) if hasattr(backbone, 'ln1') else last
         return named | rec.seen
 
     return Subject(module, {'input': image(meta, dtype)}, run)
@@ -245,13 +247,14 @@ def build_ms_deform_attn(config: dict, meta: dict, arrays: dict, dtype: torch.dt
     """Multi-scale deformable attention alone."""
     names = dict(d_model='embed_dims', heads='num_heads', points='n_points', ratio='ratio')
     kwargs = take(config, levels='levels', queries='queries', **names)
-    levels, queries = [tuple(s) for s in kwargs.pop('levels')], tuple(kwargs.pop('queries'))
+    levels, queries = [tuple(s) for s in kwargs.pop('levels')], kwargs.pop('queries')
+    grids = [tuple(s) for s in queries] if isinstance(queries[0], list) else [tuple(queries)]
     module = load(MSDeformAttn(n_levels=len(levels), **kwargs), meta, dtype)
     drawn = {k: gw.make_input(f'{meta["case"]}/{k}', meta[f'{k}_shape'], meta['seed']) for k in ('query', 'feat')}
     inputs = {k: torch.from_numpy(v).to(dtype).requires_grad_() for k, v in drawn.items()}
 
     def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        points = grid_reference_points([queries], inputs['query'])
+        points = grid_reference_points(grids, inputs['query'])
         return {'reference_points': points, 'out': module(inputs['query'], points, inputs['feat'], levels)}
 
     return Subject(module, inputs, run)

@@ -32,7 +32,7 @@ class PlainMambaAdapter(PlainMamba):
     only and the extractor sees the restored map.
 
     Args:
-        interaction_indexes: (first, last) layer of each run; None means four runs of equal length.
+        interaction_indexes: four runs of layers, each as (first, last); None means runs of equal length.
         conv_inplane: channels of the CNN at stride 4.
         n_points: samples per head and level of the deformable attention.
         deform_num_heads: its heads; None means 8 for L3's width of 448 and 6 otherwise, as released.
@@ -73,7 +73,7 @@ class PlainMambaAdapter(PlainMamba):
         if self.patch_embed.patch_size != 16:
             raise ValueError(f'PlainMambaAdapter needs patch_size 16, got {self.patch_embed.patch_size}')
         dims = self.embed_dims
-        self.interaction_indexes = [tuple(run) for run in interaction_indexes or equal_quarters(self.num_layers)]
+        self.interaction_indexes = [(run[0], run[-1]) for run in interaction_indexes or equal_quarters(self.num_layers)]
         self._check_runs()
         if vit_feature_from not in ('last', 'each'):
             raise ValueError(f'vit_feature_from is {vit_feature_from!r}; the names are last, each')

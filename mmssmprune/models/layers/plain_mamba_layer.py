@@ -22,7 +22,7 @@ class PlainMambaMixer(nn.Module):
         d_state: size N of the state per channel.
         expand: d_inner = expand * embed_dims.
         conv_size: side of the depthwise convolution.
-        dt_rank: rank of the step-size projection; None means ceil(embed_dims / 16).
+        dt_rank: rank of the step-size projection; ``'auto'`` means ceil(embed_dims / 16).
         bias: biases of in_proj and out_proj.
         conv_bias: bias of the depthwise convolution.
         param_order: ``'raster'`` (official): scan step t combines the input of the cell visited at t with the delta, B
@@ -37,7 +37,7 @@ class PlainMambaMixer(nn.Module):
         d_state: int = 16,
         expand: int = 2,
         conv_size: int = 7,
-        dt_rank: int | None = None,
+        dt_rank: int | str = 'auto',
         bias: bool = True,
         conv_bias: bool = True,
         param_order: str = 'raster',
@@ -47,7 +47,7 @@ class PlainMambaMixer(nn.Module):
             raise ValueError(f'param_order is {param_order!r}; the names are {", ".join(PARAM_ORDERS)}')
         d_inner = expand * embed_dims
         self.d_state = d_state
-        self.dt_rank = dt_rank or math.ceil(embed_dims / 16)
+        self.dt_rank = math.ceil(embed_dims / 16) if dt_rank == 'auto' else dt_rank
         self.param_order = param_order
         self.in_proj = nn.Linear(embed_dims, 2 * d_inner, bias=bias)
         self.conv2d = nn.Conv2d(d_inner, d_inner, conv_size, padding=conv_size // 2, groups=d_inner, bias=conv_bias)

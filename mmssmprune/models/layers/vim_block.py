@@ -34,7 +34,7 @@ class VimMixer(nn.Module):
         d_state: size N of the state per channel.
         expand: d_inner = expand * embed_dims (Vim: 2, of which half is the gate).
         d_conv: width of the causal convolutions.
-        dt_rank: rank of the step-size projections; None means ceil(embed_dims / 16).
+        dt_rank: rank of the step-size projections; ``'auto'`` means ceil(embed_dims / 16).
         bias: biases of in_proj and out_proj.
         conv_bias: biases of the convolutions.
         if_divide_out: halve the sum of the two branches, as every released model does.
@@ -46,7 +46,7 @@ class VimMixer(nn.Module):
         d_state: int = 16,
         expand: int = 2,
         d_conv: int = 4,
-        dt_rank: int | None = None,
+        dt_rank: int | str = 'auto',
         bias: bool = False,
         conv_bias: bool = True,
         if_divide_out: bool = True,
@@ -54,7 +54,7 @@ class VimMixer(nn.Module):
         super().__init__()
         d_inner = expand * embed_dims
         self.d_state = d_state
-        self.dt_rank = dt_rank or math.ceil(embed_dims / 16)
+        self.dt_rank = math.ceil(embed_dims / 16) if dt_rank == 'auto' else dt_rank
         self.if_divide_out = if_divide_out
         self.in_proj = nn.Linear(embed_dims, 2 * d_inner, bias=bias)
         for suffix in ('', '_b'):
