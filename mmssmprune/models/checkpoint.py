@@ -31,7 +31,7 @@ def backbone_state(checkpoint: Mapping, prefix: str | None) -> dict[str, Tensor]
 
 
 def load_pretrained(module: nn.Module, path: str, prefix: str | None, optional: tuple[str, ...]) -> None:
-    """Load backbone weights from the file ``path``.
+    """Load backbone weights from the file ``path``, after ``module.adapt_state`` has fitted them to its grid.
 
     Keys that only the checkpoint has are listed in the log. Keys that only the model has must belong to modules named
     in ``optional``; they keep their initial values and are listed too.
@@ -43,8 +43,7 @@ def load_pretrained(module: nn.Module, path: str, prefix: str | None, optional: 
     state = backbone_state(CheckpointLoader.load_checkpoint(path, map_location='cpu'), prefix)
     foreign = [key for key in state if key.startswith(FOREIGN_PREFIXES)]
     state = {key: value for key, value in state.items() if key not in foreign}
-    if hasattr(module, 'adapt_state'):
-        state = module.adapt_state(state)
+    state = module.adapt_state(state)
     own = module.state_dict()
     differing = [
         f'{key} is {tuple(value.shape)} in the file and {tuple(own[key].shape)} in the model'

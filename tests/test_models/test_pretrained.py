@@ -37,6 +37,14 @@ def test_classification_weights_into_segmentation_and_detection_models(tmp_path,
                 assert torch.equal(loaded[key], value), key
 
 
+def test_position_embedding_is_resized_to_the_grid_of_the_model(tmp_path):
+    source = PlainMamba(PLAIN_ARCH, img_size=64)
+    target = PlainMamba(PLAIN_ARCH, img_size=(64, 96), init_cfg=pretrained(classifier_file(tmp_path, source)))
+    target.init_weights()
+    images = torch.randn(1, 3, 64, 96)
+    assert torch.allclose(target.eval()(images)[0], source.eval()(images)[0], atol=1e-6)
+
+
 def test_what_is_left_out_is_logged_by_name(tmp_path):
     from mmengine.logging import MMLogger
 

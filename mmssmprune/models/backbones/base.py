@@ -94,6 +94,10 @@ class PrunableBackbone(BaseModule):
         """Number of prunable cells and of class tokens for an image of (H, W) pixels."""
         raise NotImplementedError
 
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fit what depends on the training resolution in a checkpoint's backbone weights to this model."""
+        return state
+
     def _run(self, layer: nn.Module, *args: Any) -> tuple[Tensor, ...]:
         """Run a layer, with gradient checkpointing if asked."""
         if self.with_cp and self.training:
