@@ -211,13 +211,13 @@ def build_plain_mamba_mixer(config: dict, meta: dict, arrays: dict, dtype: torch
     kwargs = take(config, d_model='embed_dims', hw='hw', **MIXER_KEYS)
     hw = tuple(kwargs.pop('hw'))
     module = load(PlainMambaMixer(**kwargs), meta, dtype)
-    tokens = TokenState.dense(snake_path(*hw))
+    tokens = TokenState.dense(snake_path(*hw), hw)
 
     def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         scans = []
         original = module.scan
         module.scan = lambda *args: scans.append(original(*args)) or scans[0]
-        out, _ = module(inputs['input'], tokens, hw)
+        out, _ = module(inputs['input'], tokens)
         module.scan = original
         return {'out': out} | {f'scan{r}': s.transpose(1, 2) for r, s in enumerate(scans[0].unbind(1))}
 
@@ -230,12 +230,12 @@ def build_vim_mixer(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) 
     kwargs = take(config, d_model='embed_dims', length='length', if_devide_out='if_divide_out', **{k: k for k in own})
     length = kwargs.pop('length')
     module = load(VimMixer(**kwargs), meta, dtype)
-    tokens = TokenState.dense(sequence_path(length))
+    tokens = TokenState.dense(sequence_path(length), (1, length))
 
     def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         x, z = module.in_proj(inputs['input']).chunk(2, dim=-1)
         gate = F.silu(z)
-        forward, backward = (module.branch(x, tokens, r) for r in (0, 1))
+        forward, backward = (module.branch(x, tokens, r)[0] for r in (0, 1))
         out, _ = module(inputs['input'], tokens)
         named = {'out': out, 'branch_forward': (forward * gate).transpose(1, 2)}
         return named | {'branch_backward': (backward * gate.flip(1)).transpose(1, 2)}

@@ -2,18 +2,20 @@
 
 from .alignment import ALIGNMENT, scan_tokens
 from .conv_fill import causal_conv_over_sequence, conv_over_grid
-from .importance import IMPORTANCE
+from .importance import IMPORTANCE, LayerTrace
 from .kept_tokens import KeptTokens, choose_tokens, gather_rows
 from .plan import PrunePlan, make_plan
-from .pruner import TokenPruner, TokenState
+from .pruner import TokenPruner
 from .restoration import RESTORATION
 from .scan_path import ScanPath, Walk, sequence_path, snake_path
+from .token_state import TokenState
 
 __all__ = [
     'ALIGNMENT',
     'IMPORTANCE',
     'RESTORATION',
     'KeptTokens',
+    'LayerTrace',
     'PrunePlan',
     'ScanPath',
     'TokenPruner',

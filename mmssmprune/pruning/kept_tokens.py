@@ -50,9 +50,8 @@ def choose_tokens(score: Tensor, keep: int, protected: Tensor | None = None) -> 
     Args:
         score: (B, K) importance, one image per row; rows never influence each other.
         keep: how many to choose.
-        protected: (B, K) or (K,) bool, tokens that are chosen whatever their score (class tokens).
+        protected: (B, K) or (1, K) bool, tokens that are chosen whatever their score (class tokens).
     """
-    score = score.detach()
     if protected is not None:
         score = score.masked_fill(protected, torch.inf)
     return score.argsort(dim=1, descending=True, stable=True)[:, :keep].sort(dim=1).values

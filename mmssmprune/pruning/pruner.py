@@ -11,11 +11,12 @@ from torch import Tensor
 
 from .alignment import ALIGNMENT
 from .conv_fill import CONV_FILL
-from .importance import IMPORTANCE
+from .importance import IMPORTANCE, NEEDS_CLASS_TOKEN, LayerTrace
 from .kept_tokens import KeptTokens, choose_tokens, gather_rows
 from .plan import PrunePlan, make_keep_ratios, make_plan
 from .restoration import RESTORATION
-from .scan_path import ScanPath, Walk
+from .scan_path import ScanPath
+from .token_state import TokenState
 
 CHOICES = {
     'importance': tuple(IMPORTANCE),
@@ -24,41 +25,6 @@ CHOICES = {
     'restoration': tuple(RESTORATION),
 }
 DEFAULTS = {'importance': 'clip', 'alignment': 'carry', 'conv_fill': 'zero', 'restoration': 'hold'}
-
-
-@dataclass(frozen=True)
-class TokenState:
-    """What layers need to know about the tokens they get.
-
-    Attributes:
-        path: the dense walks over all cells.
-        kept: the cells still alive, or None while nothing is pruned.
-        walk: the walks over the tokens at hand.
-        held: per stream (B, L, C), every cell as it was when it was pruned; empty while nothing is pruned.
-        protected: cells that are never pruned and not counted by the keep ratio (class tokens).
-        alignment: how the state moves over pruned cells, a name in `ALIGNMENT`.
-    """
-
-    path: ScanPath
-    walk: Walk
-    kept: KeptTokens | None = None
-    held: tuple[Tensor, ...] = ()
-    protected: tuple[int, ...] = ()
-    alignment: str = 'none'
-
-    @classmethod
-    def dense(cls, path: ScanPath, protected: Sequence[int] = (), alignment: str = 'none') -> TokenState:
-        """All cells alive."""
-        return cls(path, path.over(None), protected=tuple(protected), alignment=alignment)
-
-    @property
-    def is_protected(self) -> Tensor | None:
-        """Bool (B, K) or (L,): which tokens at hand are protected; None where no cell is."""
-        if not self.protected:
-            return None
-        cells = torch.tensor(self.protected, device=self.path.order.device)
-        alive = torch.arange(self.path.order.shape[1], device=cells.device) if self.kept is None else self.kept.index
-        return torch.isin(alive, cells)
 
 
 @dataclass
@@ -73,8 +39,10 @@ class TokenPruner:
     config: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any] | None, num_layers: int) -> TokenPruner:
-        """Check a `pruning` dict against a backbone of ``num_layers`` layers.
+    def from_config(
+        cls, config: Mapping[str, Any] | None, num_layers: int, has_class_token: bool = False
+    ) -> TokenPruner:
+        """Check a `pruning` dict against a backbone of ``num_layers`` layers, with or without a class token.
 
         Raises:
             ValueError: an unknown key or value, a missing key, or a plan that `make_plan` refuses.
@@ -92,6 +60,8 @@ class TokenPruner:
         for key, name in names.items():
             if name not in CHOICES[key]:
                 raise ValueError(f'pruning.{key} is {name!r}; the names are {", ".join(CHOICES[key])}')
+        if names['importance'] in NEEDS_CLASS_TOKEN and not has_class_token:
+            raise ValueError(f'pruning.importance {names["importance"]!r} needs a class token, and this model has none')
         plan = make_plan(config['layers'], config['keep_ratio'], num_layers)
         return cls(plan, **names, config=dict(config))
 
@@ -103,12 +73,12 @@ class TokenPruner:
         self.plan = replace(self.plan, keep_ratios=ratios)
         self.config['keep_ratio'] = keep_ratio
 
-    def start(self, path: ScanPath, protected: Sequence[int] = ()) -> TokenState:
+    def start(self, path: ScanPath, hw_shape: tuple[int, int], protected: Sequence[int] = ()) -> TokenState:
         """The state before the first layer: every cell alive."""
-        return TokenState.dense(path, protected, self.alignment)
+        return TokenState.dense(path, hw_shape, protected, self.alignment)
 
     def prune(
-        self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState, y: Tensor
+        self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace
     ) -> tuple[tuple[Tensor, ...], TokenState]:
         """Drop the least important tokens where the plan says so; this is the line where tokens die.
 
@@ -116,7 +86,7 @@ class TokenPruner:
             layer: the 0-based layer that has just run.
             streams: (B, K, C) each, the features that the next layer reads.
             tokens: the state that goes with them.
-            y: (B, K, D) the layer's gated SSM output, from which importance is read.
+            trace: what the layer's mixer computed, from which importance is read.
         """
         if self.plan is None or layer not in self.plan.layers:
             return streams, tokens
@@ -125,7 +95,8 @@ class TokenPruner:
         keep = self.plan.keep_after(layer, alive - spared) + spared
         if keep == alive:
             return streams, tokens
-        chosen = choose_tokens(IMPORTANCE[self.importance](y), keep, tokens.is_protected)
+        with torch.no_grad():  # a choice has no gradient
+            chosen = choose_tokens(IMPORTANCE[self.importance](trace, tokens), keep, tokens.is_protected)
         held = streams if tokens.kept is None else self._full(streams, tokens)
         kept = KeptTokens(chosen, alive) if tokens.kept is None else tokens.kept.subset(chosen)
         streams = tuple(gather_rows(x, chosen) for x in streams)

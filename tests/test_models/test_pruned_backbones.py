@@ -11,13 +11,22 @@ from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, make
 from torch import nn
 
 from mmssmprune.models import set_keep_ratio
+from mmssmprune.pruning.importance import NEEDS_CLASS_TOKEN
 from mmssmprune.pruning.pruner import CHOICES
 
 ALL_NAMES = [dict(zip(CHOICES, names, strict=True)) for names in product(*CHOICES.values())]
+WITH_CLASS_TOKEN = ('vim_cls', 'vim_double')
+KINDS_AND_NAMES = [
+    (kind, names)
+    for kind in MAKERS
+    for names in ALL_NAMES
+    if names['importance'] not in NEEDS_CLASS_TOKEN or kind in WITH_CLASS_TOKEN
+]
 
 
-@pytest.mark.parametrize('names', ALL_NAMES, ids=lambda names: '-'.join(names.values()))
-@pytest.mark.parametrize('kind', MAKERS)
+@pytest.mark.parametrize(
+    ('kind', 'names'), KINDS_AND_NAMES, ids=lambda v: v if isinstance(v, str) else '-'.join(v.values())
+)
 def test_keep_ratio_one_is_dense_bit_for_bit(kind, names):
     images = torch.randn(2, 3, 64, 96)
     dense = make(kind)(images)
@@ -37,10 +46,15 @@ def test_pruned_maps_and_gradients_are_finite(kind, alignment):
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
+@pytest.mark.parametrize('importance', sorted(set(CHOICES['importance']) - {'random'}))
 @pytest.mark.parametrize('kind', MAKERS)
-def test_every_image_gets_what_it_gets_alone(kind):
+def test_every_image_gets_what_it_gets_alone(kind, importance):
     """The paper's public code lets images of a batch influence each other."""
-    model = make(kind, pruning=PRUNING).double()
+    if importance in NEEDS_CLASS_TOKEN and kind not in WITH_CLASS_TOKEN:
+        with pytest.raises(ValueError, match='needs a class token, and this model has none'):
+            make(kind, pruning=dict(PRUNING, importance=importance))
+        return
+    model = make(kind, pruning=dict(PRUNING, importance=importance)).double()
     images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
     together = model(images)
     for b in range(3):
@@ -113,8 +127,9 @@ def test_hold_shows_a_pruned_cell_as_it_was(kind):
     assert torch.equal((maps[3] == maps[1]).all(1), held)
 
 
-def test_class_tokens_are_never_pruned_in_any_image():
-    model = make('vim_cls', pruning=dict(layers=[0, 1, 2], keep_ratio=0.3))
+@pytest.mark.parametrize('importance', CHOICES['importance'])
+def test_class_tokens_are_never_pruned_in_any_image(importance):
+    model = make('vim_cls', pruning=dict(layers=[0, 1, 2], keep_ratio=0.3, importance=importance))
     states = []
     prune = model.pruner.prune
     model.pruner.prune = lambda *args: states.append(prune(*args)) or states[-1]

@@ -16,9 +16,9 @@ from mmssmprune.pruning import KeptTokens, TokenState, conv_over_grid, sequence_
 from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
 
 
-def keep(rows: list[list[int]], path, alignment: str) -> TokenState:
+def keep(rows: list[list[int]], path, hw: tuple[int, int], alignment: str) -> TokenState:
     kept = KeptTokens(torch.tensor(rows), path.order.shape[1])
-    return TokenState(path, path.over(kept), kept, alignment=alignment)
+    return TokenState(path, path.over(kept), hw, kept, alignment=alignment)
 
 
 def masked_scan(u, delta, A, B, C, D, order, kept_cells, alignment, delta_at_zero):
@@ -61,9 +61,9 @@ def test_plain_mamba_mixer_equals_masked_scan(alignment, pattern):
     hw, rows = (5, 3), PATTERNS[pattern]
     mixer = randomise(PlainMambaMixer(8, d_state=3, conv_size=3, param_order='scan'))
     path = snake_path(*hw)
-    tokens = keep(rows, path, alignment)
+    tokens = keep(rows, path, hw, alignment)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
-    compact, _ = mixer(x, tokens, hw)
+    compact, _ = mixer(x, tokens)
     compare(mixer, x, tokens, compact, plain_mamba_by_cells(mixer, x, tokens, hw, alignment))
 
 
@@ -92,7 +92,7 @@ def plain_mamba_by_cells(mixer, x, tokens, hw, alignment):
 def test_vim_mixer_equals_masked_scan(alignment, pattern):
     rows = PATTERNS[pattern]
     mixer = randomise(VimMixer(8, d_state=3))
-    tokens = keep(rows, sequence_path(15), alignment)
+    tokens = keep(rows, sequence_path(15), (1, 15), alignment)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
     compact, _ = mixer(x, tokens)
     inner, z = mixer.in_proj(x).chunk(2, -1)
@@ -121,16 +121,16 @@ def test_all_cells_kept_equals_dense(param_order):
     mixer = randomise(PlainMambaMixer(8, d_state=3, conv_size=3, param_order=param_order))
     path = snake_path(*hw)
     x = torch.randn(2, 15, 8, dtype=torch.float64)
-    dense, _ = mixer(x, TokenState.dense(path), hw)
+    dense, _ = mixer(x, TokenState.dense(path, hw))
     for alignment in ('none', 'carry', 'bias'):
-        compact, _ = mixer(x, keep([list(range(15))] * 2, path, alignment), hw)
+        compact, _ = mixer(x, keep([list(range(15))] * 2, path, hw, alignment))
         assert torch.allclose(compact, dense, rtol=1e-12, atol=1e-12)
 
 
 def test_alignment_changes_what_a_gap_means():
     mixer = randomise(VimMixer(8, d_state=3))
     x = torch.randn(1, 3, 8, dtype=torch.float64)
-    outs = [mixer(x, keep([[0, 6, 14]], sequence_path(15), name))[0] for name in ('none', 'carry', 'bias')]
+    outs = [mixer(x, keep([[0, 6, 14]], sequence_path(15), (1, 15), name))[0] for name in ('none', 'carry', 'bias')]
     assert not torch.allclose(outs[0], outs[1])
     assert not torch.allclose(outs[0], outs[2])
     assert not torch.allclose(outs[1], outs[2])

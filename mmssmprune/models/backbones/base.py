@@ -62,17 +62,25 @@ class PrunableBackbone(BaseModule):
         num_layers: depth.
         pruning: the `pruning` dict (see `TokenPruner.from_config`), or None for the dense model.
         with_cp: recompute each layer in backward instead of storing it.
+        has_class_token: whether the sequence holds one.
         init_cfg: as in mmengine; ``type='Pretrained'`` loads by key and reports every mismatch by name.
     """
 
     # Modules that a classification checkpoint does not have and that start from their own initialisation.
     optional_in_checkpoint: tuple[str, ...] = ()
 
-    def __init__(self, num_layers: int, pruning: dict | None, with_cp: bool, init_cfg: dict | None):
+    def __init__(
+        self,
+        num_layers: int,
+        pruning: dict | None,
+        with_cp: bool,
+        init_cfg: dict | None,
+        has_class_token: bool = False,
+    ):
         super().__init__(init_cfg)
         self.num_layers = num_layers
         self.with_cp = with_cp
-        self.pruner = TokenPruner.from_config(pruning, num_layers)
+        self.pruner = TokenPruner.from_config(pruning, num_layers, has_class_token)
 
     @property
     def pruning(self) -> dict | None:

@@ -132,11 +132,11 @@ class PlainMamba(PrunableBackbone):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored."""
         x, hw_shape = self.embed(images)
-        tokens = self.pruner.start(snake_path(*hw_shape, x.device))
+        tokens = self.pruner.start(snake_path(*hw_shape, x.device), hw_shape)
         outs = []
         for i, layer in enumerate(self.layers):
-            x, y = self._run(layer, x, tokens, hw_shape)
-            (x,), tokens = self.pruner.prune(i, (x,), tokens, y)
+            x, trace = self._run(layer, x, tokens)
+            (x,), tokens = self.pruner.prune(i, (x,), tokens, trace)
             if i in self.out_indices:
                 outs.append(self._to_map(self.pruner.restore(x, tokens), i, hw_shape))
         return tuple(outs)

@@ -122,11 +122,11 @@ class PlainMambaAdapter(PlainMamba):
         x, hw_shape = self.embed(images)
         points_x = grid_reference_points([hw_shape], x)
         points_c = grid_reference_points(c_shapes, x)
-        tokens = self.pruner.start(snake_path(*hw_shape, x.device))
+        tokens = self.pruner.start(snake_path(*hw_shape, x.device), hw_shape)
         taps = []
         for interaction, run in zip(self.interactions, self.interaction_indexes, strict=True):
             x = self._run(interaction.injector, x, _at_kept(points_x, tokens, len(x)), c, c_shapes)
-            x, tokens = self._run_layers(x, tokens, hw_shape, run)
+            x, tokens = self._run_layers(x, tokens, run)
             full = self.pruner.restore(x, tokens)
             c = self._run(interaction.extract, c, points_c, full, hw_shape, c_shapes)
             taps.append(full.transpose(1, 2).unflatten(2, hw_shape))
@@ -141,12 +141,10 @@ class PlainMambaAdapter(PlainMamba):
         c = torch.cat([level + embed for level, embed in zip(levels, self.level_embed, strict=True)], dim=1)
         return c1, c, [(height // s, width // s) for s in (8, 16, 32)]
 
-    def _run_layers(
-        self, x: Tensor, tokens: TokenState, hw_shape: tuple[int, int], run: tuple[int, int]
-    ) -> tuple[Tensor, TokenState]:
+    def _run_layers(self, x: Tensor, tokens: TokenState, run: tuple[int, int]) -> tuple[Tensor, TokenState]:
         for i in range(run[0], run[1] + 1):
-            x, y = self._run(self.layers[i], x, tokens, hw_shape)
-            (x,), tokens = self.pruner.prune(i, (x,), tokens, y)
+            x, trace = self._run(self.layers[i], x, tokens)
+            (x,), tokens = self.pruner.prune(i, (x,), tokens, trace)
         return x, tokens
 
     def _pyramid(

@@ -80,7 +80,7 @@ class Vim(PrunableBackbone):
         zoo = {**self.arch_zoo, **{name[0]: settings for name, settings in self.arch_zoo.items()}}
         overrides = dict(embed_dims=embed_dims, num_layers=num_layers, mixer_cfg=mixer_cfg)
         settings = resolve_arch(arch, zoo, overrides)
-        super().__init__(settings['num_layers'], pruning, with_cp, init_cfg)
+        super().__init__(settings['num_layers'], pruning, with_cp, init_cfg, has_class_token=if_cls_token)
         self.embed_dims = settings['embed_dims']
         self.out_indices = resolve_out_indices(out_indices, self.num_layers)
         self.cls_layout = _cls_layout(if_cls_token, use_middle_cls_token, use_double_cls_token)
@@ -175,11 +175,11 @@ class Vim(PrunableBackbone):
         residual = None
         length = hidden.shape[1]
         protected = self.cls_positions(length - len(self._cls_names))
-        tokens = self.pruner.start(sequence_path(length, hidden.device), protected)
+        tokens = self.pruner.start(sequence_path(length, hidden.device), hw_shape, protected)
         taps = []
         for i, block in enumerate(self.layers):
-            hidden, residual, y = self._run(block, hidden, residual, tokens)
-            (hidden, residual), tokens = self.pruner.prune(i, (hidden, residual), tokens, y)
+            hidden, residual, trace = self._run(block, hidden, residual, tokens)
+            (hidden, residual), tokens = self.pruner.prune(i, (hidden, residual), tokens, trace)
             if i in self.out_indices:
                 full = self.pruner.restore(hidden, tokens)
                 if self.final_norm and i == self.num_layers - 1:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmssmprune.pruning import TokenState, conv_over_grid, scan_tokens
+from mmssmprune.pruning import LayerTrace, TokenState, conv_over_grid, scan_tokens
 
 PARAM_ORDERS = ('raster', 'scan')
 
@@ -59,21 +59,25 @@ class PlainMambaMixer(nn.Module):
         self.direction_Bs = nn.Parameter(torch.empty(5, d_state))
         self.out_proj = nn.Linear(d_inner, embed_dims, bias=bias)
 
-    def forward(self, x: Tensor, tokens: TokenState, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Mix tokens (B, K, C) on the grid ``hw_shape``; returns (B, K, C) and the gated SSM output (B, K, d_inner)."""
+    def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
+        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        u = F.silu(conv_over_grid(x, self.conv2d, hw_shape, tokens.kept))
-        scanned = self.scan(u, tokens)
+        u = F.silu(conv_over_grid(x, self.conv2d, tokens.hw_shape, tokens.kept))
+        delta, B, C = self.parameters_of(u)
+        scanned = self.scan(u, delta, B, C, tokens)
         # The four directions are summed, not averaged, so D u counts four times.
         y = tokens.walk.bring_home(scanned).sum(1) * F.silu(z)
         y = y.to(x.dtype)
-        return self.out_proj(y), y
+        return self.out_proj(y), LayerTrace(y, ((delta, self.dt_proj.bias),))
 
-    def scan(self, u: Tensor, tokens: TokenState) -> Tensor:
+    def parameters_of(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Step sizes (B, K, d_inner), with dt_proj's bias once, and B and C (B, K, d_state) of tokens u."""
+        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return self.dt_proj(dt), B, C
+
+    def scan(self, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, tokens: TokenState) -> Tensor:
         """Scan u (B, K, d_inner) along every direction; returns (B, R, K, d_inner) in scan order."""
         walk = tokens.walk
-        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = self.dt_proj(dt)
         # One batch entry per image and direction; the four share A and D.
         steps = [self._along(t, walk) for t in (delta, B, C)]
         move_B = self.direction_Bs[walk.move].expand(u.shape[0], -1, -1, -1)
@@ -123,10 +127,10 @@ class PlainMambaLayer(nn.Module):
             conv = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims, bias=False)
             self.dw = nn.Sequential(conv, nn.BatchNorm2d(embed_dims), nn.GELU())
 
-    def forward(self, x: Tensor, tokens: TokenState, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the tokens (B, K, C) and the mixer's gated SSM output (B, K, d_inner)."""
-        mixed, y = self.mamba(self.norm(x), tokens, hw_shape)
+    def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
+        """Return the tokens (B, K, C) and what importance is read from."""
+        mixed, trace = self.mamba(self.norm(x), tokens)
         x = x + self.drop_path(mixed)
         if hasattr(self, 'dw'):
-            x = conv_over_grid(x, self.dw, hw_shape, tokens.kept)
-        return x, y
+            x = conv_over_grid(x, self.dw, tokens.hw_shape, tokens.kept)
+        return x, trace

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmssmprune.pruning import TokenState, causal_conv_over_sequence, scan_tokens
+from mmssmprune.pruning import LayerTrace, TokenState, causal_conv_over_sequence, scan_tokens
 
 
 class RMSNorm(nn.Module):
@@ -67,24 +67,28 @@ class VimMixer(nn.Module):
             self.register_parameter(f'D{suffix}', nn.Parameter(torch.ones(d_inner)))
         self.out_proj = nn.Linear(d_inner, embed_dims, bias=bias)
 
-    def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, Tensor]:
-        """Mix tokens (B, K, C); returns (B, K, C) and the gated SSM output (B, K, d_inner), both in sequence order."""
+    def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
+        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from, both in sequence order."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        home = tokens.walk.bring_home(torch.stack([self.branch(x, tokens, 0), self.branch(x, tokens, 1)], dim=1))
-        y = home.sum(1) * F.silu(z)
+        scans, raw_deltas = zip(*(self.branch(x, tokens, direction) for direction in (0, 1)), strict=True)
+        y = tokens.walk.bring_home(torch.stack(scans, dim=1)).sum(1) * F.silu(z)
         if self.if_divide_out:
             y = y / 2
         y = y.to(x.dtype)
-        return self.out_proj(y), y
+        return self.out_proj(y), LayerTrace(y, raw_deltas)
 
-    def branch(self, x: Tensor, tokens: TokenState, direction: int) -> Tensor:
-        """Scan x (B, K, d_inner) forward (0) or backward (1); returns (B, K, d_inner) in scan order, not gated."""
+    def branch(self, x: Tensor, tokens: TokenState, direction: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Scan x (B, K, d_inner) forward (0) or backward (1).
+
+        Returns (B, K, d_inner) in scan order, not gated, and the raw step sizes in sequence order with their bias.
+        """
         suffix = ('', '_b')[direction]
         dt_proj = getattr(self, f'dt_proj{suffix}')
         x = F.silu(causal_conv_over_sequence(x, getattr(self, f'conv1d{suffix}'), bool(direction), tokens.kept))
         dt, B, C = getattr(self, f'x_proj{suffix}')(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # Only the weight here: unlike in PlainMamba the bias is added once.
         delta = F.linear(dt, dt_proj.weight)
+        raw_delta = (delta, dt_proj.bias)
         u, delta, B, C = (_in_order(t, direction) for t in (x, delta, B, C))
         gap = tokens.walk.gap
         y = scan_tokens(
@@ -99,7 +103,7 @@ class VimMixer(nn.Module):
             gap=None if gap is None else gap[:, direction],
             alignment=tokens.alignment,
         )
-        return y.transpose(1, 2)
+        return y.transpose(1, 2), raw_delta
 
 
 def _in_order(x: Tensor, direction: int) -> Tensor:
@@ -122,13 +126,13 @@ class VimBlock(nn.Module):
         self.norm = RMSNorm(embed_dims)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, hidden: Tensor, residual: Tensor | None, tokens: TokenState) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (mixer output, residual) (B, K, C) and the gated SSM output (B, K, d_inner).
+    def forward(self, hidden: Tensor, residual: Tensor | None, tokens: TokenState) -> tuple[Tensor, Tensor, LayerTrace]:
+        """Return (mixer output, residual) (B, K, C) and what importance is read from.
 
         ``residual`` is None before the first block, whose residual is the embedding itself, untouched by drop path.
         """
         residual = hidden if residual is None else residual + self.drop_path(hidden)
         if residual.dtype in (torch.float16, torch.bfloat16):
             residual = residual.float()  # the stream sums up all layers; half precision loses the small ones
-        hidden, y = self.mixer(self.norm(residual).to(self.norm.weight.dtype), tokens)
-        return hidden, residual, y
+        hidden, trace = self.mixer(self.norm(residual).to(self.norm.weight.dtype), tokens)
+        return hidden, residual, trace

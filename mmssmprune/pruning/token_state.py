@@ -1,0 +1,63 @@
+"""What layers need to know about the tokens they get."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .kept_tokens import KeptTokens
+from .scan_path import ScanPath, Walk
+
+
+@dataclass(frozen=True)
+class TokenState:
+    """Which tokens are at hand, and how the scan walks over them.
+
+    A sequence is the cells of the grid ``hw_shape`` in raster order, with class tokens inserted at ``protected``.
+
+    Attributes:
+        path: the dense walks over the whole sequence.
+        walk: the walks over the tokens at hand.
+        hw_shape: the grid (h, w).
+        kept: the positions still alive, or None while nothing is pruned.
+        held: per stream (B, L, C), every position as it was when it was pruned; empty while nothing is pruned.
+        protected: positions that are never pruned and not counted by the keep ratio (class tokens).
+        alignment: how the state moves over pruned cells, a name in `ALIGNMENT`.
+    """
+
+    path: ScanPath
+    walk: Walk
+    hw_shape: tuple[int, int]
+    kept: KeptTokens | None = None
+    held: tuple[Tensor, ...] = ()
+    protected: tuple[int, ...] = ()
+    alignment: str = 'none'
+
+    @classmethod
+    def dense(
+        cls, path: ScanPath, hw_shape: tuple[int, int], protected: Sequence[int] = (), alignment: str = 'none'
+    ) -> TokenState:
+        """Every cell alive."""
+        return cls(path, path.over(None), hw_shape, protected=tuple(protected), alignment=alignment)
+
+    @property
+    def positions(self) -> Tensor:
+        """Places of the tokens at hand in the whole sequence: (B, K), or (1, L) while nothing is pruned."""
+        if self.kept is not None:
+            return self.kept.index
+        return torch.arange(self.path.order.shape[1], device=self.path.order.device)[None]
+
+    @property
+    def is_protected(self) -> Tensor:
+        """Bool, shaped as `positions`: which tokens at hand are class tokens."""
+        return torch.isin(self.positions, self.positions.new_tensor(self.protected))
+
+    @property
+    def cells(self) -> Tensor:
+        """Raster numbers of the cells of the tokens at hand, shaped as `positions`; class tokens have none (-1)."""
+        positions = self.positions
+        before = sum((positions > p).long() for p in self.protected) if self.protected else 0
+        return (positions - before).masked_fill(self.is_protected, -1)
