@@ -97,16 +97,24 @@ class TokenPruner:
             return streams, tokens
         with torch.no_grad():  # a choice has no gradient
             chosen = choose_tokens(IMPORTANCE[self.importance](trace, tokens), keep, tokens.is_protected)
-        held = streams if tokens.kept is None else self._full(streams, tokens)
+        held = self._held(streams, tokens) if self.restoration == 'hold' else ()
         kept = KeptTokens(chosen, alive) if tokens.kept is None else tokens.kept.subset(chosen)
         streams = tuple(gather_rows(x, chosen) for x in streams)
         return streams, replace(tokens, kept=kept, held=held, walk=tokens.path.over(kept))
 
-    def _full(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
+    @staticmethod
+    def _held(streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
+        """Every position of every stream: the tokens at hand as they are, the others as they were when pruned."""
+        if tokens.kept is None:
+            return streams
         return tuple(tokens.kept.scatter(x, held) for x, held in zip(streams, tokens.held, strict=True))
 
-    def restore(self, x: Tensor, tokens: TokenState, stream: int = 0) -> Tensor:
-        """(B, K, C) -> (B, L, C): every cell again; this is the line where tokens return."""
+    def restore(self, x: Tensor, tokens: TokenState, stream: int = 0, blank: Tensor | None = None) -> Tensor:
+        """(B, K, C) -> (B, L, C): every cell again; this is the line where tokens return.
+
+        ``blank`` (1, L, C) is what ``mask_token`` shows at pruned cells.
+        """
         if tokens.kept is None:
             return x
-        return RESTORATION[self.restoration](x, tokens.kept, tokens.held[stream])
+        held = tokens.held[stream] if tokens.held else None
+        return RESTORATION[self.restoration](x, tokens, held, blank)

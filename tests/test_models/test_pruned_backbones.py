@@ -29,9 +29,32 @@ KINDS_AND_NAMES = [
 )
 def test_keep_ratio_one_is_dense_bit_for_bit(kind, names):
     images = torch.randn(2, 3, 64, 96)
-    dense = make(kind)(images)
-    pruned = make(kind, pruning=dict(layers=[0, 2], keep_ratio=1, **names))(images)
-    assert all(torch.equal(a, b) for a, b in zip(dense, pruned, strict=True))
+    dense = make(kind)
+    pruned = make(kind, pruning=dict(layers=[0, 2], keep_ratio=1, **names))
+    missing, unexpected = pruned.load_state_dict(dense.state_dict(), strict=False)
+    assert unexpected == []
+    assert set(missing) <= {'mask_token'}
+    assert all(torch.equal(a, b) for a, b in zip(dense(images), pruned(images), strict=True))
+
+
+@pytest.mark.parametrize('restoration', CHOICES['restoration'])
+@pytest.mark.parametrize('kind', MAKERS)
+def test_every_restoration_trains(kind, restoration):
+    model = make(kind, pruning=dict(PRUNING, restoration=restoration)).train()
+    outs = model(torch.randn(2, 3, 64, 96))
+    sum(o.square().sum() for o in outs).backward()
+    assert all(o.isfinite().all() for o in outs)
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_pruning_leaves_the_dense_weights_of_a_seed_as_they_are():
+    def weights(**kwargs) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        return MAKERS['plain_mamba'](**kwargs).state_dict()
+
+    dense = weights()
+    pruned = weights(pruning=dict(PRUNING, restoration='mask_token'))
+    assert all(torch.equal(pruned[name], value) for name, value in dense.items())
 
 
 @pytest.mark.parametrize('alignment', CHOICES['alignment'])

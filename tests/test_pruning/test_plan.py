@@ -60,7 +60,10 @@ def test_number_of_ratios():
         (dict(layers=[1], keep_ratio=0.5, importance='x'), "importance is 'x'; the names are clip, sum, l1, l2, delta"),
         (dict(layers=[1], keep_ratio=0.5, importance='cls_similarity'), 'needs a class token'),
         (dict(layers=[1], keep_ratio=0.5, conv_fill='x'), 'the names are zero'),
-        (dict(layers=[1], keep_ratio=0.5, restoration='x'), 'the names are hold'),
+        (
+            dict(layers=[1], keep_ratio=0.5, restoration='x'),
+            'the names are hold, nearest, interpolate, mask_token, zero',
+        ),
     ],
 )
 def test_bad_pruning_dict(config, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -67,7 +68,7 @@ class PrunableBackbone(BaseModule):
     """
 
     # Modules that a classification checkpoint does not have and that start from their own initialisation.
-    optional_in_checkpoint: tuple[str, ...] = ()
+    optional_in_checkpoint: tuple[str, ...] = ('mask_token',)
 
     def __init__(
         self,
@@ -101,6 +102,19 @@ class PrunableBackbone(BaseModule):
     def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:
         """Number of prunable cells and of class tokens for an image of (H, W) pixels."""
         raise NotImplementedError
+
+    def _make_mask_token(self, embed_dims: int) -> None:
+        """Register the learned vector that stands for pruned cells, where ``restoration='mask_token'`` asks for it.
+
+        Call it last: drawn after all else, it leaves the dense weights of a seed as they are.
+        """
+        if self.pruner.plan and self.pruner.restoration == 'mask_token':
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
+            nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def _blank(self, pos_embed: Tensor) -> Tensor | None:
+        """The mask token at every position, (1, L, C), or None where there is none."""
+        return self.mask_token + pos_embed if hasattr(self, 'mask_token') else None
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fit what depends on the training resolution in a checkpoint's backbone weights to this model."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models.layers.patch_embed import ConvStemPatchEmbed, resize_pos_embed
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaLayer
-from mmssmprune.pruning import snake_path
+from mmssmprune.pruning import TokenState, snake_path
 
 from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
 
@@ -44,7 +44,7 @@ class PlainMamba(PrunableBackbone):
         'l2': dict(embed_dims=384, num_layers=24, num_convs=2, layers_with_dwconv=(), mixer_cfg={}),
         'l3': dict(embed_dims=448, num_layers=36, num_convs=2, layers_with_dwconv=(), mixer_cfg={}),
     }
-    optional_in_checkpoint = ('norm_layer',)
+    optional_in_checkpoint = (*PrunableBackbone.optional_in_checkpoint, 'norm_layer')
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class PlainMamba(PrunableBackbone):
             if i != self.num_layers - 1:
                 self.add_module(f'norm_layer{i}', nn.LayerNorm(self.embed_dims, eps=1e-6))
         self._initialise()
+        self._make_mask_token(self.embed_dims)
 
     def _make_layers(self, settings: dict, drop_path_rate: float) -> None:
         with_dwconv = tuple(settings.get('layers_with_dwconv', ()))
@@ -127,7 +128,14 @@ class PlainMamba(PrunableBackbone):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) -> tokens with positions (B, h*w, C) and the grid (h, w)."""
         x, hw_shape = self.patch_embed(images)
-        return x + resize_pos_embed(self.pos_embed, self.pos_hw, hw_shape), hw_shape
+        return x + self._pos_embed_of(hw_shape), hw_shape
+
+    def _pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
+        return resize_pos_embed(self.pos_embed, self.pos_hw, hw_shape)
+
+    def _restore(self, x: Tensor, tokens: TokenState) -> Tensor:
+        """(B, K, C) -> (B, L, C): every cell again."""
+        return self.pruner.restore(x, tokens, blank=self._blank(self._pos_embed_of(tokens.hw_shape)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored."""
@@ -138,7 +146,7 @@ class PlainMamba(PrunableBackbone):
             x, trace = self._run(layer, x, tokens)
             (x,), tokens = self.pruner.prune(i, (x,), tokens, trace)
             if i in self.out_indices:
-                outs.append(self._to_map(self.pruner.restore(x, tokens), i, hw_shape))
+                outs.append(self._to_map(self._restore(x, tokens), i, hw_shape))
         return tuple(outs)
 
     def _to_map(self, x: Tensor, layer: int, hw_shape: tuple[int, int]) -> Tensor:

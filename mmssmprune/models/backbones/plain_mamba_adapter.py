@@ -49,7 +49,14 @@ class PlainMambaAdapter(PlainMamba):
     W/32). State-dict keys equal the official ones.
     """
 
-    optional_in_checkpoint = ('norm_layer', 'spm.', 'interactions.', 'up.', 'ad_norm', 'level_embed')
+    optional_in_checkpoint = (
+        *PlainMamba.optional_in_checkpoint,
+        'spm.',
+        'interactions.',
+        'up.',
+        'ad_norm',
+        'level_embed',
+    )
 
     def __init__(
         self,
@@ -127,7 +134,7 @@ class PlainMambaAdapter(PlainMamba):
         for interaction, run in zip(self.interactions, self.interaction_indexes, strict=True):
             x = self._run(interaction.injector, x, _at_kept(points_x, tokens, len(x)), c, c_shapes)
             x, tokens = self._run_layers(x, tokens, run)
-            full = self.pruner.restore(x, tokens)
+            full = self._restore(x, tokens)
             c = self._run(interaction.extract, c, points_c, full, hw_shape, c_shapes)
             taps.append(full.transpose(1, 2).unflatten(2, hw_shape))
         if self.vit_feature_from == 'last':

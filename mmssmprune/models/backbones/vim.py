@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models.layers.patch_embed import ConvPatchEmbed, resize_pos_embed
 from mmssmprune.models.layers.vim_block import RMSNorm, VimBlock
-from mmssmprune.pruning import sequence_path
+from mmssmprune.pruning import TokenState, sequence_path
 
 from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
 
@@ -52,7 +52,7 @@ class Vim(PrunableBackbone):
         'small': dict(embed_dims=384, num_layers=24, mixer_cfg={}),
         'base': dict(embed_dims=768, num_layers=24, mixer_cfg={}),
     }
-    optional_in_checkpoint = ('fpn',)
+    optional_in_checkpoint = (*PrunableBackbone.optional_in_checkpoint, 'fpn')
 
     def __init__(
         self,
@@ -103,6 +103,7 @@ class Vim(PrunableBackbone):
         if with_fpn:
             self._make_fpn(norm_cfg or dict(type='SyncBN'))
         self._initialise()
+        self._make_mask_token(self.embed_dims)
 
     @property
     def _cls_names(self) -> tuple[str, ...]:
@@ -176,17 +177,22 @@ class Vim(PrunableBackbone):
         length = hidden.shape[1]
         protected = self.cls_positions(length - len(self._cls_names))
         tokens = self.pruner.start(sequence_path(length, hidden.device), hw_shape, protected)
+        blank = self._blank(self._resized_pos_embed(hw_shape))
         taps = []
         for i, block in enumerate(self.layers):
             hidden, residual, trace = self._run(block, hidden, residual, tokens)
             (hidden, residual), tokens = self.pruner.prune(i, (hidden, residual), tokens, trace)
             if i in self.out_indices:
-                full = self.pruner.restore(hidden, tokens)
-                if self.final_norm and i == self.num_layers - 1:
-                    stream = self.pruner.restore(residual, tokens, stream=1)
-                    full = self.norm_f((stream + self.drop_path(full)).to(self.norm_f.weight.dtype))
-                taps.append((full, hw_shape))
+                taps.append((self._tap(i, hidden, residual, tokens, blank), hw_shape))
         return taps
+
+    def _tap(self, block: int, hidden: Tensor, residual: Tensor, tokens: TokenState, blank: Tensor | None) -> Tensor:
+        """The restored output (B, L, C) of a block: its mixer's output, or for the last one the normalised stream."""
+        if not self.final_norm or block != self.num_layers - 1:
+            return self.pruner.restore(hidden, tokens, blank=blank)
+        stream = self.pruner.restore(residual, tokens, stream=1, blank=blank)
+        stream = stream + self.drop_path(self.pruner.restore(hidden, tokens))
+        return self.norm_f(stream.to(self.norm_f.weight.dtype))
 
     def _to_map(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Drop the class tokens of (B, L, C) and fold the patches into (B, C, h, w)."""

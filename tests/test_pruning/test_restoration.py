@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmssmprune.pruning import RESTORATION, KeptTokens, TokenState, sequence_path, snake_path
+
+HW = (4, 5)
+
+
+def state(rows: list[list[int]], protected: tuple[int, ...] = ()) -> TokenState:
+    path = sequence_path(20 + len(protected)) if protected else snake_path(*HW)
+    kept = KeptTokens(torch.tensor(rows), 20 + len(protected))
+    return TokenState(path, path.over(kept), HW, kept, protected=protected)
+
+
+PLAIN = [[0, 6, 7, 13, 19], [1, 2, 3, 10, 15]]
+
+
+def restore(name: str, x: torch.Tensor, tokens: TokenState) -> torch.Tensor:
+    torch.manual_seed(1)
+    length = tokens.kept.length
+    held, blank = torch.randn(len(x), length, x.shape[2]), torch.randn(1, length, x.shape[2])
+    return RESTORATION[name](x, tokens, held, blank)
+
+
+@pytest.mark.parametrize('name', RESTORATION)
+@pytest.mark.parametrize('protected', [(), (10,)], ids=['patches', 'class token'])
+def test_kept_cells_are_exact(name, protected):
+    rows = [[0, 6, 10, 13, 19], [1, 2, 3, 10, 15]] if protected else PLAIN
+    tokens, x = state(rows, protected), torch.randn(2, 5, 3)
+    full = restore(name, x, tokens)
+    assert full.shape == (2, 20 + len(protected), 3)
+    assert torch.equal(tokens.kept.gather(full), x)
+
+
+@pytest.mark.parametrize('name', ['nearest', 'interpolate'])
+def test_a_constant_map_stays_constant(name):
+    tokens = state(PLAIN)
+    full = restore(name, torch.full((2, 5, 3), 1.25), tokens)
+    assert torch.allclose(full, torch.full((2, 20, 3), 1.25), rtol=1e-6)
+
+
+def test_nearest_by_brute_force():
+    tokens, x = state(PLAIN), torch.randn(2, 5, 3)
+    full = restore('nearest', x, tokens)
+    for b, row in enumerate(PLAIN):
+        for cell in range(20):
+            distances = [(cell // 5 - k // 5) ** 2 + (cell % 5 - k % 5) ** 2 for k in row]
+            assert torch.equal(full[b, cell], x[b, distances.index(min(distances))])
+
+
+def test_interpolation_leans_to_the_nearer_cell():
+    tokens = state([[0, 4]])
+    full = restore('interpolate', torch.tensor([[[0.0], [1.0]]]), tokens)[0, :, 0]
+    assert 0 < full[1] < 0.5 < full[3] < 1
+    assert full[2] == 0.5
+
+
+def test_class_tokens_are_no_neighbours():
+    tokens = state([[0, 10, 20]], protected=(10,))
+    x = torch.tensor([[[1.0], [100.0], [1.0]]])
+    for name in ('nearest', 'interpolate'):
+        full = restore(name, x, tokens)[0, :, 0]
+        patches = torch.cat([full[:10], full[11:]])
+        assert torch.allclose(patches, torch.ones(20))
+
+
+def test_what_pruned_cells_show():
+    tokens, x = state(PLAIN), torch.randn(2, 5, 3)
+    held, blank = torch.randn(2, 20, 3), torch.randn(1, 20, 3)
+    pruned = torch.ones(2, 20, dtype=torch.bool).scatter(1, tokens.kept.index, False)
+    assert torch.equal(RESTORATION['hold'](x, tokens, held, None)[pruned], held[pruned])
+    assert torch.equal(RESTORATION['mask_token'](x, tokens, None, blank)[pruned], blank.expand(2, -1, -1)[pruned])
+    assert (RESTORATION['mask_token'](x, tokens, None, None)[pruned] == 0).all()
+    assert (RESTORATION['zero'](x, tokens, None, None)[pruned] == 0).all()
+
+
+@pytest.mark.parametrize('name', RESTORATION)
+def test_gradients_reach_kept_tokens(name):
+    x = torch.randn(2, 5, 3, requires_grad=True)
+    restore(name, x, state(PLAIN)).square().sum().backward()
+    assert (x.grad.abs().sum(-1) > 0).all()
