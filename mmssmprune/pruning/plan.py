@@ -54,6 +54,18 @@ def make_plan(layers: Sequence[int], keep_ratio: float | Sequence[float], num_la
     return PrunePlan(layers, make_keep_ratios(keep_ratio, len(layers)))
 
 
+def layers_from(start: int, every: int, num_layers: int) -> list[int]:
+    """Layers ``start``, ``start + every``, ... before the last one: the paper's spacing at equal gaps.
+
+    Raises:
+        ValueError: ``start`` is no layer after which another one follows, or ``every`` is no whole number above 0.
+    """
+    for name, value, smallest, largest in (('start', start, 0, num_layers - 2), ('every', every, 1, num_layers)):
+        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
+            raise ValueError(f'pruning.{name} must be a whole number from {smallest} to {largest}, got {value!r}')
+    return list(range(start, num_layers - 1, every))
+
+
 def make_keep_ratios(keep_ratio: float | Sequence[float], count: int) -> tuple[float, ...]:
     """Return one checked ratio per pruning layer; raises ValueError as `make_plan` does."""
     is_list = isinstance(keep_ratio, Sequence) and not isinstance(keep_ratio, str)

@@ -13,7 +13,7 @@ from .alignment import ALIGNMENT
 from .conv_fill import CONV_FILL
 from .importance import IMPORTANCE, NEEDS_CLASS_TOKEN, LayerTrace
 from .kept_tokens import KeptTokens, choose_tokens, gather_rows
-from .plan import PrunePlan, make_keep_ratios, make_plan
+from .plan import PrunePlan, layers_from, make_keep_ratios, make_plan
 from .restoration import RESTORATION
 from .scan_path import ScanPath
 from .token_state import TokenState
@@ -25,6 +25,18 @@ CHOICES = {
     'restoration': tuple(RESTORATION),
 }
 DEFAULTS = {'importance': 'clip', 'alignment': 'carry', 'conv_fill': 'zero', 'restoration': 'hold'}
+
+EXAMPLE = 'pruning=dict(layers=[5, 11, 17], keep_ratio=0.7)'
+
+
+def _layers_of(config: Mapping[str, Any], num_layers: int) -> Sequence[int]:
+    """The pruning layers, given as ``layers`` or as ``start`` and ``every``."""
+    spaced = [key for key in ('start', 'every') if key in config]
+    if 'layers' in config and not spaced:
+        return config['layers']
+    if len(spaced) == 2 and 'layers' not in config:
+        return layers_from(config['start'], config['every'], num_layers)
+    raise ValueError(f"pruning needs 'layers', or 'start' and 'every' instead, e.g. {EXAMPLE}")
 
 
 @dataclass
@@ -49,20 +61,19 @@ class TokenPruner:
         """
         if config is None:
             return cls()
-        known = ('layers', 'keep_ratio', *CHOICES)
+        known = ('layers', 'start', 'every', 'keep_ratio', *CHOICES)
         for key in config:
             if key not in known:
                 raise ValueError(f'pruning has an unknown key {key!r}; the keys are {", ".join(known)}')
-        for key in ('layers', 'keep_ratio'):
-            if key not in config:
-                raise ValueError(f'pruning needs {key!r}, e.g. pruning=dict(layers=[5, 11, 17], keep_ratio=0.7)')
+        if 'keep_ratio' not in config:
+            raise ValueError(f"pruning needs 'keep_ratio', e.g. {EXAMPLE}")
         names = {key: config.get(key, DEFAULTS[key]) for key in CHOICES}
         for key, name in names.items():
             if name not in CHOICES[key]:
                 raise ValueError(f'pruning.{key} is {name!r}; the names are {", ".join(CHOICES[key])}')
         if names['importance'] in NEEDS_CLASS_TOKEN and not has_class_token:
             raise ValueError(f'pruning.importance {names["importance"]!r} needs a class token, and this model has none')
-        plan = make_plan(config['layers'], config['keep_ratio'], num_layers)
+        plan = make_plan(_layers_of(config, num_layers), config['keep_ratio'], num_layers)
         return cls(plan, **names, config=dict(config))
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:

@@ -10,6 +10,12 @@ def test_ceil_of_the_tokens_alive():
     assert plan.tokens_per_layer(4, 10) == [10, 10, 7, 5]  # ceil(4.9)
 
 
+def test_equal_gaps_from_a_start():
+    pruner = TokenPruner.from_config(dict(start=4, every=5, keep_ratio=0.8), 24)
+    assert pruner.plan.layers == (4, 9, 14, 19)
+    assert TokenPruner.from_config(dict(start=2, every=1, keep_ratio=0.8), 4).plan.layers == (2,)
+
+
 def test_one_ratio_per_layer():
     assert make_plan([0, 2], [0.5, 0.1], 4).tokens_per_layer(4, 8) == [8, 4, 4, 1]
 
@@ -53,9 +59,13 @@ def test_number_of_ratios():
 @pytest.mark.parametrize(
     ('config', 'message'),
     [
-        (dict(layers=[1], keep_ratio=0.5, ratio=1), "unknown key 'ratio'; the keys are layers, keep_ratio, importance"),
+        (dict(layers=[1], keep_ratio=0.5, ratio=1), "unknown key 'ratio'; the keys are layers, start, every, keep_ratio"),
         (dict(layers=[1]), "needs 'keep_ratio'"),
-        (dict(keep_ratio=0.5), "needs 'layers'"),
+        (dict(keep_ratio=0.5), "needs 'layers', or 'start' and 'every'"),
+        (dict(layers=[1], start=1, every=1, keep_ratio=0.5), "needs 'layers', or 'start' and 'every' instead"),
+        (dict(start=1, keep_ratio=0.5), "needs 'layers', or 'start' and 'every'"),
+        (dict(start=3, every=1, keep_ratio=0.5), 'pruning.start must be a whole number from 0 to 2, got 3'),
+        (dict(start=0, every=0, keep_ratio=0.5), 'pruning.every must be a whole number from 1 to 4, got 0'),
         (dict(layers=[1], keep_ratio=0.5, alignment='x'), "alignment is 'x'; the names are none, carry, bias"),
         (dict(layers=[1], keep_ratio=0.5, importance='x'), "importance is 'x'; the names are clip, sum, l1, l2, delta"),
         (dict(layers=[1], keep_ratio=0.5, importance='cls_similarity'), 'needs a class token'),
