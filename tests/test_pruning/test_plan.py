@@ -59,7 +59,10 @@ def test_number_of_ratios():
 @pytest.mark.parametrize(
     ('config', 'message'),
     [
-        (dict(layers=[1], keep_ratio=0.5, ratio=1), "unknown key 'ratio'; the keys are layers, start, every, keep_ratio"),
+        (
+            dict(layers=[1], keep_ratio=0.5, ratio=1),
+            "unknown key 'ratio'; the keys are layers, start, every, keep_ratio",
+        ),
         (dict(layers=[1]), "needs 'keep_ratio'"),
         (dict(keep_ratio=0.5), "needs 'layers', or 'start' and 'every'"),
         (dict(layers=[1], start=1, every=1, keep_ratio=0.5), "needs 'layers', or 'start' and 'every' instead"),

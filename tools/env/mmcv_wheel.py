@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -140,6 +141,7 @@ def main() -> None:
     """Print the path of the wheel, building it first if the cache has none."""
     if len(sys.argv) != 2 or '==' not in sys.argv[1]:
         sys.exit('usage: python tools/env/mmcv_wheel.py onedl-mmcv==VERSION')
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes
     requirement = sys.argv[1]
     target = cache_dir(requirement)
     if not list(target.glob('*.whl')):
