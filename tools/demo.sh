@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 OUT=work_dirs/demo
-DETECTION=mask-rcnn_1xb8-400i_mini-coco-128x128
-SEGMENTATION=upernet_1xb8-400i_mini-ade-128x128
+DETECTION=mask-rcnn_1xb8-300i_mini-coco-128x128
+SEGMENTATION=upernet_1xb8-300i_mini-ade-128x128
 RATIOS=(1.0 0.8 0.6 0.4)
 # One thread per training, two trainings side by side: a scan loops in Python, and more threads make it slower.
 export OMP_NUM_THREADS=1

@@ -1,6 +1,6 @@
 # A short iteration-based schedule for detection on the small data set: minutes on two cores. It wants an
 # InfiniteSampler in the train_dataloader.
-max_iters = 400
+max_iters = 300
 warmup_iters = 50
 checkpoint_interval = 100
 
