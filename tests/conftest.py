@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
@@ -15,6 +16,15 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_earlier_runs():
+    """Tests must not depend on which ones ran before them in this process."""
+    if 'mmengine' in sys.modules:
+        from mmengine_state import forget_earlier_runs
+
+        forget_earlier_runs()
 
 
 @pytest.fixture

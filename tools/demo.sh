@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OUT=work_dirs/demo
 DETECTION=mask-rcnn_1xb8-300i_mini-coco-128x128
 SEGMENTATION=upernet_1xb8-300i_mini-ade-128x128
-RATIOS=(1.0 0.8 0.6 0.4)
+RATIOS=(1.0 0.7 0.5 0.3)
 # One thread per training, two trainings side by side: a scan loops in Python, and more threads make it slower.
 export OMP_NUM_THREADS=1
 
@@ -28,7 +28,7 @@ train() { # train NAME...: one after the other; a finished training is not repea
 compare() { # compare TASK HEAD-AND-DATA OPTIONS...
     local task=$1 head=$2
     shift 2
-    python tools/compare.py "$OUT/plain-mamba-mini_$head" "$OUT/plain-mamba-mini-top60_$head" \
+    python tools/compare.py "$OUT/plain-mamba-mini_$head" "$OUT/plain-mamba-mini-top70_$head" \
         --keep-ratio "${RATIOS[@]}" --untrained --out "$OUT/$task" "$@"
 }
 
@@ -56,8 +56,8 @@ echo 'demo: four trainings, two at a time, then the tests: about 15 minutes on t
 show_progress &
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 # A long and a short one for each core.
-train "plain-mamba-mini_$DETECTION" "plain-mamba-mini-top60_$SEGMENTATION" & first=$!
-train "plain-mamba-mini-top60_$DETECTION" "plain-mamba-mini_$SEGMENTATION" & second=$!
+train "plain-mamba-mini_$DETECTION" "plain-mamba-mini-top70_$SEGMENTATION" & first=$!
+train "plain-mamba-mini-top70_$DETECTION" "plain-mamba-mini_$SEGMENTATION" & second=$!
 both "$first" "$second"
 
 echo 'demo: testing at several keep ratios'

@@ -26,8 +26,8 @@ def data(tmp_path_factory):
 
 def test_dense_and_pruned_stand_beside_each_other():
     names = {path.name for path in MINI}
-    pruned = {name for name in names if '-top60' in name}
-    assert {name.replace('-top60', '') for name in pruned} == names - pruned
+    pruned = {name for name in names if '-top70' in name}
+    assert {name.replace('-top70', '') for name in pruned} == names - pruned
     assert len(names) == 8
 
 
@@ -48,5 +48,5 @@ def test_trains_and_tests(path, data, tmp_path, monkeypatch):
     assert math.isfinite(metrics.get_scalar('train/loss').current())
     assert (tmp_path / 'iter_1.pth').is_file()
     tokens = runner.model.backbone.tokens_per_layer((128, 128))
-    assert tokens == ([256, 256, 256, 256, 154, 154, 93, 93] if '-top60' in path.stem else [256] * 8)
+    assert tokens == ([256, 256, 180, 180, 126, 126, 89, 89] if '-top70' in path.stem else [256] * 8)
     assert Visualizer.check_instance_created(path.stem)

@@ -184,12 +184,12 @@ def test_keep_ratio_is_a_dial_on_the_built_model():
 
 
 def test_set_keep_ratio_reaches_into_wrappers():
-    head = dict(type='FCNHead', in_channels=24, channels=8, num_classes=3, in_index=3, num_convs=1)
+    head = dict(type='mmseg.FCNHead', in_channels=24, channels=8, num_classes=3, in_index=3, num_convs=1)
     backbone = dict(type='PlainMamba', arch=PLAIN_ARCH, img_size=64, out_indices=(0, 1, 2, 3))
     config = dict(
         type='mmseg.EncoderDecoder', decode_head=dict(head, norm_cfg=dict(type='BN')), test_cfg=dict(mode='whole')
     )
-    import mmseg.models  # noqa: F401
+    import mmseg.models  # noqa: F401  (registers the head)
 
     pruned = MODELS.build(dict(config, backbone=dict(backbone, pruning=dict(PRUNING))))
     set_keep_ratio(pruned, 0.25)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mmengine.utils import ManagerMixin
+from mmengine_state import forget_earlier_runs
 from tiny_runs import REPO, make_det_data, make_seg_data
 
 
@@ -18,13 +18,6 @@ def seg_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='session')
 def det_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_det_data(tmp_path_factory.mktemp('det_data'))
-
-
-def forget_earlier_runs(kind: type = ManagerMixin) -> None:
-    """Drop mmengine's global loggers, visualizers and message hubs, as a new process would."""
-    for subclass in kind.__subclasses__():
-        subclass._instance_dict.clear()
-        forget_earlier_runs(subclass)
 
 
 @pytest.fixture(scope='session')
