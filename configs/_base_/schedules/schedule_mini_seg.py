@@ -6,7 +6,7 @@ checkpoint_interval = 100
 no_decay = dict(decay_mult=0.0)
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=3e-3, betas=(0.9, 0.999), weight_decay=0.01),
     # A schedule this short cannot recover from one bad early step.
     clip_grad=dict(max_norm=5.0, norm_type=2),
     paramwise_cfg=dict(
