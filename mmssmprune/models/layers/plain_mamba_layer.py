@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmssmprune.pruning import LayerTrace, TokenState, conv_over_grid, scan_tokens
+from mmssmprune.pruning import LayerTrace, TokenState, Walk, conv_over_grid, scan_tokens
 
 PARAM_ORDERS = ('raster', 'scan')
 
@@ -96,7 +96,7 @@ class PlainMambaMixer(nn.Module):
         )
         return y.transpose(1, 2).unflatten(0, (u.shape[0], -1))
 
-    def _along(self, x: Tensor, walk) -> Tensor:
+    def _along(self, x: Tensor, walk: Walk) -> Tensor:
         """(B, K, C) -> (B, R, K, C): permuted as the input is, or left in raster order as the official code does."""
         if self.param_order == 'scan':
             return walk.visit(x)
