@@ -20,10 +20,10 @@ def scan(p: ScanInputs) -> Tensor:
     elapsed = delta if p.gap_delta is None else delta + p.gap_delta
     state = p.u.new_zeros(*p.u.shape[:2], p.A.shape[1])  # [B, D, N]
     steps = []
-    for t in range(p.u.shape[2]):
-        decay = torch.exp(elapsed[:, :, t, None] * p.A)
-        state = decay * state + (delta[:, :, t] * p.u[:, :, t])[:, :, None] * p.B[:, None, :, t]
-        steps.append((state * p.C[:, None, :, t]).sum(-1))
+    # Unbound once: indexing inside the loop would make backward quadratic in the length.
+    for u, dt, time, B, C in zip(*(x.unbind(-1) for x in (p.u, delta, elapsed, p.B, p.C)), strict=True):
+        state = torch.exp(time[:, :, None] * p.A) * state + (dt * u)[:, :, None] * B[:, None]
+        steps.append((state * C[:, None]).sum(-1))
     y = torch.stack(steps, dim=-1) if steps else torch.zeros_like(p.u)
     if p.D is not None:
         y = y + p.D[:, None] * p.u
