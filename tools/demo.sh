@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 OUT=work_dirs/demo
 DETECTION=mask-rcnn_1xb8-300i_mini-coco-128x128
-SEGMENTATION=upernet_1xb8-300i_mini-ade-128x128
+SEGMENTATION=upernet_1xb8-450i_mini-ade-128x128
 RATIOS=(1.0 0.7 0.5 0.3)
 # One thread per training, two trainings side by side: a scan loops in Python, and more threads make it slower.
 export OMP_NUM_THREADS=1

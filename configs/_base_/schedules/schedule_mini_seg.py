@@ -1,5 +1,5 @@
 # A short iteration-based schedule for segmentation on the small data set: minutes on two cores.
-max_iters = 300
+max_iters = 450
 warmup_iters = 50
 checkpoint_interval = 100
 
