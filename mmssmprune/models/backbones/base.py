@@ -112,9 +112,13 @@ class PrunableBackbone(BaseModule):
             self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
             nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def _blank(self, pos_embed: Tensor) -> Tensor | None:
+    def _blank(self, hw_shape: tuple[int, int]) -> Tensor | None:
         """The mask token at every position, (1, L, C), or None where there is none."""
-        return self.mask_token + pos_embed if hasattr(self, 'mask_token') else None
+        return self.mask_token + self._pos_embed_of(hw_shape) if hasattr(self, 'mask_token') else None
+
+    def _pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
+        """Position embedding (1, L, C) of the sequence over the grid ``hw_shape``."""
+        raise NotImplementedError
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fit what depends on the training resolution in a checkpoint's backbone weights to this model."""

@@ -135,7 +135,7 @@ class PlainMamba(PrunableBackbone):
 
     def _restore(self, x: Tensor, tokens: TokenState) -> Tensor:
         """(B, K, C) -> (B, L, C): every cell again."""
-        return self.pruner.restore(x, tokens, blank=self._blank(self._pos_embed_of(tokens.hw_shape)))
+        return self.pruner.restore(x, tokens, blank=self._blank(tokens.hw_shape))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored."""

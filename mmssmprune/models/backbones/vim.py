@@ -156,9 +156,9 @@ class Vim(PrunableBackbone):
         for position, name in zip(self.cls_positions(x.shape[1]), self._cls_names, strict=True):
             cls_token = getattr(self, name).expand(len(x), -1, -1)
             x = torch.cat([x[:, :position], cls_token, x[:, position:]], dim=1)
-        return x + self._resized_pos_embed(hw_shape), hw_shape
+        return x + self._pos_embed_of(hw_shape), hw_shape
 
-    def _resized_pos_embed(self, hw_shape: tuple[int, int]) -> Tensor:
+    def _pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
         if hw_shape == self.pos_hw:
             return self.pos_embed
         return _resize_with_cls_rows(self.pos_embed, self.pos_hw, hw_shape, len(self._cls_names))
@@ -177,7 +177,7 @@ class Vim(PrunableBackbone):
         length = hidden.shape[1]
         protected = self.cls_positions(length - len(self._cls_names))
         tokens = self.pruner.start(sequence_path(length, hidden.device), hw_shape, protected)
-        blank = self._blank(self._resized_pos_embed(hw_shape))
+        blank = self._blank(hw_shape)
         taps = []
         for i, block in enumerate(self.layers):
             hidden, residual, trace = self._run(block, hidden, residual, tokens)
