@@ -1,9 +1,16 @@
-"""Random operands of a selective scan."""
+"""Random operands of a selective scan, and the backends to try them on."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
+
+from mmssmprune.ops.backends import cpp
+
+NO_CPP = pytest.mark.skipif(cpp.problem() is not None, reason=f'no cpp backend: {cpp.problem()}')
+# The fast backends of a CPU, each of which has to equal the naive one.
+FAST = ['torch', pytest.param('cpp', marks=NO_CPP)]
 
 
 def scan_operands(batch: int, dim: int, d_state: int, length: int, dtype=torch.float64) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .backends import BACKENDS, choose_backend, chunked
+from .backends import BACKENDS, choose_backend, chunked, cpp
 from .backends.common import ScanInputs
 
 _OPERANDS = (
@@ -40,7 +40,7 @@ def selective_scan(
         B, C: (B, N, L) input and output vectors.
         D, delta_bias: (D,) skip weight and bias of the step size.
         delta_softplus: pass ``delta + delta_bias`` through softplus.
-        backend: ``'naive'``, ``'torch'``, ``'mamba_ssm'``, or None for the fastest that runs here.
+        backend: ``'naive'``, ``'torch'``, ``'cpp'``, ``'mamba_ssm'``, or None for the fastest that runs here.
 
     Returns:
         (B, D, L) in the dtype of ``u``. It is computed in float32, or in float64 where an operand is. Inside autocast
@@ -68,7 +68,8 @@ def run_scan(
     """Check the operands, choose the backend and call the operator; ``gap_delta`` (B, D, L) is time without input."""
     p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
     _check(p)
-    if torch.is_autocast_enabled(u.device.type):
+    device_type = u.device.type
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):  # meta has none
         p = p.to(p.compute_dtype)
     name = choose_backend(backend, u.device, p.compute_dtype)
     return torch.ops.mmssmprune.selective_scan(*p.tensors, delta_softplus, name)[0]
@@ -123,6 +124,8 @@ def _empty_result(like: Tensor, backend: str) -> Tensor:
     """An unfilled tensor of the shape of ``like`` with the strides that ``backend`` returns."""
     if backend == 'torch' and like.dim() == 3:
         return like.new_empty(like.shape[2], like.shape[0], like.shape[1]).permute(1, 2, 0)
+    if backend == 'cpp' and like.dim() == 3:
+        return like.new_empty(like.shape[0], like.shape[2], like.shape[1]).transpose(1, 2)
     return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
@@ -134,15 +137,18 @@ def _(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
         batch, dim, length = u.shape
         size = chunked.chunk_length(batch, A.shape[1], dim, length)
         saved = saved.new_empty(-(-length // size), batch, A.shape[1], dim)
+    elif backend == 'cpp':
+        saved = saved.new_empty(cpp.saved_shape(*u.shape[:2], A.shape[1], u.shape[2]))
     return _empty_result(u, backend), saved
 
 
 @_scan_backward_op.register_fake
 def _(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
-    grads = [None if t is None else _empty_result(t, backend) for t in (u, delta, A, B, C, D, None, delta_bias)]
-    grads[6] = None if z is None else torch.empty_like(z, memory_format=torch.contiguous_format)
-    grads.append(None if gap_delta is None else _empty_result(gap_delta, backend))
-    return [u.new_empty(0) if g is None else g for g in grads]
+    operands = [u, delta, A, B, C, D, z, delta_bias, gap_delta]
+    grads = [u.new_empty(0) if t is None else _empty_result(t, backend) for t in operands]
+    if z is not None and backend == 'torch':
+        grads[6] = torch.empty_like(z, memory_format=torch.contiguous_format)
+    return grads
 
 
 def _save(ctx, inputs, output):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from scan_operands import assert_same, grads_of, scan_operands
+from scan_operands import FAST, assert_same, grads_of, scan_operands
 
 from mmssmprune.ops import aligned_selective_scan, selective_scan
 
@@ -25,7 +25,7 @@ def gaps(kept: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize('per_token', [True, False], ids=['delta_gap per token', 'delta_gap per channel'])
-@pytest.mark.parametrize('backend', ['naive', 'torch'])
+@pytest.mark.parametrize('backend', ['naive', *FAST])
 @pytest.mark.parametrize('which', KEPT)
 def test_equals_full_length_masked_scan(which, backend, per_token):
     batch, dim, d_state = 2, 3, 4
@@ -66,34 +66,39 @@ def full_length(leaves: dict, index: torch.Tensor, gap: torch.Tensor) -> torch.T
     return y.gather(2, index[:, None].expand(-1, y.shape[1], -1))
 
 
-def test_gap_of_zero_is_the_plain_scan_bit_for_bit():
+@pytest.mark.parametrize('backend', ['naive', *FAST])
+def test_gap_of_zero_is_the_plain_scan_bit_for_bit(backend):
     leaves = scan_operands(2, 3, 4, 9)
     del leaves['z'], leaves['delta_bias']
     gap = torch.zeros(2, 9, dtype=torch.long)
     delta_gap = torch.rand(3, dtype=torch.float64)
-    assert torch.equal(aligned_selective_scan(**leaves, gap=gap, delta_gap=delta_gap), selective_scan(**leaves))
+    aligned = aligned_selective_scan(**leaves, gap=gap, delta_gap=delta_gap, backend=backend)
+    assert torch.equal(aligned, selective_scan(**leaves, backend=backend))
 
 
-def test_a_step_of_no_time_at_all_is_finite_with_gradients():
+@pytest.mark.parametrize('backend', ['naive', *FAST])
+def test_a_step_of_no_time_at_all_is_finite_with_gradients(backend):
     leaves = scan_operands(2, 3, 4, 9)
     del leaves['z'], leaves['delta_bias']
     leaves['delta'] = torch.zeros(2, 3, 9, dtype=torch.float64, requires_grad=True)
     leaves['delta_gap'] = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    out = aligned_selective_scan(**leaves, gap=torch.ones(2, 9, dtype=torch.long))
+    out = aligned_selective_scan(**leaves, gap=torch.ones(2, 9, dtype=torch.long), backend=backend)
     grads = grads_of(out, leaves, torch.randn_like(out))
     assert torch.equal(out, leaves['D'][:, None] * leaves['u'])
     assert all(g.isfinite().all() for g in grads.values())
     assert grads['delta'].abs().max() > 0  # the derivative at zero is B u, not 0
 
 
-def test_a_float_gap_carries_its_gradient():
+@pytest.mark.parametrize('backend', ['naive', *FAST])
+def test_a_float_gap_carries_its_gradient(backend):
     leaves = scan_operands(1, 2, 3, 6)
     del leaves['z'], leaves['delta_bias']
     leaves['delta'] = F.softplus(leaves['delta']).detach().requires_grad_()
     leaves['gap'] = torch.tensor([[0.0, 2, 0, 3, 1, 0]], dtype=torch.float64, requires_grad=True)
     leaves['delta_gap'] = torch.rand(2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda *t: aligned_selective_scan(**dict(zip(leaves, t, strict=True))), tuple(leaves.values())
+        lambda *t: aligned_selective_scan(**dict(zip(leaves, t, strict=True)), backend=backend),
+        tuple(leaves.values()),
     )
 
 

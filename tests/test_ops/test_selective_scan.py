@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from scan_operands import assert_same, grads_of, scan_operands
+from scan_operands import FAST, assert_same, grads_of, scan_operands
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmssmprune.ops import available_backends, selective_scan
@@ -19,14 +19,15 @@ def pick(operands: dict, options: tuple[str, ...]) -> dict:
     return {k: t for k, t in operands.items() if k in ('u', 'delta', 'A', 'B', 'C', *options)}
 
 
+@pytest.mark.parametrize('backend', FAST)
 @pytest.mark.parametrize('softplus', [True, False])
 @pytest.mark.parametrize('options', OPTIONS, ids='+'.join)
 @pytest.mark.parametrize('shape', [(1, 1, 1, 1), (3, 5, 4, 63), (2, 7, 1, 100), (2, 3, 16, 257)])
-def test_torch_backend_equals_naive(shape, options, softplus, poisoned_memory):
+def test_fast_backend_equals_naive(shape, options, softplus, backend, poisoned_memory):
     operands = pick(scan_operands(*shape), options)
     if not softplus:  # a step size is positive
         operands['delta'] = F.softplus(operands['delta']).detach().requires_grad_()
-    outs = [selective_scan(**operands, delta_softplus=softplus, backend=b) for b in ('torch', 'naive')]
+    outs = [selective_scan(**operands, delta_softplus=softplus, backend=b) for b in (backend, 'naive')]
     assert_same({'out': outs[0]}, {'out': outs[1]})
     weight = torch.randn_like(outs[0])
     assert_same(*(grads_of(out, operands, weight) for out in outs), rtol=1e-11)
@@ -52,24 +53,26 @@ def test_result_does_not_depend_on_the_chunk_length(chunk, monkeypatch):
     assert_same(grads_of(out, operands, weight), grads_of(expected, operands, weight), rtol=1e-11)
 
 
-def test_strong_decay_stays_finite_in_float32():
+@pytest.mark.parametrize('backend', FAST)
+def test_strong_decay_stays_finite_in_float32(backend):
     operands = scan_operands(2, 3, 4, 200, torch.float32)
     operands['delta'] = torch.full((2, 3, 200), 500.0, requires_grad=True)
     operands['A'] = torch.full((3, 4), -20.0, requires_grad=True)
-    out = selective_scan(**operands)
+    out = selective_scan(**operands, backend=backend)
     assert out.isfinite().all()
     assert all(g.isfinite().all() for g in grads_of(out, operands, torch.ones_like(out)).values())
 
 
-def test_float32_is_close_to_float64_on_a_long_sequence():
+@pytest.mark.parametrize('backend', FAST)
+def test_float32_is_close_to_float64_on_a_long_sequence(backend):
     operands = scan_operands(1, 4, 16, 2000)
     exact = selective_scan(**operands, delta_softplus=True, backend='naive')
-    out = selective_scan(**{k: t.float() for k, t in operands.items()}, delta_softplus=True)
+    out = selective_scan(**{k: t.float() for k, t in operands.items()}, delta_softplus=True, backend=backend)
     assert out.dtype == torch.float32
     assert_same({'out': out}, {'out': exact}, rtol=1e-5)
 
 
-@pytest.mark.parametrize('backend', ['naive', 'torch'])
+@pytest.mark.parametrize('backend', ['naive', *FAST])
 def test_autocast_computes_and_returns_float32(backend):
     operands = {k: t.detach().bfloat16() for k, t in scan_operands(2, 3, 4, 20).items()}
     operands['B'].requires_grad_()
@@ -82,20 +85,30 @@ def test_autocast_computes_and_returns_float32(backend):
     assert torch.equal(out, selective_scan(**wide, delta_softplus=True, backend=backend))
 
 
-def test_half_precision_without_autocast_keeps_the_dtype_of_u():
-    operands = {k: t.detach().half() for k, t in scan_operands(2, 3, 4, 20).items()}
-    assert selective_scan(**operands, delta_softplus=True).dtype == torch.float16
+@pytest.mark.parametrize('backend', FAST)
+def test_half_precision_without_autocast_is_float32_rounded(backend):
+    operands = {k: t.detach().half().requires_grad_() for k, t in scan_operands(2, 3, 4, 20).items()}
+    wide = {k: t.detach().float().requires_grad_() for k, t in operands.items()}
+    out, expected = (selective_scan(**o, delta_softplus=True, backend=backend) for o in (operands, wide))
+    assert out.dtype == torch.float16
+    assert torch.equal(out, expected.half())
+    weight = torch.ones_like(out)
+    grads, expected = grads_of(out, operands, weight), grads_of(expected, wide, weight.float())
+    assert all(torch.equal(g, expected[name].half()) for name, g in grads.items())
 
 
-def test_empty_sequence():
-    operands = scan_operands(2, 3, 4, 0)
-    for backend in ('naive', 'torch'):
-        out = selective_scan(**operands, delta_softplus=True, backend=backend)
-        assert out.shape == (2, 3, 0)
-        assert (grads_of(out, operands, out)['A'] == 0).all()
+@pytest.mark.parametrize('backend', ['naive', *FAST])
+@pytest.mark.parametrize('batch', [0, 2])
+def test_empty_sequence(batch, backend):
+    operands = scan_operands(batch, 3, 4, 0)
+    out = selective_scan(**operands, delta_softplus=True, backend=backend)
+    assert out.shape == (batch, 3, 0)
+    grads = grads_of(out, operands, out)
+    assert all(g.shape == operands[name].shape for name, g in grads.items())
+    assert (grads['A'] == 0).all()
 
 
-@pytest.mark.parametrize('backend', ['naive', 'torch'])
+@pytest.mark.parametrize('backend', ['naive', *FAST])
 def test_operator_passes_opcheck(backend):
     operands = list(scan_operands(2, 3, 4, 3).values())
     gap_delta = torch.rand(2, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -104,10 +117,14 @@ def test_operator_passes_opcheck(backend):
     torch.library.opcheck(torch.ops.mmssmprune.selective_scan.default, (*operands[:5], *none, False, backend))
 
 
-def test_compiles_without_graph_breaks():
+@pytest.mark.parametrize('backend', [None, 'torch'])
+def test_compiles_without_graph_breaks(backend):
     operands = scan_operands(2, 3, 4, 9)
-    compiled = torch.compile(lambda **k: selective_scan(**k, delta_softplus=True), fullgraph=True, backend='aot_eager')
-    out, expected = compiled(**operands), selective_scan(**operands, delta_softplus=True)
+
+    def scan(**operands):
+        return selective_scan(**operands, delta_softplus=True, backend=backend)
+
+    out, expected = torch.compile(scan, fullgraph=True, backend='aot_eager')(**operands), scan(**operands)
     weight = torch.randn_like(out)
     assert torch.equal(out, expected)
     assert_same(grads_of(out, operands, weight), grads_of(expected, operands, weight))
@@ -131,12 +148,10 @@ def test_wrong_shape_names_the_operand():
 
 def test_backends_by_name():
     operands = scan_operands(1, 2, 2, 3)
-    assert available_backends('cpu') == ['naive', 'torch']
-    with pytest.raises(ValueError, match=r"unknown .* 'cuda'; the names are naive, torch, mamba_ssm"):
+    assert [name for name in available_backends('cpu') if name != 'cpp'] == ['naive', 'torch']
+    with pytest.raises(ValueError, match=r"unknown .* 'cuda'; the names are naive, torch, cpp, mamba_ssm"):
         selective_scan(**operands, backend='cuda')
-    with pytest.raises(
-        ValueError, match=r"'mamba_ssm' cannot run torch.float64 tensors on cpu here; use naive or torch"
-    ):
+    with pytest.raises(ValueError, match=r"'mamba_ssm' cannot run torch.float64 tensors on cpu here; use naive or "):
         selective_scan(**operands, backend='mamba_ssm')
 
 

@@ -10,15 +10,20 @@ from types import ModuleType
 
 import torch
 
-from . import chunked, mamba_ssm, naive
+from . import chunked, cpp, mamba_ssm, naive
 
-BACKENDS: dict[str, ModuleType] = {'naive': naive, 'torch': chunked, 'mamba_ssm': mamba_ssm}
+BACKENDS: dict[str, ModuleType] = {'naive': naive, 'torch': chunked, 'cpp': cpp, 'mamba_ssm': mamba_ssm}
 
 
 def available_backends(device: torch.device | str = 'cpu') -> list[str]:
-    """Names of the backends that run on ``device`` here, e.g. ``['naive', 'torch']`` on a CPU."""
-    on_gpu = torch.device(device).type == 'cuda' and mamba_ssm.load() is not None
-    return ['naive', 'torch', *(['mamba_ssm'] if on_gpu else [])]
+    """Names of the backends that run on ``device`` here, the fastest last: ``['naive', 'torch', 'cpp']`` on a CPU."""
+    kind = torch.device(device).type
+    names = ['naive', 'torch']
+    if kind == 'cpu' and cpp.problem() is None:
+        names.append('cpp')
+    if kind == 'cuda' and mamba_ssm.load() is not None:
+        names.append('mamba_ssm')
+    return names
 
 
 def choose_backend(name: str | None, device: torch.device, dtype: torch.dtype) -> str:
@@ -35,7 +40,8 @@ def choose_backend(name: str | None, device: torch.device, dtype: torch.dtype) -
     if name not in BACKENDS:
         raise ValueError(f'unknown selective scan backend {name!r}; the names are {", ".join(BACKENDS)}')
     if name not in usable:
+        here = f'here ({cpp.problem()})' if name == 'cpp' and device.type == 'cpu' else 'here'
         raise ValueError(
-            f'selective scan backend {name!r} cannot run {dtype} tensors on {device} here; use {" or ".join(usable)}'
+            f'selective scan backend {name!r} cannot run {dtype} tensors on {device} {here}; use {" or ".join(usable)}'
         )
     return name
