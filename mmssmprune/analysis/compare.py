@@ -7,11 +7,21 @@ from typing import Any
 
 from mmengine.device import get_device
 
+from mmssmprune.models.flops import CONVENTION
+
 from .entries import Entry
 from .evaluate import KeepRatio
-from .flops import CONVENTION
 from .latency import describe_device
-from .measure import Row, Setting, default_shape, measure_accuracy, measure_cost, measure_latencies, versions
+from .measure import (
+    Row,
+    Setting,
+    config_keep_ratio,
+    default_shape,
+    measure_accuracy,
+    measure_cost,
+    measure_latencies,
+    versions,
+)
 from .tasks import Task
 
 
@@ -31,16 +41,18 @@ def compare(
 
     Raises:
         FileNotFoundError: test data is missing.
-        ValueError: models of one task are tested on different data, or a checkpoint does not fit its model.
+        ValueError: models of one task are tested on different data, a checkpoint does not fit its model, or the
+            target of a pruning plan cannot be met.
     """
     tasks = _by_task(entries)
     for entries_of_task in tasks:  # all of them now: bad data should not show after an hour of another model's test
         _check_same_data(entries_of_task)
+    row_groups = [[Row(e, ratio) for e in task for ratio in _ratios(e, keep_ratios, setting)] for task in tasks]
     tables = []
-    for entries_of_task in tasks:
-        extra = [entries_of_task[0].untrained()] if untrained else []
-        rows = [Row(entry, ratio) for entry in entries_of_task for ratio in _ratios(entry, keep_ratios)]
-        tables.append(_measure_table(rows, [Row(entry, entry.keep_ratio) for entry in extra], setting))
+    for rows in row_groups:
+        first = rows[0].entry
+        extra = [Row(first.untrained(), config_keep_ratio(first, setting))] if untrained else []
+        tables.append(_measure_table(rows, extra, setting))
         setting.forget_models()
     return {
         'tables': tables,
@@ -65,8 +77,10 @@ def _check_same_data(entries: Sequence[Entry]) -> None:
             )
 
 
-def _ratios(entry: Entry, keep_ratios: Sequence[float] | None) -> list[KeepRatio]:
-    return [entry.keep_ratio] if entry.pruning is None or not keep_ratios else list(dict.fromkeys(keep_ratios))
+def _ratios(entry: Entry, keep_ratios: Sequence[float] | None, setting: Setting) -> list[KeepRatio]:
+    if entry.pruning is None or not keep_ratios:
+        return [config_keep_ratio(entry, setting)]
+    return list(dict.fromkeys(keep_ratios))
 
 
 def _measure_table(rows: list[Row], untrained: list[Row], setting: Setting) -> dict[str, Any]:

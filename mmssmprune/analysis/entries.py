@@ -47,9 +47,9 @@ class Entry:
         return self.cfg.model.backbone.get('pruning')
 
     @property
-    def keep_ratio(self) -> float | list[float]:
-        """The keep ratio that the config sets; 1.0 for a dense model."""
-        return 1.0 if self.pruning is None else self.pruning['keep_ratio']
+    def keep_ratio(self) -> float | list[float] | None:
+        """The keep ratio that the config sets; 1.0 for a dense model, None where it is solved for a target."""
+        return 1.0 if self.pruning is None else self.pruning.get('keep_ratio')
 
     @cached_property
     def dense_model_hash(self) -> str:

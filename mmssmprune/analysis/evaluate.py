@@ -38,6 +38,18 @@ def build_model(entry: Entry) -> nn.Module:
     return model.to(get_device()).eval()
 
 
+def solve_plan(entry: Entry) -> float:
+    """The keep ratio with which the entry's backbone meets the target that its config sets.
+
+    Raises:
+        ValueError: the target cannot be met.
+    """
+    init_default_scope(entry.cfg.get('default_scope', 'mmengine'))
+    with quiet():
+        backbone = MODELS.build(entry.cfg.model.backbone)
+    return backbone.pruner.plan.keep_ratios[0]
+
+
 def apply_keep_ratio(model: nn.Module, entry: Entry, keep_ratio: KeepRatio) -> None:
     """Set the keep ratio of an entry's built model; a dense one has none and stays as it is."""
     if entry.pruning is not None:

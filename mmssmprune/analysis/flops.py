@@ -13,16 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
-import mmssmprune.ops  # noqa: F401  (registers the scan's FLOP formula)
-
-CONVENTION = (
-    'One multiply-add of a matrix product or convolution counts as 1 FLOP (the habit of this field; strictly a MAC); '
-    'one direction of a selective scan over L tokens with D channels and N states counts 9*L*D*N, plus L*D for the '
-    'skip D*u and L*D for a gate inside the scan. Normalisation, activations, softmax, pooling, resizing and sorting '
-    'are left out.'
-)
+from mmssmprune.models.flops import field_count, make_flop_counter
 
 # Operators that only move data or that FLOP tables leave out by habit: not worth a line in `FlopCount.unsupported`.
 # Elementwise ones and views need no entry, torch tags them. The underscore of an in-place name is cut off first.
@@ -44,7 +37,7 @@ _POST_PROCESSING = {'nms', 'softnms', 'nms_match', 'nms_quadri', 'nms_rotated'}
 
 @dataclass(frozen=True)
 class FlopCount:
-    """FLOPs of one forward pass by `CONVENTION`, as integers.
+    """FLOPs of one forward pass by `mmssmprune.models.flops.CONVENTION`, as integers.
 
     Attributes:
         backbone, neck: FLOPs inside the modules ``model.backbone`` and ``model.neck`` (0 where there is none).
@@ -78,10 +71,7 @@ def count_flops(model: nn.Module, forward: Callable[[], Any] | Tensor) -> FlopCo
         forward: calls the model, or the input tensor to call it with.
     """
     call = (lambda: model(forward)) if isinstance(forward, Tensor) else forward
-    # FlopCounterMode knows attention under its CUDA names only.
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    )
+    counter = make_flop_counter()
     spy = _UncountedOperators(counter)
     compiled: Counter[str] = Counter()
     # The spy lies below the counter, so it sees operators after the counter has split composite ones.
@@ -90,21 +80,8 @@ def count_flops(model: nn.Module, forward: Callable[[], Any] | Tensor) -> FlopCo
     return _collect(type(model).__name__, counter, spy, compiled)
 
 
-def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _field_count(counts: dict[Any, int]) -> dict[str, int]:
-    """FlopCounterMode's counts by the field's convention: multiply-adds, and our scan as its formula gives it."""
-    return {str(op): n if _is_scan(op) else n // 2 for op, n in counts.items()}
-
-
-def _is_scan(op: Any) -> bool:
-    return str(op).startswith('mmssmprune.')
-
-
 def _collect(root: str, counter: FlopCounterMode, spy: _UncountedOperators, compiled: Counter[str]) -> FlopCount:
-    counts = {module: _field_count(ops) for module, ops in counter.get_flop_counts().items()}
+    counts = {module: field_count(ops) for module, ops in counter.get_flop_counts().items()}
     per_op = counts.get('Global', {})
     prefix = f'{root}.'
     per_module = {name.removeprefix(prefix): sum(ops.values()) for name, ops in counts.items() if name != 'Global'}

@@ -18,7 +18,7 @@ from torch import nn
 import mmssmprune
 
 from .entries import Entry
-from .evaluate import KeepRatio, apply_keep_ratio, build_model, evaluate
+from .evaluate import KeepRatio, apply_keep_ratio, build_model, evaluate, solve_plan
 from .flops import count_flops
 from .inputs import count_proposals, first_test_image, full_proposals, noise_image, prepare_inputs
 from .latency import describe_device, measure_latency, turns
@@ -62,6 +62,22 @@ class Setting:
     def forget_models(self) -> None:
         """Free the memory that `model` holds."""
         self._models.clear()
+
+
+def config_keep_ratio(entry: Entry, setting: Setting) -> KeepRatio:
+    """The keep ratio that an entry's config asks for, solved where the config sets a target instead.
+
+    Raises:
+        ValueError: the target cannot be met.
+    """
+    if entry.keep_ratio is not None:
+        return entry.keep_ratio
+    key = {'what': 'plan', 'model': entry.name, 'config': entry.model_hash, **_software()}
+    value = setting.store.get(key)
+    if value is None:
+        value = {'keep_ratio': solve_plan(entry)}
+        setting.store.put(key, value)
+    return value['keep_ratio']
 
 
 def measure_accuracy(rows: Sequence[Row], setting: Setting) -> list[dict[str, Any]]:

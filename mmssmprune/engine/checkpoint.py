@@ -19,6 +19,7 @@ from torch import nn
 
 _REMOTE_MARK = '://'
 _NAMES_SHOWN = 3
+_PRUNING_STATE = 'backbone.pruner.'
 
 
 def check_checkpoint_file(path: str) -> None:
@@ -93,12 +94,13 @@ class StateDictDifference:
 def compare_state_dict(model: nn.Module, state_dict: dict[str, Any]) -> StateDictDifference:
     """Compare names and shapes of a state dict with those of a model (a wrapped one is unwrapped).
 
-    Left aside: ``num_batches_tracked`` where the file has none, and in the file the extras of official releases:
-    ``ema_*`` copies, ``rope`` tables and the ImageNet classifier ``head.*``.
+    Left aside: ``num_batches_tracked`` where the file has none, in the file the extras of official releases
+    (``ema_*`` copies, ``rope`` tables and the ImageNet classifier ``head.*``), and in either what pruning stores:
+    a dense checkpoint serves a pruned model, whose stored deltas and mask token then start afresh, and the reverse.
     """
     expected = {name: tuple(value.shape) for name, value in _unwrap(model).state_dict().items()}
     given = {name.removeprefix('module.'): value for name, value in state_dict.items()}
-    missing = [name for name in expected if name not in given and not name.endswith('num_batches_tracked')]
+    missing = [name for name in expected if name not in given and not _may_be_absent(name)]
     unexpected = [name for name in given if name not in expected and not _is_known_extra(name)]
     mismatched = [
         f'{name} is {tuple(given[name].shape)} instead of {shape}'
@@ -197,8 +199,12 @@ def _unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def _may_be_absent(name: str) -> bool:
+    return name.endswith('num_batches_tracked') or _PRUNING_STATE in name
+
+
 def _is_known_extra(name: str) -> bool:
-    return name.startswith(('ema_', 'head.')) or 'rope' in name.split('.')
+    return name.startswith(('ema_', 'head.')) or 'rope' in name.split('.') or _PRUNING_STATE in name
 
 
 def _count_and_name(names: list[str], what: str) -> str:

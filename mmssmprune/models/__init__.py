@@ -5,5 +5,6 @@ from mmssmprune._stack import check_stack
 check_stack()  # before mmcv's own import errors, which do not say what to install
 
 from .backbones import PlainMamba, PlainMambaAdapter, Vim, set_keep_ratio  # noqa: E402
+from .keep_ratio import keep_ratio_set_to  # noqa: E402
 
-__all__ = ['PlainMamba', 'PlainMambaAdapter', 'Vim', 'set_keep_ratio']
+__all__ = ['PlainMamba', 'PlainMambaAdapter', 'Vim', 'keep_ratio_set_to', 'set_keep_ratio']

@@ -2,10 +2,11 @@
 
 from .alignment import ALIGNMENT, scan_tokens
 from .conv_fill import causal_conv_over_sequence, conv_over_grid
-from .importance import IMPORTANCE, LayerTrace
+from .importance import IMPORTANCE, LayerTrace, RawDelta
 from .kept_tokens import KeptTokens, choose_tokens, gather_rows
 from .plan import PrunePlan, make_plan
 from .pruner import TokenPruner
+from .reduction import REDUCTION
 from .restoration import RESTORATION
 from .scan_path import ScanPath, Walk, sequence_path, snake_path
 from .token_state import TokenState
@@ -13,10 +14,12 @@ from .token_state import TokenState
 __all__ = [
     'ALIGNMENT',
     'IMPORTANCE',
+    'REDUCTION',
     'RESTORATION',
     'KeptTokens',
     'LayerTrace',
     'PrunePlan',
+    'RawDelta',
     'ScanPath',
     'TokenPruner',
     'TokenState',

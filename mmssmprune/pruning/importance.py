@@ -17,17 +17,33 @@ from .token_state import TokenState
 
 
 @dataclass(frozen=True)
+class RawDelta:
+    """Step sizes of one set of scan parameters before softplus: ``raw`` (B, K, D) + ``bias`` (D,).
+
+    ``at_zero`` (D,) is what that sum is at a token of zero features.
+    """
+
+    raw: Tensor
+    bias: Tensor
+    at_zero: Tensor
+
+    def value(self) -> Tensor:
+        """The step sizes (B, K, D), in float32 or wider."""
+        raw = self.raw + self.bias
+        return F.softplus(raw if raw.dtype == torch.float64 else raw.float())
+
+
+@dataclass(frozen=True)
 class LayerTrace:
     """What a mixer shows of its work, every direction back in raster order.
 
     Attributes:
         y: (B, K, D) the gated SSM output, summed over directions.
-        raw_deltas: per set of parameters the step sizes (B, K, D) before their bias (D,), and the bias, before
-            softplus.
+        deltas: the step sizes, per set of scan parameters.
     """
 
     y: Tensor
-    raw_deltas: tuple[tuple[Tensor, Tensor], ...]
+    deltas: tuple[RawDelta, ...]
 
 
 Importance = Callable[[LayerTrace, TokenState], Tensor]
@@ -55,7 +71,7 @@ def l2(trace: LayerTrace, tokens: TokenState) -> Tensor:
 
 def delta(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Mean over channels of the step size: how much of a token the state takes in."""
-    return torch.stack([F.softplus((raw + bias).float()).mean(-1) for raw, bias in trace.raw_deltas]).mean(0)
+    return torch.stack([delta.value().float().mean(-1) for delta in trace.deltas]).mean(0)
 
 
 def random(trace: LayerTrace, tokens: TokenState) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -39,6 +40,12 @@ class KeptTokens:
         full = base.to(dtype).flatten(0, 1).index_copy(0, self._rows, compact.to(dtype).flatten(0, 1))
         return full.unflatten(0, (batch, self.length))
 
+    def complement(self) -> KeptTokens:
+        """The cells that are not kept, (B, L - K)."""
+        batch, kept = self.index.shape
+        gone = torch.ones(batch, self.length, device=self.index.device).scatter(1, self.index, 0.0)
+        return KeptTokens(choose_tokens(gone, self.length - kept), self.length)
+
     def subset(self, chosen: Tensor) -> KeptTokens:
         """Keep only the positions ``chosen`` (B, K') of the compact sequence, ascending."""
         return KeptTokens(self.index.gather(1, chosen), self.length)
@@ -60,3 +67,12 @@ def choose_tokens(score: Tensor, keep: int, protected: Tensor | None = None) -> 
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:
     """Pick tokens: x (B, K, C), index (B, M) -> (B, M, C). Whole rows are copied, which is what memory likes."""
     return KeptTokens(index, x.shape[1]).gather(x)
+
+
+@torch.no_grad()
+def most_similar(x: Tensor, chosen: Tensor) -> Tensor:
+    """For each token of x (B, K, C) which of the ``chosen`` (B, K') has the highest cosine to it; itself if chosen."""
+    unit = F.normalize(x.float(), dim=-1)
+    similarity = unit @ gather_rows(unit, chosen).transpose(1, 2)
+    own_place = torch.arange(chosen.shape[1], device=x.device).expand_as(chosen)
+    return similarity.argmax(-1).scatter(1, chosen, own_place)

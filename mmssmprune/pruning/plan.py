@@ -1,11 +1,24 @@
-"""After which layers tokens are pruned, and how many stay."""
+"""After which layers tokens are pruned, and how many stay: stated by a keep ratio, or by a target to be met."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
+
+PLAN_KEYS = ('layers', 'start', 'every', 'keep_ratio', 'flops_reduction', 'input_shape', 'tokens')
+EXAMPLE = 'pruning=dict(layers=[5, 11, 17], keep_ratio=0.7)'
+
+# Solved ratios have four decimals, so that the ratio in a log or table gives the same plan again.
+RATIO_STEPS = 10_000
+MIN_KEEP_RATIO = 1 / RATIO_STEPS
+# A solved ratio meets its target this closely, or as closely as whole tokens allow: tables show tenths of a percent.
+TOLERANCE = 1e-3
+# So many tokens that rounding up to whole ones does not show.
+_CONTINUUM = 10**12
 
 
 @dataclass(frozen=True)
@@ -15,6 +28,10 @@ class PrunePlan:
     layers: tuple[int, ...]
     keep_ratios: tuple[float, ...]
 
+    def at(self, keep_ratio: float | Sequence[float]) -> PrunePlan:
+        """The same layers with other ratios; raises ValueError as `make_plan` does."""
+        return replace(self, keep_ratios=make_keep_ratios(keep_ratio, len(self.layers)))
+
     def keep_after(self, layer: int, alive: int) -> int:
         """How many of ``alive`` tokens the layers after ``layer`` process."""
         if layer not in self.layers:
@@ -23,12 +40,127 @@ class PrunePlan:
         # 0.55 * 100 is 55.00000000000001 in floating point, and 55 tokens is what was asked for.
         return max(1, math.ceil(ratio * alive - 1e-9))
 
-    def tokens_per_layer(self, num_layers: int, length: int) -> list[int]:
-        """Tokens that each of ``num_layers`` layers processes, from ``length`` at the first."""
+    def tokens_per_layer(self, num_layers: int, length: int, reopened: Collection[int] = ()) -> list[int]:
+        """Tokens that each of ``num_layers`` layers processes, from ``length`` at the first.
+
+        ``reopened`` are layers after whose pruning all cells become candidates of the next pruning layer; the layers
+        before that one still process the pruned number.
+        """
         tokens = [length]
         for layer in range(num_layers - 1):
-            tokens.append(self.keep_after(layer, tokens[-1]))
+            alive = length if self._is_reopened_at(layer, reopened) else tokens[-1]
+            tokens.append(self.keep_after(layer, alive))
         return tokens
+
+    def token_share(self, num_layers: int, reopened: Collection[int] = ()) -> float:
+        """Mean over the layers of the share of the dense tokens that they process, on an endlessly fine grid."""
+        return sum(self.tokens_per_layer(num_layers, _CONTINUUM, reopened)) / (num_layers * _CONTINUUM)
+
+    def _is_reopened_at(self, layer: int, reopened: Collection[int]) -> bool:
+        """Whether the pruning layer ``layer`` may choose from all cells again."""
+        earlier = [i for i in self.layers if i < layer]
+        return layer in self.layers and bool(earlier) and any(earlier[-1] <= i < layer for i in reopened)
+
+
+@dataclass(frozen=True)
+class PlanTarget:
+    """What a plan has to reach; one of the first two is given.
+
+    Attributes:
+        tokens: mean over the layers of the share of the dense tokens that they process, in (0, 1].
+        flops_reduction: share of the dense backbone's FLOPs that is saved at ``input_shape``, in [0, 1).
+        input_shape: (H, W) in pixels. ``tokens`` without it means an endlessly fine grid.
+    """
+
+    tokens: float | None = None
+    flops_reduction: float | None = None
+    input_shape: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """The key of the `pruning` dict."""
+        return 'flops_reduction' if self.tokens is None else 'tokens'
+
+    @property
+    def value(self) -> float:
+        """The number to be reached."""
+        return getattr(self, self.name)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing has to be pruned."""
+        return self.value == (0 if self.tokens is None else 1)
+
+
+def plan_from_config(config: Mapping[str, Any], num_layers: int) -> tuple[PrunePlan, PlanTarget | None]:
+    """Read the `PLAN_KEYS` of a `pruning` dict; a key that is None counts as not given.
+
+    Returns:
+        The plan, and None; or, where a target is given, a plan that keeps everything and the target it has to meet.
+
+    Raises:
+        ValueError: keys are missing, contradict each other or have wrong values.
+    """
+    given = {key: config[key] for key in PLAN_KEYS if config.get(key) is not None}
+    target = _target_of(given)
+    if target is None and 'keep_ratio' not in given:
+        raise ValueError(
+            f"pruning needs 'keep_ratio', or a target: 'flops_reduction' or 'tokens'; a plan is e.g. {EXAMPLE}"
+        )
+    layers = _layers_of(given, num_layers, optional=target is not None)
+    return make_plan(layers, given.get('keep_ratio', 1.0), num_layers), target
+
+
+def _target_of(given: Mapping[str, Any]) -> PlanTarget | None:
+    names = [key for key in ('keep_ratio', 'flops_reduction', 'tokens') if key in given]
+    if len(names) > 1:
+        raise ValueError(f'pruning has {" and ".join(names)}, which would each decide how much is kept; give one')
+    if 'input_shape' in given and names in ([], ['keep_ratio']):
+        raise ValueError('pruning.input_shape belongs to a target; give flops_reduction or tokens with it')
+    if names in ([], ['keep_ratio']):
+        return None
+    shape = _input_shape_of(given)
+    value = given[names[0]]
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if 'tokens' in given:
+        if not is_number or not 0 < value <= 1:
+            raise ValueError(f'pruning.tokens must be a share of tokens above 0 and at most 1, got {value!r}')
+        return PlanTarget(tokens=float(value), input_shape=shape)
+    if not is_number or not 0 <= value < 1:
+        raise ValueError(f'pruning.flops_reduction must be a share of FLOPs from 0 to below 1, got {value!r}')
+    if shape is None:
+        raise ValueError(
+            'pruning.flops_reduction needs the size of the image at which it holds, e.g. input_shape=(512, 512)'
+        )
+    return PlanTarget(flops_reduction=float(value), input_shape=shape)
+
+
+def _input_shape_of(given: Mapping[str, Any]) -> tuple[int, int] | None:
+    shape = given.get('input_shape')
+    if shape is None:
+        return None
+    sizes = list(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else []
+    if len(sizes) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+        raise ValueError(f'pruning.input_shape must be (H, W) in pixels, two whole numbers above 0, got {shape!r}')
+    return sizes[0], sizes[1]
+
+
+def _layers_of(given: Mapping[str, Any], num_layers: int, optional: bool) -> Sequence[int]:
+    """The pruning layers, given as ``layers`` or as ``start`` and ``every``."""
+    spaced = [key for key in ('start', 'every') if key in given]
+    if 'layers' in given and not spaced:
+        return given['layers']
+    if len(spaced) == 2 and 'layers' not in given:
+        return layers_from(given['start'], given['every'], num_layers)
+    if optional and not spaced:
+        return default_layers(num_layers)
+    raise ValueError(f"pruning needs 'layers', or 'start' and 'every' instead, e.g. {EXAMPLE}")
+
+
+def default_layers(num_layers: int) -> list[int]:
+    """Where a target prunes unless told: after each of the first three quarters of the depth; 24 -> [5, 11, 17]."""
+    ends = {num_layers * quarter // 4 - 1 for quarter in (1, 2, 3)}
+    return sorted(end for end in ends if end >= 0)  # fewer than four layers have fewer than three such places
 
 
 def make_plan(layers: Sequence[int], keep_ratio: float | Sequence[float], num_layers: int) -> PrunePlan:
@@ -76,3 +208,45 @@ def make_keep_ratios(keep_ratio: float | Sequence[float], count: int) -> tuple[f
     if len(ratios) != count:
         raise ValueError(f'pruning.keep_ratio has {len(ratios)} values for {count} layers; give one number or {count}')
     return tuple(float(r) for r in ratios)
+
+
+def solve_keep_ratio(
+    achieved: Callable[[float], float], target: float, guide: Callable[[float], float] = lambda ratio: ratio
+) -> float:
+    """The keep ratio, of four decimals, at which ``achieved`` comes to ``target`` or as near as it can.
+
+    Args:
+        achieved: monotone in the keep ratio, rising or falling; may have steps. It is called as seldom as possible,
+            but for the least and the largest ratio in any case.
+        target: the value wanted; the search ends within `TOLERANCE` of it.
+        guide: cheap and monotone. The closer ``achieved`` is to a linear function of it, the fewer calls are needed.
+    """
+    low, high = 1, RATIO_STEPS
+    reached = {n: achieved(n / RATIO_STEPS) for n in (high, low)}
+    rises = reached[high] > reached[low]
+    halve = False
+    while high - low > 1 and min(abs(value - target) for value in reached.values()) > TOLERANCE:
+        share = _share_of_way(target, reached[low], reached[high])
+        if share is None:
+            break
+        middle = (low + high) // 2 if halve else _between(guide, low, high, share)
+        reached[middle] = achieved(middle / RATIO_STEPS)
+        width = high - low
+        low, high = (middle, high) if (reached[middle] < target) == rises else (low, middle)
+        halve = 2 * (high - low) > width  # interpolation creeps where there are steps
+    # Of equally near ones the one that prunes least.
+    return min(reached, key=lambda n: (abs(reached[n] - target), -n)) / RATIO_STEPS
+
+
+def _share_of_way(target: float, first: float, last: float) -> float | None:
+    """How far from ``first`` to ``last`` the target lies, or None where it does not lie between them."""
+    return (target - first) / (last - first) if min(first, last) < target < max(first, last) else None
+
+
+def _between(guide: Callable[[float], float], low: int, high: int, share: float) -> int:
+    """The step inside (low, high) where the guide has gone ``share`` of its way."""
+    first, last = guide(low / RATIO_STEPS), guide(high / RATIO_STEPS)
+    if first == last:
+        return (low + high) // 2
+    inside = range(low + 1, high)
+    return inside[bisect_left(inside[:-1], share, key=lambda n: (guide(n / RATIO_STEPS) - first) / (last - first))]

@@ -16,6 +16,8 @@ from .kept_tokens import gather_rows
 from .token_state import TokenState
 
 Restoration = Callable[[Tensor, TokenState, Tensor | None, Tensor | None], Tensor]
+# The choices that remember what pruned cells looked like.
+REMEMBERING = ('hold', 'drift', 'follow')
 # Neighbours that 'interpolate' mixes, as many as bilinear resizing does.
 NEIGHBOURS = 4
 
@@ -23,6 +25,30 @@ NEIGHBOURS = 4
 def hold(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
     """A pruned cell shows the value it had when it was pruned."""
     return tokens.kept.scatter(x, held)
+
+
+def drift(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
+    """A pruned cell shows the value it had when it was pruned, moved as the nearest kept cell moved since.
+
+    Ours: what the layers after a pruning add to a token varies slowly over the image, so a neighbour tells most of it.
+    """
+    _, index = _nearest_kept(tokens, 1)
+    return _moved_with(x, tokens, held, index.squeeze(2))
+
+
+def follow(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
+    """A pruned cell shows the value it had when it was pruned, moved as the kept token moved that resembled it most.
+
+    Ours: the likeness (cosine of the features, see `TokenPruner`) is measured once, at the pruning. Of merging
+    (ToMe) this keeps the idea that a similar token stands for a lost one, but not the loss of the cell's own features.
+    """
+    return _moved_with(x, tokens, held, tokens.owner)
+
+
+def _moved_with(x: Tensor, tokens: TokenState, held: Tensor, leader: Tensor) -> Tensor:
+    """``held``, plus at each pruned position the change since then of the token at hand ``leader`` (B, L)."""
+    change = x - tokens.kept.gather(held)
+    return tokens.kept.scatter(x, held + gather_rows(change, leader))
 
 
 def zero(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
@@ -68,6 +94,8 @@ def _nearest_kept(tokens: TokenState, count: int) -> tuple[Tensor, Tensor]:
 
 RESTORATION: dict[str, Restoration] = {
     'hold': hold,
+    'drift': drift,
+    'follow': follow,
     'nearest': nearest,
     'interpolate': interpolate,
     'mask_token': mask_token,

@@ -13,6 +13,14 @@ from .scan_path import ScanPath, Walk
 
 
 @dataclass(frozen=True)
+class LostTokens:
+    """The pruned ``cells``, and the ``features`` (B, P, C) that the next layer would have read there."""
+
+    cells: KeptTokens
+    features: Tensor
+
+
+@dataclass(frozen=True)
 class TokenState:
     """Which tokens are at hand, and how the scan walks over them.
 
@@ -23,18 +31,29 @@ class TokenState:
         walk: the walks over the tokens at hand.
         hw_shape: the grid (h, w).
         kept: the positions still alive, or None while nothing is pruned.
-        held: per stream (B, L, C), every position as it was when it was pruned; empty while nothing is pruned.
         protected: positions that are never pruned and not counted by the keep ratio (class tokens).
         alignment: how the state moves over pruned cells, a name in `ALIGNMENT`.
+        stored_delta: (sets of parameters, D) what the alignment has stored for the layer that comes next, or None.
+        held: per stream (B, L, C), every position as it was when it was pruned; empty where no choice needs it.
+        lost: the pruned cells with their features, where ``conv_fill='hold'`` needs them.
+        owner: (B, L) the token at hand that stands for each position, where tokens were merged or pruned ones follow
+            another (``restoration='follow'``).
+        score: (B, L, 1) the last score of each position, where pruned ones may come back (``regime='per_stage'``).
+        reopened: whether all positions are candidates at the next pruning layer.
     """
 
     path: ScanPath
     walk: Walk
     hw_shape: tuple[int, int]
     kept: KeptTokens | None = None
-    held: tuple[Tensor, ...] = ()
     protected: tuple[int, ...] = ()
     alignment: str = 'none'
+    stored_delta: Tensor | None = None
+    held: tuple[Tensor, ...] = ()
+    lost: LostTokens | None = None
+    owner: Tensor | None = None
+    score: Tensor | None = None
+    reopened: bool = False
 
     @classmethod
     def dense(
@@ -44,11 +63,16 @@ class TokenState:
         return cls(path, path.over(None), hw_shape, protected=tuple(protected), alignment=alignment)
 
     @property
+    def length(self) -> int:
+        """Number of positions in the whole sequence."""
+        return self.path.order.shape[1]
+
+    @property
     def positions(self) -> Tensor:
         """Places of the tokens at hand in the whole sequence: (B, K), or (1, L) while nothing is pruned."""
         if self.kept is not None:
             return self.kept.index
-        return torch.arange(self.path.order.shape[1], device=self.path.order.device)[None]
+        return torch.arange(self.length, device=self.path.order.device)[None]
 
     @property
     def is_protected(self) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from mmssmprune.analysis.compare import find_dense
 from mmssmprune.analysis.entries import find_entries
-from mmssmprune.analysis.measure import Row
+from mmssmprune.analysis.measure import Row, Setting, config_keep_ratio
 
 CONFIG = """
 default_scope = 'mmseg'
@@ -56,6 +56,24 @@ def test_pair_config_and_work_dir(place: Path):
     # twice the same name: the checkpoint tells them apart
     assert (pair.name, folder.name) == ('pruned (weights)', 'pruned (elsewhere/iter_10)')
     assert (config.pruning, config.keep_ratio, pair.keep_ratio) == (None, 1.0, 0.7)
+
+
+def test_a_plan_with_a_target_has_its_solved_keep_ratio(place: Path):
+    r = 0.7655  # (1 + r + r^2 + r^3) / 4 = 0.7
+    Path('target.py').write_text(CONFIG.format(pruning='dict(tokens=0.7)', root='data'))
+    target, pruned, dense = find_entries([f'{name}.py:weights.pth' for name in ('target', 'pruned', 'dense')])
+    assert target.keep_ratio is None
+    setting = Setting(place / 'compare')
+    assert [config_keep_ratio(entry, setting) for entry in (target, pruned, dense)] == [r, 0.7, 1.0]
+    (stored,) = (place / 'compare/results').iterdir()
+    before = stored.stat().st_mtime_ns
+    assert config_keep_ratio(target, setting) == r
+    assert stored.stat().st_mtime_ns == before
+    assert target.dense_model_hash == dense.dense_model_hash
+    assert (
+        target.model_hash
+        != find_entries(['target.py:weights.pth'], {'model.backbone.pruning.tokens': 0.6})[0].model_hash
+    )
 
 
 def test_hashes_follow_what_decides_a_test(place: Path):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mmssmprune.analysis.flops import count_flops
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim, set_keep_ratio
+from mmssmprune.models.flops import count_on_meta, on_meta
 from mmssmprune.ops import selective_scan
 
 
@@ -75,6 +76,14 @@ def test_scan_by_hand_and_not_halved(backend: str):
     assert count(lambda: selective_scan(*operands, backend=backend)) == recurrence
     assert count(lambda: selective_scan(*operands, D, backend=backend)) == recurrence + elementwise
     assert count(lambda: selective_scan(*operands, D, z, backend=backend)) == recurrence + 2 * elementwise
+
+
+def test_counts_on_meta_equal_real_ones():
+    """What a plan is solved with and what a comparison prints must be one number."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 5, groups=4, bias=False))
+    ghost = on_meta(model)
+    assert count_on_meta(ghost, (10, 12)) == count_flops(model.eval(), torch.rand(1, 3, 10, 12)).total
+    assert count_on_meta(ghost, (10, 12)) == 120 * 8 * 3 * 9 + 6 * 8 * 8 * 2 * 25
 
 
 def test_total_is_matrix_products_plus_scan():

@@ -11,29 +11,49 @@ from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, make
 from torch import nn
 
 from mmssmprune.models import set_keep_ratio
+from mmssmprune.pruning import TokenPruner
 from mmssmprune.pruning.importance import NEEDS_CLASS_TOKEN
 from mmssmprune.pruning.pruner import CHOICES
 
-ALL_NAMES = [dict(zip(CHOICES, names, strict=True)) for names in product(*CHOICES.values())]
 WITH_CLASS_TOKEN = ('vim_cls', 'vim_double')
-KINDS_AND_NAMES = [
-    (kind, names)
-    for kind in MAKERS
-    for names in ALL_NAMES
-    if names['importance'] not in NEEDS_CLASS_TOKEN or kind in WITH_CLASS_TOKEN
-]
 
 
-@pytest.mark.parametrize(
-    ('kind', 'names'), KINDS_AND_NAMES, ids=lambda v: v if isinstance(v, str) else '-'.join(v.values())
-)
-def test_keep_ratio_one_is_dense_bit_for_bit(kind, names):
-    images = torch.randn(2, 3, 64, 96)
+# The whole product for one backbone of either family; the others differ outside the pruned layers.
+WHOLE_PRODUCT = ('plain_mamba', 'vim_cls')
+
+
+def combinations_for(kind: str) -> list[dict[str, str]]:
+    """The combinations of names to prove for a kind of backbone: all, or each name once among the defaults."""
+    choices = dict(CHOICES)
+    if kind not in WITH_CLASS_TOKEN:
+        choices['importance'] = tuple(n for n in choices['importance'] if n not in NEEDS_CLASS_TOKEN)
+    if kind in WHOLE_PRODUCT:
+        return [dict(zip(choices, names, strict=True)) for names in product(*choices.values())]
+    return [{key: name} for key, names in choices.items() for name in names]
+
+
+@pytest.mark.parametrize('kind', MAKERS)
+def test_keep_ratio_one_is_dense_bit_for_bit(kind):
+    images = torch.randn(1, 3, 32, 32)
+    model = make(kind)
+    sets, mixer = (2, model.layers[0].mixer) if kind.startswith('vim') else (1, model.layers[0].mamba)
+    with torch.no_grad():
+        expected = model(images)
+        for names in combinations_for(kind):
+            # A pruner in the place of the dense one: what the backbone's constructor does, without its random weights.
+            model.pruner = TokenPruner(dict(layers=[0, 2], keep_ratio=1, **names), 4, kind in WITH_CLASS_TOKEN)
+            model.pruner.make_state(model.embed_dims, mixer.d_inner, sets)
+            assert all(torch.equal(a, b) for a, b in zip(expected, model(images), strict=True)), names
+
+
+@pytest.mark.parametrize('kind', MAKERS)
+def test_dense_weights_load_into_a_pruned_model_and_back(kind):
+    images = torch.randn(2, 3, 32, 64)
     dense = make(kind)
-    pruned = make(kind, pruning=dict(layers=[0, 2], keep_ratio=1, **names))
+    pruned = make(kind, pruning=dict(layers=[0, 2], keep_ratio=1, alignment='learned', restoration='mask_token'))
     missing, unexpected = pruned.load_state_dict(dense.state_dict(), strict=False)
     assert unexpected == []
-    assert set(missing) <= {'mask_token'}
+    assert sorted(missing) == ['pruner.calibrated_batches', 'pruner.mask_token', 'pruner.stored_delta']
     assert all(torch.equal(a, b) for a, b in zip(dense(images), pruned(images), strict=True))
 
 

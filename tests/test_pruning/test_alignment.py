@@ -5,6 +5,9 @@ The masked scan below is written anew, cell by cell along the dense path, from t
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,14 +17,30 @@ from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
 from mmssmprune.models.layers.vim_block import VimMixer
 from mmssmprune.pruning import KeptTokens, TokenState, conv_over_grid, sequence_path, snake_path
 from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
+from mmssmprune.pruning.token_state import LostTokens
 
 
-def keep(rows: list[list[int]], path, hw: tuple[int, int], alignment: str) -> TokenState:
+ALIGNMENTS = ['none', 'carry', 'bias', 'calibrated', 'learned']
+
+
+def keep(rows: list[list[int]], path, hw: tuple[int, int], alignment: str, sets: int = 1) -> TokenState:
     kept = KeptTokens(torch.tensor(rows), path.order.shape[1])
-    return TokenState(path, path.over(kept), hw, kept, alignment=alignment)
+    stored = None
+    if alignment in ('calibrated', 'learned'):
+        stored = (torch.rand(sets, 16, dtype=torch.float64) + 0.1).requires_grad_(alignment == 'learned')
+    lost = LostTokens(kept.complement(), torch.empty(0))
+    return TokenState(path, path.over(kept), hw, kept, alignment=alignment, stored_delta=stored, lost=lost)
 
 
-def masked_scan(u, delta, A, B, C, D, order, kept_cells, alignment, delta_at_zero):
+def fixed_delta(tokens: TokenState, direction: int, raw_at_zero: torch.Tensor) -> torch.Tensor | None:
+    """The delta (D,) of every pruned cell, or None where it depends on the kept ones."""
+    if tokens.alignment == 'calibrated':
+        return tokens.stored_delta[direction]
+    offset = tokens.stored_delta[direction] if tokens.alignment == 'learned' else 0
+    return F.softplus(raw_at_zero + offset) if tokens.alignment in ('learned', 'bias') else None
+
+
+def masked_scan(u, delta, A, B, C, D, order, kept_cells, alignment, delta_of_pruned):
     """One image, one direction: u, delta (L, D), B, C (L, N) by cell. Returns y (L, D) by cell, zero where pruned."""
     state = torch.zeros_like(A)
     last = None
@@ -31,8 +50,8 @@ def masked_scan(u, delta, A, B, C, D, order, kept_cells, alignment, delta_at_zer
             state = torch.exp(delta[cell][:, None] * A) * state + (delta[cell] * u[cell])[:, None] * B[cell]
             y[cell] = (state * C[cell]).sum(-1) + D * u[cell]
             last = delta[cell]
-        elif alignment == 'bias':
-            state = torch.exp(delta_at_zero[:, None] * A) * state
+        elif delta_of_pruned is not None:
+            state = torch.exp(delta_of_pruned[:, None] * A) * state
         elif alignment == 'carry' and last is not None:
             state = torch.exp(last[:, None] * A) * state
     return torch.stack(y)
@@ -44,10 +63,15 @@ def randomise(module: torch.nn.Module) -> torch.nn.Module:
     return module.double()
 
 
-def compare(module, x, tokens, compact, full) -> None:
+def compare(module, x, lost, tokens, compact, full) -> None:
     weight = torch.randn_like(compact)
-    leaves = {'x': x, **dict(module.named_parameters())}
-    grads = [torch.autograd.grad((out * weight).sum(), list(leaves.values())) for out in (compact, full)]
+    leaves = {'x': x, 'lost': lost, **dict(module.named_parameters())}
+    leaves = {name: leaf for name, leaf in leaves.items() if leaf is not None}
+    if tokens.alignment == 'learned':
+        leaves['stored'] = tokens.stored_delta
+    # Without gaps the naive scan never touches the stored delta.
+    options = dict(allow_unused=True, materialize_grads=True)
+    grads = [torch.autograd.grad((out * weight).sum(), list(leaves.values()), **options) for out in (compact, full)]
     assert_same({'out': compact}, {'out': full}, rtol=1e-11)
     assert_same(*(dict(zip(leaves, g, strict=True)) for g in grads), rtol=1e-10)
 
@@ -55,24 +79,38 @@ def compare(module, x, tokens, compact, full) -> None:
 PATTERNS = {'random': [[1, 4, 5, 11, 13], [0, 2, 3, 9, 14]], 'all': [list(range(15))] * 2, 'one': [[0], [14]]}
 
 
-@pytest.mark.parametrize('alignment', ['none', 'carry', 'bias'])
+@pytest.mark.parametrize('fill', ['zero', 'hold'])
+@pytest.mark.parametrize('alignment', ALIGNMENTS)
 @pytest.mark.parametrize('pattern', PATTERNS)
-def test_plain_mamba_mixer_equals_masked_scan(alignment, pattern):
+def test_plain_mamba_mixer_equals_masked_scan(alignment, pattern, fill):
     hw, rows = (5, 3), PATTERNS[pattern]
     mixer = randomise(PlainMambaMixer(8, d_state=3, conv_size=3, param_order='scan'))
     path = snake_path(*hw)
     tokens = keep(rows, path, hw, alignment)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
-    compact, _ = mixer(x, tokens)
-    compare(mixer, x, tokens, compact, plain_mamba_by_cells(mixer, x, tokens, hw, alignment))
+    lost = lost_features(rows, fill)
+    compact, _ = mixer(x, tokens, lost)
+    compare(mixer, x, lost, tokens, compact, plain_mamba_by_cells(mixer, x, lost, tokens, hw, alignment))
 
 
-def plain_mamba_by_cells(mixer, x, tokens, hw, alignment):
+def lost_features(rows: list[list[int]], fill: str) -> torch.Tensor | None:
+    if fill == 'zero':
+        return None
+    return torch.randn(2, 15 - len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
+
+
+def fill_of(mixer, lost):
+    """The x-half of the whole projection."""
+    return None if lost is None else mixer.in_proj(lost).chunk(2, -1)[0]
+
+
+def plain_mamba_by_cells(mixer, x, lost, tokens, hw, alignment):
     inner, z = mixer.in_proj(x).chunk(2, -1)
-    u = F.silu(conv_over_grid(inner, mixer.conv2d, hw, tokens.kept))
+    fill = fill_of(mixer, lost)
+    u = F.silu(conv_over_grid(inner, mixer.conv2d, tokens, fill))
     dt, B, C = mixer.x_proj(u).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
     delta = F.softplus(mixer.dt_proj(dt) + mixer.dt_proj.bias)
-    at_zero = F.softplus(2 * mixer.dt_proj.bias)
+    at_zero = fixed_delta(tokens, 0, 2 * mixer.dt_proj.bias)
     spread = [tokens.kept.scatter(t) for t in (u, delta, B, C)]
     total = 0
     for order, step in zip(tokens.path.order.tolist(), tokens.path.step, strict=True):
@@ -87,24 +125,27 @@ def plain_mamba_by_cells(mixer, x, tokens, hw, alignment):
     return mixer.out_proj(total * F.silu(z))
 
 
-@pytest.mark.parametrize('alignment', ['none', 'carry', 'bias'])
+@pytest.mark.parametrize('fill', ['zero', 'hold'])
+@pytest.mark.parametrize('alignment', ALIGNMENTS)
 @pytest.mark.parametrize('pattern', PATTERNS)
-def test_vim_mixer_equals_masked_scan(alignment, pattern):
+def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
     rows = PATTERNS[pattern]
     mixer = randomise(VimMixer(8, d_state=3))
-    tokens = keep(rows, sequence_path(15), (1, 15), alignment)
+    tokens = keep(rows, sequence_path(15), (1, 15), alignment, sets=2)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
-    compact, _ = mixer(x, tokens)
+    lost = lost_features(rows, fill)
+    compact, _ = mixer(x, tokens, lost)
     inner, z = mixer.in_proj(x).chunk(2, -1)
+    fill = fill_of(mixer, lost)
     total = 0
     for direction, s in enumerate(('', '_b')):
         part = {k: getattr(mixer, f'{k}{s}') for k in ('conv1d', 'x_proj', 'dt_proj', 'D')}
-        u = F.silu(causal_conv_over_sequence(inner, part['conv1d'], bool(direction), tokens.kept))
+        u = F.silu(causal_conv_over_sequence(inner, part['conv1d'], bool(direction), tokens, fill))
         dt, B, C = part['x_proj'](u).split([mixer.dt_rank, 3, 3], -1)
         delta = F.softplus(part['dt_proj'](dt))
         A = -torch.exp(mixer.A_b_log if direction else mixer.A_log)
         spread = [tokens.kept.scatter(t) for t in (u, delta, B, C)]
-        at_zero = F.softplus(part['dt_proj'].bias)
+        at_zero = fixed_delta(tokens, direction, part['dt_proj'].bias)
         scans = [
             masked_scan(
                 u_b, d_b, A, B_b, C_b, part['D'], tokens.path.order[direction].tolist(), set(cells), alignment, at_zero
@@ -112,7 +153,7 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern):
             for u_b, d_b, B_b, C_b, cells in zip(*spread, tokens.kept.index.tolist(), strict=True)
         ]
         total = total + tokens.kept.gather(torch.stack(scans))
-    compare(mixer, x, tokens, compact, mixer.out_proj(total * F.silu(z) / 2))
+    compare(mixer, x, lost, tokens, compact, mixer.out_proj(total * F.silu(z) / 2))
 
 
 @pytest.mark.parametrize('param_order', ['raster', 'scan'])
@@ -122,7 +163,7 @@ def test_all_cells_kept_equals_dense(param_order):
     path = snake_path(*hw)
     x = torch.randn(2, 15, 8, dtype=torch.float64)
     dense, _ = mixer(x, TokenState.dense(path, hw))
-    for alignment in ('none', 'carry', 'bias'):
+    for alignment in ALIGNMENTS:
         compact, _ = mixer(x, keep([list(range(15))] * 2, path, hw, alignment))
         assert torch.allclose(compact, dense, rtol=1e-12, atol=1e-12)
 
@@ -130,7 +171,17 @@ def test_all_cells_kept_equals_dense(param_order):
 def test_alignment_changes_what_a_gap_means():
     mixer = randomise(VimMixer(8, d_state=3))
     x = torch.randn(1, 3, 8, dtype=torch.float64)
-    outs = [mixer(x, keep([[0, 6, 14]], sequence_path(15), (1, 15), name))[0] for name in ('none', 'carry', 'bias')]
-    assert not torch.allclose(outs[0], outs[1])
-    assert not torch.allclose(outs[0], outs[2])
-    assert not torch.allclose(outs[1], outs[2])
+    outs = [mixer(x, keep([[0, 6, 14]], sequence_path(15), (1, 15), name, sets=2))[0] for name in ALIGNMENTS]
+    assert all(not torch.allclose(a, b) for a, b in combinations(outs, 2))
+
+
+def test_before_any_measurement_calibrated_is_carry_and_learned_is_bias():
+    mixer = randomise(VimMixer(8, d_state=3))
+    x = torch.randn(1, 3, 8, dtype=torch.float64)
+    outs = {}
+    for name in ALIGNMENTS:
+        tokens = keep([[0, 6, 14]], sequence_path(15), (1, 15), name, sets=2)
+        stored = None if tokens.stored_delta is None else torch.zeros_like(tokens.stored_delta)
+        outs[name] = mixer(x, replace(tokens, stored_delta=stored))[0]
+    assert torch.equal(outs['calibrated'], outs['carry'])
+    assert torch.equal(outs['learned'], outs['bias'])

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
-from mmssmprune.pruning import KeptTokens, causal_conv_over_sequence, conv_over_grid
+from mmssmprune.pruning import (
+    KeptTokens,
+    TokenState,
+    causal_conv_over_sequence,
+    conv_over_grid,
+    sequence_path,
+)
+from mmssmprune.pruning.token_state import LostTokens
+
+
+def state(kept: KeptTokens, hw: tuple[int, int]) -> TokenState:
+    """Over a grid or, with one row, a sequence; the walks do not matter here."""
+    path = sequence_path(hw[0] * hw[1])
+    return TokenState(path, path.over(kept), hw, kept)
 
 
 def masked(x: torch.Tensor, kept: KeptTokens) -> torch.Tensor:
@@ -20,7 +35,7 @@ def test_grid_neighbours_stand_at_their_places():
     x = torch.randn(2, 15, 4, dtype=torch.float64)
     kept = KeptTokens(torch.tensor([[0, 3, 8, 14], [1, 2, 3, 7]]), 15)
     grid = conv(masked(x, kept).transpose(1, 2).view(2, 4, 3, 5)).flatten(2).transpose(1, 2)
-    assert torch.allclose(conv_over_grid(kept.gather(x), conv, hw, kept), kept.gather(grid), rtol=1e-12, atol=1e-14)
+    assert torch.allclose(conv_over_grid(kept.gather(x), conv, state(kept, hw)), kept.gather(grid), rtol=1e-12, atol=1e-14)
 
 
 def test_causal_neighbours_stand_at_their_places_in_both_directions():
@@ -30,7 +45,7 @@ def test_causal_neighbours_stand_at_their_places_in_both_directions():
     weight, bias = conv.weight[:, 0], conv.bias
     zeroed = masked(x, kept)
     for backward in (False, True):
-        out = causal_conv_over_sequence(kept.gather(x), conv, backward, kept)
+        out = causal_conv_over_sequence(kept.gather(x), conv, backward, state(kept, (1, 9)))
         for b, row in enumerate(kept.index.tolist()):
             for k, cell in enumerate(row):
                 total = bias.clone()
@@ -39,3 +54,19 @@ def test_causal_neighbours_stand_at_their_places_in_both_directions():
                     if 0 <= place < 9:
                         total = total + weight[:, 3 - tap] * zeroed[b, place]
                 assert torch.allclose(out[b, k], total, rtol=1e-12)
+
+
+def test_filled_cells_count_as_neighbours():
+    hw, kept = (3, 5), KeptTokens(torch.tensor([[0, 3, 8, 14], [1, 2, 3, 7]]), 15)
+    x = torch.randn(2, 15, 4, dtype=torch.float64)
+    lost = LostTokens(kept.complement(), torch.empty(0))
+    tokens = replace(state(kept, hw), lost=lost)
+    grid, line = nn.Conv2d(4, 4, 7, padding=3, groups=4).double(), nn.Conv1d(4, 4, 4, padding=3, groups=4).double()
+    every = TokenState.dense(tokens.path, hw)
+    for apply in (
+        lambda x, tokens, fill: conv_over_grid(x, grid, tokens, fill),
+        lambda x, tokens, fill: causal_conv_over_sequence(x, line, False, tokens, fill),
+        lambda x, tokens, fill: causal_conv_over_sequence(x, line, True, tokens, fill),
+    ):
+        filled = apply(kept.gather(x), tokens, lost.cells.gather(x))
+        assert torch.allclose(filled, kept.gather(apply(x, every, None)), rtol=1e-12, atol=1e-14)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmssmprune.pruning import IMPORTANCE, KeptTokens, LayerTrace, TokenState, sequence_path, snake_path
+from mmssmprune.pruning import IMPORTANCE, KeptTokens, LayerTrace, RawDelta, TokenState, sequence_path, snake_path
 
 Y = torch.tensor([[[1.0, -3.0], [-2.0, 0.5], [4.0, 0.0]]])
 
@@ -31,7 +31,7 @@ def test_delta_is_the_mean_step_size_of_all_directions():
     raw = torch.randn(2, 3, 4)
     bias = torch.randn(4)
     expected = torch.log1p(torch.exp(torch.stack([raw + bias, 2 * raw]))).mean((0, 3))
-    trace = LayerTrace(Y.expand(2, -1, -1), ((raw, bias), (2 * raw, torch.zeros(4))))
+    trace = LayerTrace(Y.expand(2, -1, -1), (RawDelta(raw, bias, bias), RawDelta(2 * raw, torch.zeros(4), bias)))
     assert torch.allclose(score('delta', trace), expected, atol=1e-6)
 
 

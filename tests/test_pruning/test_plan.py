@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mmssmprune.pruning import TokenPruner, make_plan
+from mmssmprune.pruning.plan import PlanTarget, default_layers, plan_from_config, solve_keep_ratio
 
 
 def test_ceil_of_the_tokens_alive():
@@ -11,9 +12,9 @@ def test_ceil_of_the_tokens_alive():
 
 
 def test_equal_gaps_from_a_start():
-    pruner = TokenPruner.from_config(dict(start=4, every=5, keep_ratio=0.8), 24)
+    pruner = TokenPruner(dict(start=4, every=5, keep_ratio=0.8), 24)
     assert pruner.plan.layers == (4, 9, 14, 19)
-    assert TokenPruner.from_config(dict(start=2, every=1, keep_ratio=0.8), 4).plan.layers == (2,)
+    assert TokenPruner(dict(start=2, every=1, keep_ratio=0.8), 4).plan.layers == (2,)
 
 
 def test_one_ratio_per_layer():
@@ -75,15 +76,135 @@ def test_number_of_ratios():
         (dict(layers=[1], keep_ratio=0.5, conv_fill='x'), 'the names are zero'),
         (
             dict(layers=[1], keep_ratio=0.5, restoration='x'),
-            'the names are hold, nearest, interpolate, mask_token, zero',
+            'the names are hold, drift, follow, nearest, interpolate, mask_token, zero',
         ),
     ],
 )
 def test_bad_pruning_dict(config, message):
     with pytest.raises(ValueError, match=message):
-        TokenPruner.from_config(config, 4)
+        TokenPruner(config, 4)
 
 
 def test_keep_ratio_of_a_dense_model_cannot_be_set():
     with pytest.raises(ValueError, match='has no pruning'):
-        TokenPruner.from_config(None, 4).set_keep_ratio(0.5)
+        TokenPruner(None, 4).set_keep_ratio(0.5)
+
+
+REOPENED = [
+    # nothing reopened: 16 -> 8 -> 4
+    ((), [16, 16, 8, 8, 4, 4]),
+    # after the first pruning layer and before the second: 16 candidates there, and 8 of them stay
+    ((2,), [16, 16, 8, 8, 8, 8]),
+    # a layer that prunes and is tapped reopens after its pruning
+    ((1,), [16, 16, 8, 8, 8, 8]),
+    # too early, or too late for the second pruning layer
+    ((0, 3, 4, 5), [16, 16, 8, 8, 4, 4]),
+]
+
+
+@pytest.mark.parametrize(('reopened', 'expected'), REOPENED)
+def test_reopened_cells_are_candidates_of_the_next_pruning_layer(reopened, expected):
+    plan = make_plan([1, 3], 0.5, 6)
+    assert plan.tokens_per_layer(6, 16, reopened) == expected
+    assert plan.token_share(6, reopened) == pytest.approx(sum(expected) / (6 * 16))
+
+
+def test_each_reopening_counts_once():
+    plan = make_plan([0, 1, 2], 0.5, 4)
+    assert plan.tokens_per_layer(4, 16, (0,)) == [16, 8, 8, 4]
+    assert plan.tokens_per_layer(4, 16, (0, 1)) == [16, 8, 8, 8]
+
+
+def test_pruning_after_the_last_layer_spares_no_layer():
+    assert make_plan([3], 0.5, 4).tokens_per_layer(4, 16) == [16] * 4
+
+
+def test_token_share_is_the_mean_product_of_ratios():
+    r = 0.7
+    assert make_plan([5, 11, 17], r, 24).token_share(24) == pytest.approx((1 + r + r**2 + r**3) / 4)
+    assert make_plan([0, 1], [0.9, 0.3], 3).token_share(3) == pytest.approx((1 + 0.9 + 0.27) / 3)
+
+
+def test_default_layers_end_the_first_three_quarters():
+    assert [default_layers(n) for n in (24, 8, 36)] == [[5, 11, 17], [1, 3, 5], [8, 17, 26]]
+    assert [default_layers(n) for n in (4, 3, 2, 1)] == [[0, 1, 2], [0, 1], [0], []]
+
+
+def test_targets_and_where_they_prune():
+    plan, target = plan_from_config(dict(flops_reduction=0.4, input_shape=[224, 320], alignment='none'), 24)
+    assert target == PlanTarget(flops_reduction=0.4, input_shape=(224, 320))
+    assert (plan.layers, plan.keep_ratios) == ((5, 11, 17), (1.0,) * 3)
+    plan, target = plan_from_config(dict(tokens=0.7, layers=[2, 6], keep_ratio=None), 8)
+    assert (plan.layers, target) == ((2, 6), PlanTarget(tokens=0.7))
+    assert plan_from_config(dict(tokens=1, start=2, every=2), 8)[0].layers == (2, 4, 6)
+    assert plan_from_config(dict(layers=[1], keep_ratio=0.5), 4) == (make_plan([1], 0.5, 4), None)
+
+
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        ({}, "needs 'keep_ratio', or a target: 'flops_reduction' or 'tokens'"),
+        (dict(flops_reduction=0.4), r'flops_reduction needs the size of the image .* input_shape=\(512, 512\)'),
+        (dict(flops_reduction=0.4, tokens=0.7, input_shape=(64, 64)), 'has flops_reduction and tokens, .* give one'),
+        (dict(tokens=0.7, keep_ratio=0.5), 'has keep_ratio and tokens'),
+        (dict(layers=[1], keep_ratio=0.5, input_shape=(64, 64)), 'input_shape belongs to a target'),
+        (dict(tokens=0.7, start=1), "needs 'layers', or 'start' and 'every' instead"),
+        (dict(tokens=0.7, layers=[9]), 'names layer 9'),
+        *((dict(tokens=bad), 'tokens must be a share .* above 0 and at most 1, got') for bad in (0, 1.1, 'a', True)),
+        *(
+            (dict(flops_reduction=bad, input_shape=(64, 64)), 'flops_reduction must be a share .* 0 to below 1, got')
+            for bad in (1, -0.1, 41.6, 'a', False, float('nan'), [0.4])
+        ),
+        *(
+            (dict(flops_reduction=0.4, input_shape=bad), r'input_shape must be \(H, W\) in pixels, .* got')
+            for bad in (224, (224,), (224, 0), (224.0, 224), '64', 'ab')
+        ),
+    ],
+)
+def test_bad_targets(config, message):
+    with pytest.raises(ValueError, match=message):
+        plan_from_config(config, 4)
+
+
+def solve(curve, target, **kwargs):
+    """The solved ratio, and how often the curve was asked."""
+    calls = []
+
+    def achieved(ratio):
+        calls.append(ratio)
+        return curve(ratio)
+
+    return solve_keep_ratio(achieved, target, **kwargs), len(calls)
+
+
+def test_solver_on_rising_and_falling_curves():
+    ratio, calls = solve(lambda r: (1 + r + r**2 + r**3) / 4, 0.6)
+    assert (1 + ratio + ratio**2 + ratio**3) / 4 == pytest.approx(0.6, abs=1e-3)
+    assert ratio == round(ratio, 4)
+    assert calls <= 8
+    assert solve(lambda r: 0.6 * (1 - r**2), 0.3)[0] == pytest.approx(0.5**0.5, abs=2e-3)
+
+
+def test_a_guide_that_the_curve_follows_saves_calls():
+    curve = make_plan([5, 11, 17], 1, 24)
+    ratio, calls = solve(
+        lambda r: 0.8 - 0.8 * curve.at(r).token_share(24), 0.35, guide=lambda r: curve.at(r).token_share(24)
+    )
+    assert 0.8 - 0.8 * curve.at(ratio).token_share(24) == pytest.approx(0.35, abs=1e-3)
+    assert calls == 3
+
+
+def test_solver_takes_the_nearest_step():
+    def stairs(ratio):  # three whole tokens
+        return make_plan([0], ratio, 2).tokens_per_layer(2, 3)[1] / 3
+
+    assert stairs(solve(stairs, 0.6)[0]) == pytest.approx(2 / 3)
+    assert stairs(solve(stairs, 0.4)[0]) == pytest.approx(1 / 3)
+    assert stairs(solve(stairs, 0.9)[0]) == 1
+    assert solve(stairs, 1.0)[0] == 1
+
+
+def test_solver_beyond_the_ends_and_on_a_flat_curve():
+    assert solve(lambda r: r / 2, 0.8)[0] == 1
+    assert solve(lambda r: 0.5 + r / 2, 0.1)[0] == 1e-4
+    assert solve(lambda r: 0.0, 0.3)[0] == 1

@@ -11,7 +11,9 @@ HW = (4, 5)
 def state(rows: list[list[int]], protected: tuple[int, ...] = ()) -> TokenState:
     path = sequence_path(20 + len(protected)) if protected else snake_path(*HW)
     kept = KeptTokens(torch.tensor(rows), 20 + len(protected))
-    return TokenState(path, path.over(kept), HW, kept, protected=protected)
+    owner = torch.arange(kept.length).remainder(len(rows[0])).expand(len(rows), -1)
+    owner = owner.scatter(1, kept.index, torch.arange(len(rows[0])).expand_as(kept.index))
+    return TokenState(path, path.over(kept), HW, kept, protected=protected, owner=owner)
 
 
 PLAIN = [[0, 6, 7, 13, 19], [1, 2, 3, 10, 15]]
@@ -74,6 +76,30 @@ def test_what_pruned_cells_show():
     assert torch.equal(RESTORATION['mask_token'](x, tokens, None, blank)[pruned], blank.expand(2, -1, -1)[pruned])
     assert (RESTORATION['mask_token'](x, tokens, None, None)[pruned] == 0).all()
     assert (RESTORATION['zero'](x, tokens, None, None)[pruned] == 0).all()
+
+
+def test_pruned_cells_move_with_their_neighbour_or_their_likeness():
+    tokens, held = state(PLAIN), torch.randn(2, 20, 3)
+    step = torch.randn(2, 5, 3)
+    x = tokens.kept.gather(held) + step
+    drifted, followed = (RESTORATION[name](x, tokens, held, None) for name in ('drift', 'follow'))
+    for b, row in enumerate(PLAIN):
+        for cell in set(range(20)) - set(row):
+            distances = [(cell // 5 - k // 5) ** 2 + (cell % 5 - k % 5) ** 2 for k in row]
+            moved = held[b, cell] + step[b, distances.index(min(distances))]
+            assert torch.allclose(drifted[b, cell], moved, atol=1e-6)
+            assert torch.allclose(followed[b, cell], held[b, cell] + step[b, tokens.owner[b, cell]], atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['hold', 'drift', 'follow', 'mask_token'])
+def test_gradients_reach_what_stands_at_pruned_cells(name):
+    tokens, x = state(PLAIN), torch.randn(2, 5, 3)
+    held, blank = torch.randn(2, 20, 3, requires_grad=True), torch.randn(1, 20, 3, requires_grad=True)
+    RESTORATION[name](x, tokens, held, blank).square().sum().backward()
+    source = blank if name == 'mask_token' else held
+    for b, row in enumerate(PLAIN):
+        grad = source.grad[0 if name == 'mask_token' else b].abs().sum(-1)
+        assert (grad[[cell for cell in range(20) if cell not in row]] > 0).all()
 
 
 @pytest.mark.parametrize('name', RESTORATION)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmssmprune.models.checkpoint import load_pretrained
+from mmssmprune.models.plan_target import meet_target
 from mmssmprune.pruning import TokenPruner
 
 
@@ -56,19 +57,30 @@ def drop_path_rates(rate: float, num_layers: int) -> list[float]:
     return [rate * i / max(num_layers - 1, 1) for i in range(num_layers)]
 
 
-class PrunableBackbone(BaseModule):
+class _Finished(type(BaseModule)):
+    """Calls ``_finish`` when the constructors of a class and its subclasses have all run."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> PrunableBackbone:
+        built = super().__call__(*args, **kwargs)
+        built._finish()
+        return built
+
+
+class PrunableBackbone(BaseModule, metaclass=_Finished):
     """Base of the backbones.
 
     Args:
         num_layers: depth.
-        pruning: the `pruning` dict (see `TokenPruner.from_config`), or None for the dense model.
+        pruning: the `pruning` dict (see `TokenPruner`), or None for the dense model.
         with_cp: recompute each layer in backward instead of storing it.
         has_class_token: whether the sequence holds one.
         init_cfg: as in mmengine; ``type='Pretrained'`` loads by key and reports every mismatch by name.
     """
 
     # Modules that a classification checkpoint does not have and that start from their own initialisation.
-    optional_in_checkpoint: tuple[str, ...] = ('mask_token',)
+    optional_in_checkpoint: tuple[str, ...] = ('pruner.',)
+    # In training every so many batches, one dense pass without gradients renews what `calibrated` has stored.
+    calibration_interval = 16
 
     def __init__(
         self,
@@ -81,7 +93,14 @@ class PrunableBackbone(BaseModule):
         super().__init__(init_cfg)
         self.num_layers = num_layers
         self.with_cp = with_cp
-        self.pruner = TokenPruner.from_config(pruning, num_layers, has_class_token)
+        self.pruner = TokenPruner(pruning, num_layers, has_class_token)
+        self._forwards = 0
+
+    def _finish(self) -> None:
+        """Solve for the keep ratio of a plan that is given as a target, now that FLOPs can be counted."""
+        if self.pruner.target is not None:
+            reopened = self.tapped_layers if self.pruner.regime == 'per_stage' else ()
+            meet_target(self, self.pruner.target, reopened)
 
     @property
     def pruning(self) -> dict | None:
@@ -97,28 +116,71 @@ class PrunableBackbone(BaseModule):
         cells, protected = self._sequence_of(hw)
         if self.pruner.plan is None:
             return [cells + protected] * self.num_layers
-        return [n + protected for n in self.pruner.plan.tokens_per_layer(self.num_layers, cells)]
+        tapped = self.tapped_layers if self.pruner.regime == 'per_stage' else ()
+        return [n + protected for n in self.pruner.plan.tokens_per_layer(self.num_layers, cells, tapped)]
+
+    @property
+    def tapped_layers(self) -> tuple[int, ...]:
+        """Layers after which the full map is read."""
+        return self.out_indices
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning-rate decay, and the number of depths, as in mmpretrain.
+
+        Depth 0 is what comes before the layers (patches, positions, class tokens, the state of the pruning), i + 1 is
+        ``layers[i]``, and the last is what comes after or beside them, any name without ``prefix`` included.
+        """
+        last = self.num_layers + 1
+        if not param_name.startswith(prefix):
+            return last, last + 1
+        first, _, rest = param_name[len(prefix) :].partition('.')
+        if first == 'layers':
+            return int(rest.partition('.')[0]) + 1, last + 1
+        is_input = first in ('patch_embed', 'pos_embed', 'mask_token', 'pruner') or first.startswith('cls_token')
+        return (0 if is_input else last), last + 1
 
     def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:
         """Number of prunable cells and of class tokens for an image of (H, W) pixels."""
         raise NotImplementedError
 
-    def _make_mask_token(self, embed_dims: int) -> None:
-        """Register the learned vector that stands for pruned cells, where ``restoration='mask_token'`` asks for it.
-
-        Call it last: drawn after all else, it leaves the dense weights of a seed as they are.
-        """
-        if self.pruner.plan and self.pruner.restoration == 'mask_token':
-            self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
-            nn.init.trunc_normal_(self.mask_token, std=0.02)
-
     def _blank(self, hw_shape: tuple[int, int]) -> Tensor | None:
         """The mask token at every position, (1, L, C), or None where there is none."""
-        return self.mask_token + self._pos_embed_of(hw_shape) if hasattr(self, 'mask_token') else None
+        mask_token = getattr(self.pruner, 'mask_token', None)
+        return None if mask_token is None else mask_token + self._pos_embed_of(hw_shape)
 
     def _pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
         """Position embedding (1, L, C) of the sequence over the grid ``hw_shape``."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor) -> None:
+        """Measure the delta of pruned cells on a batch (B, 3, H, W), preprocessed, and average it into what is stored.
+
+        Raises:
+            ValueError: the alignment at work stores nothing.
+        """
+        if not self.pruner.calibrates:
+            raise ValueError("pruning.alignment must be 'calibrated' or 'learned' to be calibrated")
+        pruner, modes = self.pruner, {module: module.training for module in self.modules()}
+        self.pruner = pruner.recorder()
+        self.eval()
+        try:
+            self(images)
+            pruner.take_in(self.pruner)
+        finally:
+            self.pruner = pruner
+            for module, mode in modes.items():
+                module.training = mode
+
+    @torch.compiler.disable
+    def _calibrate_if_due(self, images: Tensor) -> None:
+        """In training: `calibrated` follows the model, `learned` is only given its start."""
+        due = self._forwards % self.calibration_interval == 0
+        if self.pruner.alignment == 'learned':
+            due = self._forwards == 0 and int(self.pruner.calibrated_batches) == 0
+        self._forwards += 1
+        if due:
+            self.calibrate(images)
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fit what depends on the training resolution in a checkpoint's backbone weights to this model."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models.layers.patch_embed import ConvStemPatchEmbed, resize_pos_embed
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaLayer
-from mmssmprune.pruning import TokenState, snake_path
+from mmssmprune.pruning import snake_path
 
 from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
 
@@ -83,7 +83,7 @@ class PlainMamba(PrunableBackbone):
             if i != self.num_layers - 1:
                 self.add_module(f'norm_layer{i}', nn.LayerNorm(self.embed_dims, eps=1e-6))
         self._initialise()
-        self._make_mask_token(self.embed_dims)
+        self.pruner.make_state(self.embed_dims, self.layers[0].mamba.d_inner, param_sets=1)
 
     def _make_layers(self, settings: dict, drop_path_rate: float) -> None:
         with_dwconv = tuple(settings.get('layers_with_dwconv', ()))
@@ -133,20 +133,20 @@ class PlainMamba(PrunableBackbone):
     def _pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
         return resize_pos_embed(self.pos_embed, self.pos_hw, hw_shape)
 
-    def _restore(self, x: Tensor, tokens: TokenState) -> Tensor:
-        """(B, K, C) -> (B, L, C): every cell again."""
-        return self.pruner.restore(x, tokens, blank=self._blank(tokens.hw_shape))
-
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored."""
+        if self.training and self.pruner.calibrates:
+            self._calibrate_if_due(images)
         x, hw_shape = self.embed(images)
         tokens = self.pruner.start(snake_path(*hw_shape, x.device), hw_shape)
+        blank = self._blank(hw_shape)
         outs = []
         for i, layer in enumerate(self.layers):
             x, trace = self._run(layer, x, tokens)
-            (x,), tokens = self.pruner.prune(i, (x,), tokens, trace)
+            (x,), tokens = self.pruner.prune(i, (x,), tokens, trace, blank)
             if i in self.out_indices:
-                outs.append(self._to_map(self._restore(x, tokens), i, hw_shape))
+                outs.append(self._to_map(self.pruner.restore(x, tokens, blank=blank), i, hw_shape))
+                tokens = self.pruner.tapped(tokens)
         return tuple(outs)
 
     def _to_map(self, x: Tensor, layer: int, hw_shape: tuple[int, int]) -> Tensor:

@@ -125,21 +125,30 @@ class PlainMambaAdapter(PlainMamba):
                 f'PlainMambaAdapter needs sides divisible by 32, got {height}x{width}; '
                 'set pad_size_divisor=32 in the data preprocessor'
             )
+        if self.training and self.pruner.calibrates:
+            self._calibrate_if_due(images)
         c1, c, c_shapes = self._spatial_prior(images)
         x, hw_shape = self.embed(images)
         points_x = grid_reference_points([hw_shape], x)
         points_c = grid_reference_points(c_shapes, x)
         tokens = self.pruner.start(snake_path(*hw_shape, x.device), hw_shape)
+        blank = self._blank(hw_shape)
         taps = []
         for interaction, run in zip(self.interactions, self.interaction_indexes, strict=True):
             x = self._run(interaction.injector, x, _at_kept(points_x, tokens, len(x)), c, c_shapes)
-            x, tokens = self._run_layers(x, tokens, run)
-            full = self._restore(x, tokens)
+            x, tokens = self._run_layers(x, tokens, run, blank)
+            full = self.pruner.restore(x, tokens, blank=blank)
+            tokens = self.pruner.tapped(tokens)
             c = self._run(interaction.extract, c, points_c, full, hw_shape, c_shapes)
             taps.append(full.transpose(1, 2).unflatten(2, hw_shape))
         if self.vit_feature_from == 'last':
             taps = taps[-1:] * 4
         return self._pyramid(c1, c, c_shapes, taps)
+
+    @property
+    def tapped_layers(self) -> tuple[int, ...]:
+        """Layers after which the extractors read the full map."""
+        return tuple(last for _, last in self.interaction_indexes)
 
     def _spatial_prior(self, images: Tensor) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         """The map at stride 4, the tokens of strides 8, 16, 32 in one sequence, and their grids."""
@@ -148,10 +157,12 @@ class PlainMambaAdapter(PlainMamba):
         c = torch.cat([level + embed for level, embed in zip(levels, self.level_embed, strict=True)], dim=1)
         return c1, c, [(height // s, width // s) for s in (8, 16, 32)]
 
-    def _run_layers(self, x: Tensor, tokens: TokenState, run: tuple[int, int]) -> tuple[Tensor, TokenState]:
+    def _run_layers(
+        self, x: Tensor, tokens: TokenState, run: tuple[int, int], blank: Tensor | None
+    ) -> tuple[Tensor, TokenState]:
         for i in range(run[0], run[1] + 1):
             x, trace = self._run(self.layers[i], x, tokens)
-            (x,), tokens = self.pruner.prune(i, (x,), tokens, trace)
+            (x,), tokens = self.pruner.prune(i, (x,), tokens, trace, blank)
         return x, tokens
 
     def _pyramid(

@@ -103,7 +103,7 @@ class Vim(PrunableBackbone):
         if with_fpn:
             self._make_fpn(norm_cfg or dict(type='SyncBN'))
         self._initialise()
-        self._make_mask_token(self.embed_dims)
+        self.pruner.make_state(self.embed_dims, self.layers[0].mixer.d_inner, param_sets=2)
 
     @property
     def _cls_names(self) -> tuple[str, ...]:
@@ -172,6 +172,8 @@ class Vim(PrunableBackbone):
 
     def _taps(self, images: Tensor) -> list[tuple[Tensor, tuple[int, int]]]:
         """Run the blocks; return the restored sequence (B, L, C) at every out_index with its grid."""
+        if self.training and self.pruner.calibrates:
+            self._calibrate_if_due(images)
         hidden, hw_shape = self.embed(images)
         residual = None
         length = hidden.shape[1]
@@ -181,9 +183,10 @@ class Vim(PrunableBackbone):
         taps = []
         for i, block in enumerate(self.layers):
             hidden, residual, trace = self._run(block, hidden, residual, tokens)
-            (hidden, residual), tokens = self.pruner.prune(i, (hidden, residual), tokens, trace)
+            (hidden, residual), tokens = self.pruner.prune(i, (hidden, residual), tokens, trace, blank)
             if i in self.out_indices:
                 taps.append((self._tap(i, hidden, residual, tokens, blank), hw_shape))
+                tokens = self.pruner.tapped(tokens)
         return taps
 
     def _tap(self, block: int, hidden: Tensor, residual: Tensor, tokens: TokenState, blank: Tensor | None) -> Tensor:

@@ -69,15 +69,18 @@ class MSDeformAttn(nn.Module):
         # An offset of 1 is one cell of the level it samples; the shapes are (h, w), the offsets (x, y).
         cells = shapes.flip(1).to(offsets.dtype)
         locations = reference_points[:, :, None, :, None] + offsets / cells[:, None]
-        return self.output_proj(_sample(value, shapes, locations, weights).to(query.dtype))
+        return self.output_proj(_sample(value, level_shapes, shapes, locations, weights).to(query.dtype))
 
 
-def _sample(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def _sample(
+    value: Tensor, level_shapes: list[tuple[int, int]], shapes: Tensor, locations: Tensor, weights: Tensor
+) -> Tensor:
     """Weighted sum of the sampled values; float32 or wider, as the official adapter forces it."""
     wide = torch.promote_types(value.dtype, torch.float32)
     value, locations, weights = value.to(wide), locations.to(wide), weights.to(wide)
     if not value.is_cuda:
-        return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
+        # It reads the shapes as numbers, which a tensor on the device 'meta' does not have.
+        return multi_scale_deformable_attn_pytorch(value, level_shapes, locations, weights)
     cells = shapes.prod(1)
     level_start = torch.cat([cells.new_zeros(1), cells.cumsum(0)[:-1]])
     return MultiScaleDeformableAttnFunction.apply(value, shapes, level_start, locations, weights, 64)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmssmprune.pruning import LayerTrace, TokenState, Walk, conv_over_grid, scan_tokens
+from mmssmprune.models.layers.projection import project_x_half
+from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, Walk, conv_over_grid, scan_tokens
 
 PARAM_ORDERS = ('raster', 'scan')
 
@@ -46,6 +47,7 @@ class PlainMambaMixer(nn.Module):
         if param_order not in PARAM_ORDERS:
             raise ValueError(f'param_order is {param_order!r}; the names are {", ".join(PARAM_ORDERS)}')
         d_inner = expand * embed_dims
+        self.d_inner = d_inner
         self.d_state = d_state
         self.dt_rank = math.ceil(embed_dims / 16) if dt_rank == 'auto' else dt_rank
         self.param_order = param_order
@@ -59,16 +61,24 @@ class PlainMambaMixer(nn.Module):
         self.direction_Bs = nn.Parameter(torch.empty(5, d_state))
         self.out_proj = nn.Linear(d_inner, embed_dims, bias=bias)
 
-    def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
-        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from."""
+    def forward(self, x: Tensor, tokens: TokenState, lost: Tensor | None = None) -> tuple[Tensor, LayerTrace]:
+        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from.
+
+        ``lost`` (B, P, C) is what the layer would read at the pruned cells, for its convolution only.
+        """
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        u = F.silu(conv_over_grid(x, self.conv2d, tokens.hw_shape, tokens.kept))
+        fill = None if lost is None else project_x_half(lost, self.in_proj)
+        u = F.silu(conv_over_grid(x, self.conv2d, tokens, fill))
         delta, B, C = self.parameters_of(u)
         scanned = self.scan(u, delta, B, C, tokens)
         # The four directions are summed, not averaged, so D u counts four times.
         y = tokens.walk.bring_home(scanned).sum(1) * F.silu(z)
         y = y.to(x.dtype)
-        return self.out_proj(y), LayerTrace(y, ((delta, self.dt_proj.bias),))
+        return self.out_proj(y), LayerTrace(y, (self._raw_delta(delta),))
+
+    def _raw_delta(self, delta: Tensor) -> RawDelta:
+        """Official: dt_proj was called with its bias, and the scan adds the bias once more."""
+        return RawDelta(delta, self.dt_proj.bias, 2 * self.dt_proj.bias)
 
     def parameters_of(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step sizes (B, K, d_inner), with dt_proj's bias once, and B and C (B, K, d_state) of tokens u."""
@@ -78,6 +88,7 @@ class PlainMambaMixer(nn.Module):
     def scan(self, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, tokens: TokenState) -> Tensor:
         """Scan u (B, K, d_inner) along every direction; returns (B, R, K, d_inner) in scan order."""
         walk = tokens.walk
+        raw_delta = self._raw_delta(delta)
         # One batch entry per image and direction; the four share A and D.
         steps = [self._along(t, walk) for t in (delta, B, C)]
         move_B = self.direction_Bs[walk.move].expand(u.shape[0], -1, -1, -1)
@@ -88,11 +99,11 @@ class PlainMambaMixer(nn.Module):
             B=_as_sequences(steps[1] + move_B),
             C=_as_sequences(steps[2]),
             D=self.D,
-            # Official: dt_proj was called with its bias, and the bias is added once more here.
-            delta_bias=self.dt_proj.bias,
-            raw_delta_at_zero=2 * self.dt_proj.bias,
+            delta_bias=raw_delta.bias,
+            raw_delta_at_zero=raw_delta.at_zero,
             gap=None if walk.gap is None else walk.gap.flatten(0, 1),
             alignment=tokens.alignment,
+            stored_delta=None if tokens.stored_delta is None else tokens.stored_delta[0],
         )
         return y.transpose(1, 2).unflatten(0, (u.shape[0], -1))
 
@@ -129,8 +140,9 @@ class PlainMambaLayer(nn.Module):
 
     def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
         """Return the tokens (B, K, C) and what importance is read from."""
-        mixed, trace = self.mamba(self.norm(x), tokens)
+        lost = None if tokens.lost is None else self.norm(tokens.lost.features)
+        mixed, trace = self.mamba(self.norm(x), tokens, lost)
         x = x + self.drop_path(mixed)
         if hasattr(self, 'dw'):
-            x = conv_over_grid(x, self.dw, tokens.hw_shape, tokens.kept)
+            x = conv_over_grid(x, self.dw, tokens)
         return x, trace

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmssmprune.pruning import LayerTrace, TokenState, causal_conv_over_sequence, scan_tokens
+from mmssmprune.models.layers.projection import project_x_half
+from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, causal_conv_over_sequence, scan_tokens
 
 
 class RMSNorm(nn.Module):
@@ -53,6 +54,7 @@ class VimMixer(nn.Module):
     ):
         super().__init__()
         d_inner = expand * embed_dims
+        self.d_inner = d_inner
         self.d_state = d_state
         self.dt_rank = math.ceil(embed_dims / 16) if dt_rank == 'auto' else dt_rank
         self.if_divide_out = if_divide_out
@@ -67,28 +69,32 @@ class VimMixer(nn.Module):
             self.register_parameter(f'D{suffix}', nn.Parameter(torch.ones(d_inner)))
         self.out_proj = nn.Linear(d_inner, embed_dims, bias=bias)
 
-    def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
-        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from, both in sequence order."""
+    def forward(self, x: Tensor, tokens: TokenState, lost: Tensor | None = None) -> tuple[Tensor, LayerTrace]:
+        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from, both in sequence order.
+
+        ``lost`` (B, P, C) is what the block would read at the pruned cells, for its convolutions only.
+        """
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        scans, raw_deltas = zip(*(self.branch(x, tokens, direction) for direction in (0, 1)), strict=True)
+        fill = None if lost is None else project_x_half(lost, self.in_proj)
+        scans, deltas = zip(*(self.branch(x, fill, tokens, direction) for direction in (0, 1)), strict=True)
         y = tokens.walk.bring_home(torch.stack(scans, dim=1)).sum(1) * F.silu(z)
         if self.if_divide_out:
             y = y / 2
         y = y.to(x.dtype)
-        return self.out_proj(y), LayerTrace(y, raw_deltas)
+        return self.out_proj(y), LayerTrace(y, deltas)
 
-    def branch(self, x: Tensor, tokens: TokenState, direction: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Scan x (B, K, d_inner) forward (0) or backward (1).
+    def branch(self, x: Tensor, fill: Tensor | None, tokens: TokenState, direction: int) -> tuple[Tensor, RawDelta]:
+        """Scan x (B, K, d_inner) forward (0) or backward (1), ``fill`` (B, P, d_inner) being at the pruned cells.
 
-        Returns (B, K, d_inner) in scan order, not gated, and the raw step sizes in sequence order with their bias.
+        Returns (B, K, d_inner) in scan order, not gated, and the step sizes in sequence order.
         """
         suffix = ('', '_b')[direction]
         dt_proj = getattr(self, f'dt_proj{suffix}')
-        x = F.silu(causal_conv_over_sequence(x, getattr(self, f'conv1d{suffix}'), bool(direction), tokens.kept))
+        x = F.silu(causal_conv_over_sequence(x, getattr(self, f'conv1d{suffix}'), bool(direction), tokens, fill))
         dt, B, C = getattr(self, f'x_proj{suffix}')(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # Only the weight here: unlike in PlainMamba the bias is added once.
         delta = F.linear(dt, dt_proj.weight)
-        raw_delta = (delta, dt_proj.bias)
+        raw_delta = RawDelta(delta, dt_proj.bias, dt_proj.bias)
         u, delta, B, C = (_in_order(t, direction) for t in (x, delta, B, C))
         gap = tokens.walk.gap
         y = scan_tokens(
@@ -98,10 +104,11 @@ class VimMixer(nn.Module):
             B=B,
             C=C,
             D=getattr(self, f'D{suffix}'),
-            delta_bias=dt_proj.bias,
-            raw_delta_at_zero=dt_proj.bias,
+            delta_bias=raw_delta.bias,
+            raw_delta_at_zero=raw_delta.at_zero,
             gap=None if gap is None else gap[:, direction],
             alignment=tokens.alignment,
+            stored_delta=None if tokens.stored_delta is None else tokens.stored_delta[direction],
         )
         return y.transpose(1, 2), raw_delta
 
@@ -134,5 +141,9 @@ class VimBlock(nn.Module):
         residual = hidden if residual is None else residual + self.drop_path(hidden)
         if residual.dtype in (torch.float16, torch.bfloat16):
             residual = residual.float()  # the stream sums up all layers; half precision loses the small ones
-        hidden, trace = self.mixer(self.norm(residual).to(self.norm.weight.dtype), tokens)
+        lost = None if tokens.lost is None else self._normed(tokens.lost.features)
+        hidden, trace = self.mixer(self._normed(residual), tokens, lost)
         return hidden, residual, trace
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return self.norm(x).to(self.norm.weight.dtype)

@@ -1,0 +1,135 @@
+"""How tokens become fewer: dropped, or fused into others so that every cell keeps a token that stands for it.
+
+Every function gets the tokens at hand and returns a `Reduced` of exactly ``keep`` tokens, class tokens included.
+Where tokens are fused, the ones that remain are averages over all positions they stand for; dense maps are restored by
+copying each token back to these positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .importance import LayerTrace, cls_similarity
+from .kept_tokens import choose_tokens, gather_rows
+from .token_state import TokenState
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What is left of the tokens at hand.
+
+    Attributes:
+        chosen: (B, K') ascending places, among the tokens at hand, of those that remain.
+        streams: their features (B, K', C) each.
+        into: (B, K) which of the remaining tokens each token went into; None where tokens were dropped.
+    """
+
+    chosen: Tensor
+    streams: tuple[Tensor, ...]
+    into: Tensor | None = None
+
+
+Reduction = Callable[[tuple[Tensor, ...], TokenState, LayerTrace, Tensor, int], Reduced]
+
+
+def prune(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int) -> Reduced:
+    """Drop all but the tokens of the highest scores (arXiv 2409.18962)."""
+    chosen = choose_tokens(score, keep, tokens.is_protected)
+    return Reduced(chosen, tuple(gather_rows(x, chosen) for x in streams))
+
+
+def evit(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int) -> Reduced:
+    """Keep the tokens most similar to the class token and fuse the others into one (EViT, arXiv 2202.07800).
+
+    An SSM has no attention map; the cosine of the gated SSM outputs y takes its place, and its softmax over the others
+    weights their mean, which stands at the cell of the most similar of them. Without a class token the similarity is
+    that to the mean token. ``score`` is not used.
+    """
+    with torch.no_grad():
+        score = _similarity_to_image(trace, tokens).masked_fill(tokens.is_protected, torch.inf)
+        ranked = score.argsort(dim=1, descending=True, stable=True)
+        chosen = ranked[:, :keep].sort(dim=1).values
+        fused, others = ranked[:, keep - 1 : keep], ranked[:, keep - 1 :]
+        weights = torch.softmax(score.gather(1, others), dim=1).unsqueeze(-1)
+        place = torch.arange(score.shape[1], device=score.device).expand_as(score)
+        into = torch.searchsorted(chosen, place.scatter(1, others, fused.expand_as(others)))
+    is_fused = (chosen == fused).unsqueeze(-1)
+
+    def reduce(x: Tensor) -> Tensor:
+        mean = (gather_rows(x, others) * weights.to(x.dtype)).sum(1, keepdim=True)
+        return torch.where(is_fused, mean, gather_rows(x, chosen))
+
+    return Reduced(chosen, tuple(reduce(x) for x in streams), into)
+
+
+def _similarity_to_image(trace: LayerTrace, tokens: TokenState) -> Tensor:
+    if tokens.protected:
+        return cls_similarity(trace, tokens)
+    y = trace.y.float()
+    return F.cosine_similarity(y, y.mean(1, keepdim=True), dim=-1)
+
+
+def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int) -> Reduced:
+    """Bipartite soft matching (ToMe, arXiv 2210.09461) on the gated SSM outputs y.
+
+    Every other token may join the most similar of the rest; the pairs of the highest cosine do. Averages are weighted
+    by how many positions a token stands for. One round at most halves the tokens, so a low ``keep`` takes several.
+    ``score`` is not used; class tokens are never merged.
+    """
+    metric, size = trace.y.float(), _sizes(tokens, trace.y)
+    place = torch.arange(metric.shape[1], device=metric.device).expand(metric.shape[:2])  # of each one left
+    protected = tokens.is_protected.expand(metric.shape[:2])
+    into = None
+    while metric.shape[1] > keep:
+        with torch.no_grad():
+            chosen, step = _match(metric, protected, len(tokens.protected), metric.shape[1] - keep)
+        streams = tuple(_average(x, size, step, chosen.shape[1]) for x in streams)
+        metric = _average(metric, size, step, chosen.shape[1])
+        size = torch.zeros_like(chosen, dtype=size.dtype).scatter_add(1, step, size)
+        place, protected = place.gather(1, chosen), protected.gather(1, chosen)
+        into = step if into is None else step.gather(1, into)
+    return Reduced(place, streams, into)
+
+
+def _sizes(tokens: TokenState, y: Tensor) -> Tensor:
+    """How many positions each token at hand stands for: (B, K) float32."""
+    ones = torch.ones(y.shape[0], tokens.length if tokens.owner is not None else y.shape[1], device=y.device)
+    if tokens.owner is None:
+        return ones
+    return ones.new_zeros(y.shape[:2]).scatter_add(1, tokens.owner, ones)
+
+
+def _match(metric: Tensor, protected: Tensor, spared: int, surplus: int) -> tuple[Tensor, Tensor]:
+    """One round of matching: the places (B, K') of the tokens that stay, and into which of these (B, K) each goes."""
+    batch, count = metric.shape[:2]
+    # Ascending places of the tokens that may merge: all but the ``spared`` protected ones.
+    free = protected.long().argsort(dim=1, stable=True)[:, : count - spared]
+    sources, targets = free[:, ::2], free[:, 1::2]
+    unit = F.normalize(metric, dim=-1)
+    similarity = gather_rows(unit, sources) @ gather_rows(unit, targets).transpose(1, 2)
+    best = similarity.max(dim=-1)
+    merged = min(surplus, targets.shape[1])
+    order = best.values.argsort(dim=1, descending=True, stable=True)[:, :merged]
+    leaving = sources.gather(1, order)
+    stays = torch.ones(batch, count, device=metric.device).scatter(1, leaving, 0.0)
+    chosen = choose_tokens(stays, count - merged)
+    goes_to = torch.arange(count, device=metric.device).expand(batch, count)
+    goes_to = goes_to.scatter(1, leaving, targets.gather(1, best.indices.gather(1, order)))
+    return chosen, torch.searchsorted(chosen, goes_to)
+
+
+def _average(x: Tensor, size: Tensor, into: Tensor, count: int) -> Tensor:
+    """(B, K, C) -> (B, count, C): the size-weighted mean of the tokens that go into each."""
+    size = size.unsqueeze(-1).to(x.dtype)
+    total = torch.zeros_like(size[:, :count]).scatter_add(1, into.unsqueeze(-1), size)
+    summed = x.new_zeros(x.shape[0], count, x.shape[2])
+    summed = summed.scatter_add(1, into.unsqueeze(-1).expand_as(x), x * size)
+    return summed / total
+
+
+REDUCTION: dict[str, Reduction] = {'prune': prune, 'merge': merge, 'evit': evit}
