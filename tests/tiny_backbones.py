@@ -28,7 +28,8 @@ def make(kind: str, **kwargs) -> PrunableBackbone:
     """Build a backbone whose parameters are large enough for every part to matter."""
     torch.manual_seed(0)
     model = MAKERS[kind](**kwargs)
-    for name, parameter in model.named_parameters():
+    # What pruning adds comes last, so that dense and pruned models have the same weights.
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0].startswith('pruner.')):
         if parameter.dim() > 1 and 'A_' not in name:
             torch.nn.init.normal_(parameter, std=0.3)
         if name.endswith('gamma'):

@@ -9,7 +9,7 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from mmssmprune.models import PrunableBackbone
+from mmssmprune.models.backbones import PrunableBackbone
 
 
 def backbones_to_calibrate(model: nn.Module) -> list[PrunableBackbone]:

@@ -1,0 +1,71 @@
+"""Calibrate a finished checkpoint: measure the step sizes that the alignments `calibrated` and `learned` start from.
+
+    python tools/calibrate.py CONFIG dense.pth calibrated.pth --batches 25
+
+The config has pruning.alignment='calibrated' or 'learned'; the checkpoint may be of the dense model. Some batches of the
+training data pass the dense backbone, nothing is trained, and the weights are written with the measured values added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from mmengine.device import get_device
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner, set_random_seed
+
+from mmssmprune.datasets import check_data_root
+from mmssmprune.engine import runner_setup
+from mmssmprune.engine.checkpoint import load_checkpoint_strict
+from mmssmprune.engine.errors import sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    summary, _, details = __doc__.partition('\n')
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('out', help='checkpoint file to write')
+    parser.add_argument('--batches', type=int, default=25, help='batches of training data (default: %(default)s)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with sentence_errors(building=True):
+        from mmssmprune.engine.calibration import backbones_to_calibrate, calibrate
+
+        cfg = runner_setup.load_config(args.config, args.cfg_options)
+        check_data_root(cfg, ('train_dataloader',))
+        init_default_scope(cfg.default_scope)
+        set_random_seed(0)  # which images are seen
+        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+        backbones_to_calibrate(model)
+        checkpoint = load_checkpoint_strict(model, args.checkpoint)
+        model.to(get_device())
+        dataloader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    with sentence_errors():
+        images = calibrate(model, dataloader, args.batches)
+        _save(dict(meta=checkpoint.get('meta', {}), state_dict=model.cpu().state_dict()), Path(args.out))
+    print(f'{args.out}: calibrated on {images} images')
+
+
+def _save(checkpoint: dict, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f'{out.name}.part')
+    torch.save(checkpoint, part)
+    os.replace(part, out)
+
+
+if __name__ == '__main__':
+    main()
