@@ -60,7 +60,8 @@ class ScanPath:
         """The walk over all cells, or over the kept ones with the gaps between them."""
         if kept is None:
             return Walk(self.order, self.step, self.move)
-        steps = self.step[:, kept.index].transpose(0, 1)  # [B, R, K]: when each kept cell is visited
+        # When each kept cell is visited, [B, R, K]; contiguous, since torch.compile mistakes the strides otherwise.
+        steps = self.step[:, kept.index].transpose(0, 1).contiguous()
         visited, order = steps.sort(dim=-1)
         gap = torch.diff(visited, dim=-1, prepend=visited.new_full((*visited.shape[:2], 1), -1)) - 1
         directions = torch.arange(len(self.order), device=order.device)[None, :, None]

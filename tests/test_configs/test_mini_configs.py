@@ -25,7 +25,7 @@ def data(tmp_path_factory):
 
 
 def test_dense_and_pruned_stand_beside_each_other():
-    names = {path.name for path in MINI}
+    names = {path.name for path in MINI if '150i' not in path.name}  # a fine-tuning has no dense twin
     pruned = {name for name in names if '-top70' in name}
     assert {name.replace('-top70', '') for name in pruned} == names - pruned
     assert len(names) == 8

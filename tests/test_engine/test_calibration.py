@@ -78,7 +78,9 @@ def test_learned_starts_at_the_calibrated_delta():
 
 def test_training_calibrates_by_itself():
     images = torch.randn(2, 3, 64, 96)
-    calibrated, learned = (make('vim_seg', pruning=dict(PRUNING, alignment=n)).train() for n in ('calibrated', 'learned'))
+    calibrated, learned = (
+        make('vim_seg', pruning=dict(PRUNING, alignment=n)).train() for n in ('calibrated', 'learned')
+    )
     calibrated.calibration_interval = 2
     for _ in range(5):
         calibrated(images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -89,15 +89,18 @@ def test_pruned_maps_and_gradients_are_finite(kind, alignment):
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-@pytest.mark.parametrize('importance', sorted(set(CHOICES['importance']) - {'random'}))
+EACH_NAME = [(key, name) for key, names in CHOICES.items() for name in names if name != 'random']
+
+
+@pytest.mark.parametrize(('key', 'name'), EACH_NAME, ids=lambda value: value)
 @pytest.mark.parametrize('kind', MAKERS)
-def test_every_image_gets_what_it_gets_alone(kind, importance):
+def test_every_image_gets_what_it_gets_alone(kind, key, name):
     """The paper's public code lets images of a batch influence each other."""
-    if importance in NEEDS_CLASS_TOKEN and kind not in WITH_CLASS_TOKEN:
+    if name in NEEDS_CLASS_TOKEN and kind not in WITH_CLASS_TOKEN:
         with pytest.raises(ValueError, match='needs a class token, and this model has none'):
-            make(kind, pruning=dict(PRUNING, importance=importance))
+            make(kind, pruning=dict(PRUNING, importance=name))
         return
-    model = make(kind, pruning=dict(PRUNING, importance=importance)).double()
+    model = make(kind, pruning=PRUNING | {key: name}).double()
     images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
     together = model(images)
     for b in range(3):
@@ -127,9 +130,10 @@ def rows_seen(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
     return rows
 
 
+@pytest.mark.parametrize('names', [{}, dict(reduction='merge'), dict(restoration='follow')], ids=str)
 @pytest.mark.parametrize('with_cp', [False, True])
 @pytest.mark.parametrize('kind', MAKERS)
-def test_later_layers_run_on_kept_tokens_only(kind, with_cp, monkeypatch):
+def test_later_layers_run_on_kept_tokens_only(kind, with_cp, names, monkeypatch):
     lengths = []
     from mmssmprune.pruning import alignment
 
@@ -138,7 +142,7 @@ def test_later_layers_run_on_kept_tokens_only(kind, with_cp, monkeypatch):
         monkeypatch.setattr(
             alignment, name, lambda u, *a, o=original, **k: (lengths.append(u.shape[2]), o(u, *a, **k))[1]
         )
-    model = make(kind, pruning=PRUNING, with_cp=with_cp).train()
+    model = make(kind, pruning=PRUNING | names, with_cp=with_cp).train()
     hw = (64, 96)
     plan = model.tokens_per_layer(hw)
     assert plan == [n + len(getattr(model, '_cls_names', ())) for n in (24, 15, 15, 9)]
@@ -230,6 +234,51 @@ def test_autocast_is_close_to_float32(kind):
             assert all(o.isfinite().all() for o in model(images))
     for a, b in zip(exact, half, strict=True):
         assert (a - b).norm() <= 0.1 * a.norm()
+
+
+PER_STAGE = dict(layers=[0, 1, 2], keep_ratio=0.5, regime='per_stage')
+
+
+@pytest.mark.parametrize('names', [{}, dict(reduction='merge'), dict(reduction='evit'), dict(restoration='follow')])
+@pytest.mark.parametrize('kind', MAKERS)
+def test_after_a_tap_every_cell_may_come_back(kind, names):
+    model = make(kind, pruning=PER_STAGE | names)
+    extra = len(getattr(model, '_cls_names', ()))
+    assert model.tokens_per_layer((64, 96)) == [n + extra for n in (24, 12, 12, 12)]
+    states = []
+    prune = model.pruner.prune
+    model.pruner.prune = lambda *args: states.append(prune(*args)) or states[-1]
+    model(torch.randn(4, 3, 64, 96))
+    alive = [
+        torch.zeros(4, 24 + extra, dtype=torch.bool).scatter(1, tokens.kept.index, True) for _, tokens in states[:3]
+    ]
+    assert [int(mask[0].sum()) for mask in alive] == [12 + extra] * 3
+    if 'reduction' not in names:  # cells that were fused look alike when they come back, and are fused again
+        assert any((later & ~earlier).any() for earlier, later in pairwise(alive))
+
+
+def test_a_cell_that_comes_back_brings_what_its_map_showed():
+    model = make('plain_mamba', pruning=PER_STAGE).double()
+    steps = []
+    prune = model.pruner.prune
+    model.pruner.prune = lambda *args: steps.append((args, prune(*args))) or steps[-1][1]
+    with torch.no_grad():
+        model(torch.randn(2, 3, 64, 96, dtype=torch.float64))
+    (_, ((_,), before)), ((_, (x,), _, _, _), ((after,), tokens)) = steps[0], steps[1]
+    full = model.pruner.restore(x, before)
+    assert torch.equal(after, tokens.kept.gather(full))
+    assert not torch.equal(tokens.kept.index, before.kept.index)
+
+
+@pytest.mark.parametrize('names', [{}, dict(conv_fill='hold', restoration='follow', alignment='calibrated')])
+@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls'])
+def test_torch_compile_gives_the_same(kind, names):
+    images = torch.randn(2, 3, 64, 96)
+    for model in (make(kind), make(kind, pruning=PRUNING | names)):
+        compiled = torch.compile(model, backend='aot_eager')
+        with torch.no_grad():
+            for a, b in zip(model(images), compiled(images), strict=True):
+                assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_runs_repeat():

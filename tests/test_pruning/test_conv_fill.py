@@ -35,7 +35,9 @@ def test_grid_neighbours_stand_at_their_places():
     x = torch.randn(2, 15, 4, dtype=torch.float64)
     kept = KeptTokens(torch.tensor([[0, 3, 8, 14], [1, 2, 3, 7]]), 15)
     grid = conv(masked(x, kept).transpose(1, 2).view(2, 4, 3, 5)).flatten(2).transpose(1, 2)
-    assert torch.allclose(conv_over_grid(kept.gather(x), conv, state(kept, hw)), kept.gather(grid), rtol=1e-12, atol=1e-14)
+    assert torch.allclose(
+        conv_over_grid(kept.gather(x), conv, state(kept, hw)), kept.gather(grid), rtol=1e-12, atol=1e-14
+    )
 
 
 def test_causal_neighbours_stand_at_their_places_in_both_directions():

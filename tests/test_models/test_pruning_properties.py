@@ -1,0 +1,48 @@
+"""Whatever names and numbers a pruning dict combines: the right shapes, finite values and gradients, the planned rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_backbones import MAKERS, make
+
+from mmssmprune.pruning.importance import NEEDS_CLASS_TOKEN
+from mmssmprune.pruning.pruner import CHOICES
+
+HAS_CLASS_TOKEN = ('vim_cls', 'vim_double')
+
+
+@st.composite
+def pruning_dicts(draw, kind: str) -> dict:
+    """Any plan over four layers with any name for every key."""
+    names = {key: draw(st.sampled_from(values)) for key, values in CHOICES.items() if key != 'importance'}
+    scores = [n for n in CHOICES['importance'] if n not in NEEDS_CLASS_TOKEN or kind in HAS_CLASS_TOKEN]
+    names['importance'] = draw(st.sampled_from(scores))
+    layers = sorted(draw(st.sets(st.integers(0, 3), min_size=1, max_size=4)))
+    ratios = st.floats(0.01, 1, exclude_min=True)
+    keep_ratio = draw(ratios | st.lists(ratios, min_size=len(layers), max_size=len(layers)))
+    return dict(layers=layers, keep_ratio=keep_ratio, **names)
+
+
+@pytest.mark.parametrize('kind', MAKERS)
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_pruning_runs_and_trains(kind, data):
+    pruning = data.draw(pruning_dicts(kind))
+    batch, size = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([(32, 32), (32, 96), (64, 32)]))
+    model = make(kind, pruning=pruning).train(data.draw(st.booleans()))
+    rows, expected = [], [tuple(out.shape) for out in make(kind)(torch.zeros(batch, 3, *size))]
+    for layer in model.layers:
+        layer.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+    model.calibration_interval = 10**9  # its passes are dense; here rows are counted
+    model._forwards = 1
+    images = torch.randn(batch, 3, *size, requires_grad=True)
+    outs = model(images)
+    sum(out.square().sum() for out in outs).backward()
+    assert [tuple(out.shape) for out in outs] == expected
+    assert rows == model.tokens_per_layer(size)
+    assert all(out.isfinite().all() for out in outs)
+    assert images.grad.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -1,0 +1,124 @@
+"""Reductions against what a reader computes by hand, one image and one token at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmssmprune.pruning import REDUCTION, KeptTokens, LayerTrace, TokenState, sequence_path, snake_path
+
+
+def dense(length: int, protected: tuple[int, ...] = ()) -> TokenState:
+    return TokenState.dense(sequence_path(length), (1, length - len(protected)), protected)
+
+
+def reduce(name: str, x: torch.Tensor, y: torch.Tensor, tokens: TokenState, keep: int, score=None):
+    score = torch.zeros(x.shape[:2]) if score is None else score
+    return REDUCTION[name]((x,), tokens, LayerTrace(y, ()), score, keep)
+
+
+@pytest.mark.parametrize('name', REDUCTION)
+@pytest.mark.parametrize('protected', [(), (6,), (0, 12)])
+@pytest.mark.parametrize('keep', [3, 5, 9, 12])
+def test_every_reduction_keeps_as_many_as_asked(name, protected, keep):
+    x, y = torch.randn(3, 13, 4), torch.randn(3, 13, 6)
+    reduced = reduce(name, x, y, dense(13, protected), keep, torch.randn(3, 13))
+    assert reduced.chosen.shape == (3, keep)
+    assert (reduced.chosen.diff(dim=1) > 0).all()
+    assert reduced.streams[0].shape == (3, keep, 4)
+    for position in protected:
+        assert (reduced.chosen == position).any(1).all()
+        place = (reduced.chosen == position).nonzero()[:, 1]
+        assert torch.equal(reduced.streams[0][torch.arange(3), place], x[:, position])
+    if reduced.into is not None:
+        own = torch.arange(keep).expand(3, -1)
+        assert torch.equal(reduced.into.gather(1, reduced.chosen), own)
+
+
+def test_prune_keeps_the_best():
+    score = torch.tensor([[0.3, 0.9, 0.1, 0.5]])
+    x = torch.arange(4.0).view(1, 4, 1)
+    reduced = reduce('prune', x, x, dense(4), 2, score)
+    assert reduced.chosen.tolist() == [[1, 3]]
+    assert reduced.streams[0].flatten().tolist() == [1.0, 3.0]
+    assert reduced.into is None
+
+
+def test_evit_fuses_the_rest_at_the_cell_of_its_best():
+    x, y = torch.randn(2, 7, 3), torch.randn(2, 7, 5)
+    reduced = reduce('evit', x, y, dense(7), 3)
+    for b in range(2):
+        similarity = F.cosine_similarity(y[b], y[b].mean(0, keepdim=True), dim=-1)
+        ranked = similarity.argsort(descending=True).tolist()
+        alone, rest = ranked[:2], ranked[2:]
+        assert reduced.chosen[b].tolist() == sorted([*alone, rest[0]])
+        weights = torch.softmax(similarity[rest], 0)
+        fused = (weights[:, None] * x[b, rest]).sum(0)
+        for place, cell in enumerate(reduced.chosen[b].tolist()):
+            expected = fused if cell == rest[0] else x[b, cell]
+            assert torch.allclose(reduced.streams[0][b, place], expected, atol=1e-6)
+        home = reduced.chosen[b].tolist().index(rest[0])
+        assert reduced.into[b, rest].tolist() == [home] * 5
+
+
+def test_evit_with_a_class_token_ranks_by_it():
+    y = torch.randn(1, 6, 4)
+    reduced = reduce('evit', y, y, dense(6, protected=(2,)), 3)
+    similarity = F.cosine_similarity(y[0], y[0, 2:3], dim=-1)
+    best = [i for i in similarity.argsort(descending=True).tolist() if i != 2][:2]
+    assert reduced.chosen[0].tolist() == sorted([2, *best])
+
+
+def merge_by_hand(x: torch.Tensor, y: torch.Tensor, sizes: list[float], merges: int):
+    """One image, one round: features and the groups of places, in the order of the tokens that stay."""
+    sources, targets = range(0, len(x), 2), range(1, len(x), 2)
+    partners = {}
+    for s in sources:
+        similarity = [F.cosine_similarity(y[s], y[t], dim=0).item() for t in targets]
+        partners[s] = (max(similarity), list(targets)[similarity.index(max(similarity))])
+    leaving = sorted(sources, key=lambda s: -partners[s][0])[:merges]
+    groups = {t: [t] for t in range(len(x)) if t not in leaving}
+    for s in leaving:
+        groups[partners[s][1]].append(s)
+    features = [sum(sizes[i] * x[i] for i in members) / sum(sizes[i] for i in members) for members in groups.values()]
+    return torch.stack(features), list(groups.values())
+
+
+def test_merge_by_hand_and_back():
+    x, y = torch.randn(2, 9, 3), torch.randn(2, 9, 5)
+    reduced = reduce('merge', x, y, dense(9), 6)
+    for b in range(2):
+        features, groups = merge_by_hand(x[b], y[b], [1.0] * 9, 3)
+        assert torch.allclose(reduced.streams[0][b], features, atol=1e-6)
+        for place, members in enumerate(groups):
+            assert reduced.into[b, members].tolist() == [place] * len(members)
+
+
+def test_merge_weighs_by_how_much_a_token_stands_for():
+    path = snake_path(1, 9)
+    kept = KeptTokens(torch.tensor([[0, 2, 4, 6]]), 9)
+    owner = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3, 3]])
+    tokens = TokenState(path, path.over(kept), (1, 9), kept, owner=owner)
+    x, y = torch.randn(1, 4, 3), torch.randn(1, 4, 5)
+    reduced = reduce('merge', x, y, tokens, 3)
+    features, _ = merge_by_hand(x[0], y[0], [2.0, 2.0, 2.0, 3.0], 1)
+    assert torch.allclose(reduced.streams[0][0], features, atol=1e-6)
+
+
+def test_merge_takes_as_many_rounds_as_it_needs():
+    x, y = torch.randn(2, 16, 3), torch.randn(2, 16, 5)
+    reduced = reduce('merge', x, y, dense(16), 2)
+    sizes = torch.zeros(2, 2).scatter_add(1, reduced.into, torch.ones(2, 16))
+    assert sizes.sum(1).tolist() == [16, 16]
+    for b in range(2):
+        for place in range(2):
+            members = x[b, reduced.into[b] == place]
+            assert torch.allclose(reduced.streams[0][b, place], members.mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['merge', 'evit'])
+def test_fused_tokens_pass_gradients_to_all_they_came_from(name):
+    x = torch.randn(2, 9, 3, requires_grad=True)
+    reduce(name, x, torch.randn(2, 9, 5), dense(9), 4).streams[0].square().sum().backward()
+    assert (x.grad.abs().sum(-1) > 0).all()
