@@ -1,0 +1,203 @@
+"""What is run: the settings, the recipe that every ablation varies in one place, and the studies by priority."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .plan import Line, Row, Setting, Study
+
+SHAPE = (128, 128)
+
+# What a row is unless it says otherwise.
+RECIPE = dict(
+    layers=[1, 3, 5],
+    flops_reduction=0.4,
+    input_shape=SHAPE,
+    reduction='prune',
+    importance='clip',
+    alignment='carry',
+    conv_fill='zero',
+    restoration='follow',
+    regime='progressive',
+)
+# What the levels and the elastic model are made with, as changes of the recipe.
+BEST: dict[str, Any] = dict()
+LEVELS = (0.1, 0.2, 0.3, 0.4)
+# Lets every training step draw its own ratio; the levels lie between 1.0 and 0.6.
+ELASTIC_HOOK = dict(type='ElasticKeepRatioHook', keep_ratios=[1.0, 0.9, 0.8, 0.7, 0.6])
+
+SETTINGS = [
+    Setting(
+        name='vim-seg',
+        title='Vim, segmentation',
+        config='configs/vim/vim-mini_upernet_1xb8-450i_mini-ade-128x128.py',
+        task='seg',
+        dense_iters=1200,
+        tune_iters=100,
+        shape=SHAPE,
+    ),
+    Setting(
+        name='plain_mamba-seg',
+        title='PlainMamba, segmentation',
+        config='configs/plain_mamba/plain-mamba-mini_upernet_1xb8-450i_mini-ade-128x128.py',
+        task='seg',
+        dense_iters=1200,
+        tune_iters=100,
+        shape=SHAPE,
+    ),
+    Setting(
+        name='plain_mamba-det',
+        title='PlainMamba, detection',
+        config='configs/plain_mamba/plain-mamba-mini_mask-rcnn_1xb8-300i_mini-coco-128x128.py',
+        task='det',
+        dense_iters=600,
+        tune_iters=100,
+        shape=SHAPE,
+    ),
+    Setting(
+        name='vim-det',
+        title='Vim, detection',
+        config='configs/vim/vim-mini_mask-rcnn_1xb8-300i_mini-coco-128x128.py',
+        task='det',
+        dense_iters=600,
+        tune_iters=100,
+        shape=SHAPE,
+    ),
+]
+
+
+def pruned(**changes: Any) -> Row:
+    """The recipe with changes."""
+    return Row(RECIPE | changes)
+
+
+def best(**changes: Any) -> Row:
+    """The best recipe with changes."""
+    return Row(RECIPE | BEST | changes)
+
+
+def percent(share: float) -> str:
+    """0.4 -> '-40 %'."""
+    return f'-{share:.0%}'.replace('%', ' %')
+
+
+def vary(
+    name: str,
+    title: str,
+    text: str,
+    rows: dict[str, Row],
+    reference: str,
+    page: str = 'ablations',
+    figure: str = 'dots',
+) -> Study:
+    """A study of labelled rows that are all compared with one of them."""
+    lines = tuple(Line(label, row, against=None if label == reference else reference) for label, row in rows.items())
+    return Study(name, title, page, text, lines, figure=figure)
+
+
+def vary_key(key: str, values: tuple[str, ...], title: str, text: str, reference: str) -> Study:
+    """A study of the values of one key of the recipe."""
+    return vary(key, title, text, {value: pruned(**{key: value}) for value in values}, reference)
+
+
+DENSE = Row(None)
+
+LEVELS_STUDY = vary(
+    'levels',
+    'Dense against pruned',
+    'The dense model and the best recipe at four FLOPs levels. The dense model of the phase "tuned" was fine-tuned '
+    'just as long.',
+    {'dense': DENSE} | {percent(level): best(flops_reduction=level) for level in LEVELS},
+    reference='dense',
+    page='levels',
+    figure='curves',
+)
+
+ELASTIC = Row(
+    RECIPE | BEST,
+    cfg=dict(custom_hooks=[ELASTIC_HOOK]),
+    tests=tuple(dict(flops_reduction=level) for level in LEVELS),
+    phases=('tuned',),
+)
+
+
+def elastic_lines() -> tuple[Line, ...]:
+    """Per level the model tuned for it and, compared with it, the elastic one."""
+    lines = []
+    for i, level in enumerate(LEVELS):
+        separate = f'{percent(level)}, separate'
+        lines.append(Line(separate, best(flops_reduction=level), group='a checkpoint for each level'))
+        lines.append(Line(f'{percent(level)}, elastic', ELASTIC, i, separate, group='one elastic checkpoint'))
+    return tuple(lines)
+
+
+# By priority: an earlier study is finished, with all seeds, before the next one begins.
+STUDIES = [
+    vary_key(
+        'alignment',
+        ('none', 'carry', 'bias', 'calibrated', 'learned'),
+        'Alignment of the hidden state',
+        'How much time passes at a pruned cell; `none` is plain compaction.',
+        reference='none',
+    ),
+    vary_key(
+        'conv_fill',
+        ('zero', 'hold'),
+        'What a convolution sees at pruned cells',
+        '`hold` computes its features there and pays for them, so it keeps fewer tokens at the same FLOPs.',
+        reference='zero',
+    ),
+    vary(
+        'where',
+        'Where tokens are pruned',
+        'The same FLOPs with other layers: the earlier the pruning, the more tokens each of its steps may keep.',
+        {
+            'once (1)': pruned(layers=[1]),
+            'early (0, 1, 2)': pruned(layers=[0, 1, 2]),
+            'middle (2, 3, 4)': pruned(layers=[2, 3, 4]),
+            'late (3, 4, 5)': pruned(layers=[3, 4, 5]),
+            'spread (1, 3, 5)': pruned(),
+        },
+        reference='spread (1, 3, 5)',
+    ),
+    vary_key(
+        'importance',
+        ('clip', 'sum', 'l1', 'l2', 'delta', 'random', 'grid'),
+        'Importance of a token',
+        'What decides which tokens are pruned; `random` is what any score has to beat.',
+        reference='clip',
+    ),
+    vary_key(
+        'reduction',
+        ('prune', 'merge', 'evit'),
+        'How tokens become fewer',
+        'Tokens are dropped, merged with similar ones, or fused into one.',
+        reference='prune',
+    ),
+    vary_key(
+        'restoration',
+        ('hold', 'drift', 'follow', 'nearest', 'interpolate', 'mask_token', 'zero'),
+        'What a pruned cell shows to the dense head',
+        'Without fine-tuning `mask_token` shows an untrained vector.',
+        reference='hold',
+    ),
+    vary_key(
+        'regime',
+        ('progressive', 'per_stage'),
+        'Whether pruned tokens come back',
+        '`per_stage` makes all cells candidates again after every output of the backbone.',
+        reference='progressive',
+    ),
+    LEVELS_STUDY,
+    Study(
+        'elastic',
+        'One elastic checkpoint against separate ones',
+        'elastic',
+        'One model, fine-tuned once while every step drew its own keep ratio, is tested at all levels. Each level is '
+        'compared with the model that was fine-tuned for that level alone, just as long.',
+        elastic_lines(),
+        figure='curves',
+    ),
+    # Whatever goes beyond the ablations.
+    Study('beyond', 'Beyond the recipe', 'beyond', 'Recipes that change more than one thing.', ()),
+]

@@ -1,0 +1,299 @@
+"""The study's plan, statistics, tables, figures and CSV file, from results written by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+from mmssmprune.analysis.evidence import study as own
+from mmssmprune.analysis.evidence.book import Book, panels_of
+from mmssmprune.analysis.evidence.figures import draw
+from mmssmprune.analysis.evidence.plan import Line, Places, Row, Run, Setting, Study, load_plan, plan_runs
+from mmssmprune.analysis.evidence.records import flatten, from_csv, read_records, to_csv
+from mmssmprune.analysis.evidence.report import difference_text, page_text, table_text, write_report
+from mmssmprune.analysis.evidence.stats import BETTER, FEW_SEEDS, NO_DIFFERENCE, WORSE, mean_of, paired_difference
+
+SEG = Setting('tiny-seg', 'Tiny segmentation', 'none.py', 'seg', 10, 5, far_classes=('red', 'blue'))
+DET = Setting('tiny-det', 'Tiny detection', 'none.py', 'det', 10, 5, far_classes=('red', 'blue'))
+NONE, CARRY = (Row(dict(layers=[1], keep_ratio=0.7, alignment=name)) for name in ('none', 'carry'))
+STUDY = Study(
+    'alignment', 'Alignment', 'ablations', 'What?', (Line('none', NONE), Line('carry', CARRY, against='none'))
+)
+
+
+def write(places: Places, run: Run, main: float, far: tuple = (10.0, 20.0), reduction: float = 0.4, dense: str = 'd'):
+    """A result as runs.execute writes it; the accuracies are percentages."""
+    if run.setting.task == 'seg':
+        metrics, classes = {'mIoU': main}, {'IoU': {'red': far[0], 'blue': far[1]}}
+    else:
+        metrics = {'coco/bbox_mAP': main / 100, 'coco/segm_mAP': main / 200}
+        classes = {kind: {'red': far[0], 'blue': far[1]} for kind in ('bbox', 'segm')}
+    test = {
+        'pruning': run.row.pruning,
+        'metrics': metrics,
+        'per_class': classes,
+        'flops': round(1e8 * (1 - reduction)),
+        'reduction': reduction,
+        'tokens': [4, 2],
+        'keep_ratios': [0.5],
+        'num_images': 7,
+        'seconds': 3.0,
+    }
+    result = {key: getattr(run, key) for key in ('id', 'series', 'phase', 'seed', 'definition', 'label')}
+    result |= {'setting': run.setting.name, 'training': {'seconds': 20.0, 'iterations': 5}, 'seconds': 24.0}
+    result |= {'config_hash': 'c' * 64, 'data_hash': 'd' * 64, 'checkpoint_hash': 'k' * 64}
+    result |= {'dense_checkpoint_hash': f'{dense}{run.seed}' * 32, 'tests': [test] * len(run.row.tests)}
+    result |= {'versions': {'torch': '2'}, 'source': 's', 'device': 'cpu', 'created': '2030-01-02T03:04:05+00:00'}
+    places.result(run).parent.mkdir(parents=True, exist_ok=True)
+    places.result(run).write_text(json.dumps(result))
+
+
+def cells(text: str, label: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f'| {label} |')]
+    return [cell.strip() for cell in line.strip('|').split('|')]
+
+
+# Statistics ----------------------------------------------------------------------------------------------------------
+
+
+def test_mean_and_sample_deviation():
+    summary = mean_of([1.0, 2.0, 6.0])
+    assert (summary.mean, summary.n) == (3.0, 3)
+    assert summary.sd == pytest.approx(math.sqrt(7))  # (4 + 1 + 9) / 2
+    assert mean_of([5.0]).sd is None
+    assert mean_of([]) is None
+
+
+def test_paired_difference_by_hand():
+    # Differences 1, 2 and 3: mean 2, sd 1. The table of t says 4.3027 for 2 degrees of freedom, two-sided 95 %.
+    found = paired_difference({0: 11.0, 1: 22.0, 2: 33.0, 7: 0.0}, {2: 30.0, 1: 20.0, 0: 10.0, 9: 100.0})
+    assert (found.mean, found.n) == (2.0, 3)
+    half = 4.3027 / math.sqrt(3)
+    assert found.interval == (pytest.approx(2 - half, abs=1e-4), pytest.approx(2 + half, abs=1e-4))
+    assert found.verdict == NO_DIFFERENCE
+
+
+@pytest.mark.parametrize(
+    ('differences', 'verdict'),
+    [
+        ([2.0, 2.1, 2.2], BETTER),
+        ([-2.0, -2.1, -2.2], WORSE),
+        ([1.0, -1.0, 0.5], NO_DIFFERENCE),
+        ([0.0, 0.0, 0.0], NO_DIFFERENCE),
+        ([1.0, 1.0, 1.0], BETTER),
+        ([2.0, 2.1], FEW_SEEDS),
+    ],
+)
+def test_verdicts(differences: list[float], verdict: str):
+    found = paired_difference(dict(enumerate(differences)), dict.fromkeys(range(9), 0.0))
+    assert found.verdict == verdict
+    assert (found.interval is None) == (verdict == FEW_SEEDS)
+    assert found.mean == pytest.approx(statistics.mean(differences))
+
+
+def test_no_common_seed_no_difference():
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_difference_text():
+    found = paired_difference({0: 2.0, 1: 2.1, 2: 2.2}, dict.fromkeys(range(3), 0.0))
+    assert difference_text(found) == '+2.10 [+1.85, +2.35] better'
+    assert difference_text(paired_difference({0: -1.0}, {0: 0.0})) == '-1.00 few seeds'
+
+
+# Plan ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_order_and_that_studies_share_runs():
+    other = Study('second', 'Second', 'ablations', '', (Line('same as carry', CARRY), Line('dense', Row(None))))
+    runs = plan_runs([STUDY, other], [SEG, DET], [0, 1])
+    names = [run.name for run in runs]
+    assert names[:4] == [
+        'tiny-seg/alignment/none/free/seed0',
+        'tiny-seg/alignment/carry/free/seed0',
+        'tiny-det/alignment/none/free/seed0',
+        'tiny-det/alignment/carry/free/seed0',
+    ]
+    assert names[8] == 'tiny-seg/alignment/none/tuned/seed0'
+    assert names[16] == 'tiny-seg/second/dense/free/seed0'
+    assert len(names) == 16 + 8  # the second study adds the dense model only
+    assert len({(run.setting.name, run.id) for run in runs}) == len(runs)
+    assert [run.name for run in plan_runs([STUDY], [SEG], [0], only='*/carry/*')] == [
+        'tiny-seg/alignment/carry/free/seed0',
+        'tiny-seg/alignment/carry/tuned/seed0',
+    ]
+
+
+def test_a_changed_row_is_a_new_run():
+    def ids(setting: Setting = SEG, row: Row = CARRY) -> tuple[str, str]:
+        return tuple(Run(setting, row, phase, 0).id for phase in ('free', 'tuned'))
+
+    assert ids() == ids(row=Row(dict(CARRY.pruning)))
+    free, tuned = ids(row=Row(CARRY.pruning, cfg=dict(custom_hooks=[dict(type='X')])))
+    assert (free == ids()[0], tuned == ids()[1]) == (True, False)  # a hook of the training is nothing to dense weights
+    longer = Setting('tiny-seg', 'T', 'none.py', 'seg', 10, 6)
+    assert (ids(longer)[0] == ids()[0], ids(longer)[1] == ids()[1]) == (True, False)
+    assert not set(ids(row=Row(CARRY.pruning | {'keep_ratio': 0.6}))) & set(ids())
+    assert not set(ids(row=Row(CARRY.pruning, tests=(dict(keep_ratio=0.5),)))) & set(ids())
+
+
+def test_a_test_level_replaces_the_level_of_the_row():
+    row = Row(dict(layers=[1], flops_reduction=0.4, input_shape=(8, 8)), tests=({}, dict(keep_ratio=0.5)))
+    assert row.pruning_at(0) == row.pruning
+    assert row.pruning_at(1) == dict(layers=[1], keep_ratio=0.5)
+    assert Row(row.pruning, tests=(dict(flops_reduction=0.1),)).pruning_at(0) == row.pruning | {'flops_reduction': 0.1}
+    assert Row(None).pruning_at(0) is None
+
+
+def test_a_study_that_contradicts_itself_is_refused():
+    with pytest.raises(ValueError, match="compared with 'x', which is no line"):
+        Study('s', 'S', 'p', '', (Line('a', NONE, against='x'),))
+    with pytest.raises(ValueError, match="two lines 'a'"):
+        Study('s', 'S', 'p', '', (Line('a', NONE), Line('a', CARRY)))
+    with pytest.raises(ValueError, match='shows test 1 of 1'):
+        Study('s', 'S', 'p', '', (Line('a', NONE, test=1),))
+
+
+def test_the_projects_own_studies():
+    settings, studies = load_plan()
+    assert all(setting.config_path.is_file() for setting in settings)
+    assert len(plan_runs(studies, settings, [0, 1, 2])) > 100
+    shared = Run(settings[0], Row(own.RECIPE), 'tuned', 0).series
+    for study in studies:
+        if study.page == 'ablations':  # every one of them holds the recipe itself
+            assert shared in {Run(settings[0], line.row, 'tuned', 0).series for line in study.lines}, study.name
+            (reference,) = {line.against for line in study.lines} - {None}
+            assert [line.label for line in study.lines if line.against is None] == [reference]
+
+
+def test_a_plan_without_studies_is_refused(tmp_path: Path):
+    (tmp_path / 'plan.py').write_text('SETTINGS = []')
+    with pytest.raises(ValueError, match='has to define SETTINGS and STUDIES'):
+        load_plan(tmp_path / 'plan.py')
+    with pytest.raises(FileNotFoundError, match=r'no\.py does not exist'):
+        load_plan(tmp_path / 'no.py')
+
+
+# Report --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """Three seeds of `none`, three of `carry` without and two with fine-tuning, in segmentation only."""
+    places = Places(tmp_path / 'work')
+    for seed, (none, carry) in enumerate(zip((30.0, 31.0, 32.0), (32.0, 33.1, 34.2), strict=True)):
+        write(places, Run(SEG, NONE, 'free', seed), none)
+        write(places, Run(SEG, CARRY, 'free', seed), carry, far=(20.0, 30.0))
+        write(places, Run(SEG, NONE, 'tuned', seed), 50.0 + seed)
+        if seed < 2:
+            write(places, Run(SEG, CARRY, 'tuned', seed), 49.0 + seed)
+    return places
+
+
+def table(places: Places, setting: Setting = SEG, study: Study = STUDY, panel: int = 0) -> str:
+    return table_text(study, panels_of([setting], study)[panel], Book(read_records(places, Path('none'))))
+
+
+def test_the_table_says_what_was_measured(places: Places):
+    text = table(places)
+    gflops = '0.0600'
+    assert cells(text, 'none') == [
+        'none', '3', gflops, '-40.0 %', '31.0 ± 1.0', '15.0 ± 0.0', 'reference', '51.0 ± 1.0',
+        '15.0 ± 0.0', 'reference',
+    ]  # fmt: skip
+    assert cells(text, 'carry') == [
+        'carry', '3 / 2', gflops, '-40.0 %', '33.1 ± 1.1', '25.0 ± 0.0', '+2.10 [+1.85, +2.35] better',
+        '49.5 ± 0.7', '15.0 ± 0.0', '-1.00 few seeds',
+    ]  # fmt: skip
+
+
+def test_missing_runs_are_no_numbers(places: Places):
+    for run in plan_runs([STUDY], [SEG], [0, 1, 2], only='*/none/*'):
+        places.result(run).unlink()
+    for run in plan_runs([STUDY], [SEG], [0, 1, 2], ['free'], '*/carry/*'):
+        places.result(run).unlink()
+    text = table(places)
+    assert cells(text, 'none')[1:6] == ['0', 'not run', 'not run', 'not run', 'not run']
+    assert cells(text, 'carry')[4:7] == ['not run'] * 3
+    assert cells(text, 'carry')[9] == 'not run'
+
+
+def test_runs_from_other_dense_weights_are_not_paired(places: Places):
+    write(places, Run(SEG, CARRY, 'free', 1), 99.0, dense='other')
+    assert cells(table(places), 'carry')[6] == '+2.10 few seeds'
+
+
+def test_detection_has_two_tables_in_percent(places: Places):
+    write(places, Run(DET, NONE, 'free', 0), 40.0)
+    assert cells(table(places, DET, panel=0), 'none')[4] == '40.0'
+    assert cells(table(places, DET, panel=1), 'none')[4] == '20.0'
+    assert [panel.title for panel in panels_of([DET], STUDY)] == ['bbox mAP', 'segm mAP']
+
+
+def test_an_undefined_class_has_no_far_value(places: Places):
+    write(places, Run(SEG, NONE, 'free', 0), 40.0, far=(None, 20.0))
+    assert cells(table(places), 'none')[4:6] == ['34.3 ± 4.9', '15.0 ± 0.0']
+
+
+def test_a_study_of_one_phase_shows_only_that(places: Places):
+    levels = (dict(keep_ratio=0.9), dict(keep_ratio=0.5))
+    elastic = Row(NONE.pruning, tests=levels, phases=('tuned',))
+    study = Study(
+        'elastic', 'E', 'elastic', '', (Line('one', CARRY), Line('all', elastic, 1, against='one')), figure='curves'
+    )
+    assert study.phases == ('tuned',)
+    write(places, Run(SEG, elastic, 'tuned', 0), 60.0)
+    assert cells(table(places, study=study), 'all')[4:] == ['60.0', '15.0', '+11.00 few seeds']
+    assert len([run for run in plan_runs([study], [SEG], [0]) if run.row is elastic]) == 1
+
+
+def test_the_whole_report_and_again_from_its_csv_file(places: Places, tmp_path: Path):
+    beyond = Study('beyond', 'Beyond', 'beyond', '', ())
+    levels = Study(
+        'levels', 'L', 'levels', '', (Line('none', NONE), Line('carry', CARRY, against='none')), None, 'curves'
+    )
+    out = tmp_path / 'out'
+    arguments = ([SEG, DET], [STUDY, levels, beyond], [0, 1, 2])
+    files = write_report(*arguments, places, out, 'the command')
+    names = sorted(str(path.relative_to(out)) for path in files)
+    assert names == [
+        'README.md', 'ablations.md', 'figures/alignment.png', 'figures/levels.png', 'levels.md', 'results.csv',
+    ]  # fmt: skip
+    readme = (out / 'README.md').read_text()
+    assert 'the command' in readme and 'torch==2' in readme
+    assert cells(readme, 'Alignment') == ['Alignment', '11 of 12', '0 of 12']
+    page = (out / 'ablations.md').read_text()
+    assert '![Alignment](figures/alignment.png)' in page
+    assert 'Not run yet.' in page  # detection
+    assert len((out / 'results.csv').read_text().splitlines()) == 1 + 11
+
+    first = {path: path.read_bytes() for path in files}
+    write_report(*arguments, Places(tmp_path / 'empty'), out, 'the command')
+    assert {path: path.read_bytes() for path in files} == first
+
+
+def test_csv_keeps_every_value(places: Places):
+    records = read_records(places, Path('none'))
+    again = from_csv(to_csv(records))
+    order = ('setting', 'phase', 'series', 'seed', 'test')
+    assert again == sorted(records, key=lambda record: [record[key] for key in order])
+
+
+def test_a_result_of_many_tests_is_many_records(places: Places):
+    row = Row(NONE.pruning, tests=(dict(keep_ratio=0.9), dict(keep_ratio=0.5)))
+    run = Run(SEG, row, 'free', 0)
+    write(places, run, 1.0)
+    assert [record['test'] for record in flatten(json.loads(places.result(run).read_text()))] == [0, 1]
+
+
+def test_nothing_run_at_all(tmp_path: Path):
+    out = tmp_path / 'out'
+    write_report([SEG], [STUDY], [0], Places(tmp_path / 'none'), out, 'x')
+    assert 'Nothing was run yet.' in (out / 'README.md').read_text()
+    assert 'Not run yet.' in page_text('ablations', [STUDY], [SEG], Book([]), {})
+    assert draw(STUDY, panels_of([SEG], STUDY), Book([])) is None
+    assert read_records(Places(tmp_path / 'none'), out / 'results.csv') == []

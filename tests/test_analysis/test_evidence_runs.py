@@ -1,0 +1,288 @@
+"""A tiny study on tiny real data: what a test measures, trainings, interruption, and the whole tool."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from test_tools.tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, make_det_data, make_seg_data, write_config
+from test_tools.tiny_runs import tool_environment as environment
+
+from mmssmprune.analysis.evidence import runs, testing
+from mmssmprune.analysis.evidence.plan import Line, Places, Row, Run, Setting, Study, plan_runs
+from mmssmprune.analysis.evidence.records import read_records
+from mmssmprune.analysis.evidence.schedule import Scheduler
+from mmssmprune.analysis.evidence.training import (
+    BusyError,
+    TrainingError,
+    fine_tune_config,
+    locked,
+    run_training,
+    train_dense,
+)
+from mmssmprune.engine.runner_setup import build_runner, load_config
+
+LEVELS = (dict(keep_ratio=1.0), dict(keep_ratio=0.5))
+SMALL = dict(far_classes=('green',), shape=(96, 96), warmup=1, dense_interval=2, tune_interval=2, test_batch=3)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('evidence')
+    make_seg_data(folder / 'seg')
+    make_det_data(folder / 'det')
+    return folder
+
+
+def small_setting(folder: Path, task: str, dense_iters: int = 2) -> Setting:
+    template = {'seg': SEG_CONFIG, 'det': DET_CONFIG}[task]
+    config = write_config(folder / f'tiny_{task}.py', template, folder / task)
+    return Setting(f'tiny-{task}', f'Tiny {task}', str(config), task, dense_iters, 2, **SMALL)
+
+
+@pytest.fixture(scope='module', params=['seg', 'det'])
+def setting(request, folder: Path) -> Setting:
+    return small_setting(folder, request.param)
+
+
+def save_dense(setting: Setting, places: Places, seed: int = 0) -> Path:
+    """Random weights instead of a dense training."""
+    cfg = Config.fromfile(setting.config)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(seed)
+    path = places.dense_checkpoint(setting, seed)
+    path.parent.mkdir(parents=True)
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': {}}, path)
+    return path
+
+
+def by_the_runner(setting: Setting, checkpoint: Path, pruning: dict | None, work_dir: Path) -> dict[str, float]:
+    """The metrics of the config's own evaluator, image by image."""
+    cfg = load_config(setting.config)
+    cfg.work_dir, cfg.load_from, cfg.model.backbone.pruning = str(work_dir), str(checkpoint), pruning
+    if setting.task == 'det':
+        cfg.test_evaluator.classwise = True
+    return build_runner(cfg, 'test').test()
+
+
+@pytest.mark.parametrize('pruning', [None, PRUNING], ids=['dense', 'pruned'])
+def test_a_test_measures_what_tools_test_measures(setting: Setting, pruning: dict | None, tmp_path: Path):
+    checkpoint = save_dense(setting, Places(tmp_path))
+    model = testing.build_model(setting, pruning, checkpoint, seed=0)
+    found = testing.measure(model, setting, seed=0)
+    expected = by_the_runner(setting, checkpoint, pruning, tmp_path / 'runner')
+    assert found['num_images'] == (4 if setting.task == 'seg' else 2)
+    if setting.task == 'seg':
+        assert found['metrics'] == pytest.approx({name: float(value) for name, value in expected.items()})
+        classes = found['per_class']['IoU']
+        assert list(classes) == ['ground', 'red', 'green']
+        assert sum(classes.values()) / 3 == pytest.approx(expected['mIoU'], abs=0.006)  # it rounds to 0.01
+    else:
+        classes = found['per_class']['bbox']
+        for name in ('red', 'green'):  # in percent, and it rounds to 0.001
+            assert classes[name] / 100 == pytest.approx(expected[f'coco/{name}_precision'], abs=6e-4)
+        assert found['metrics']['coco/bbox_mAP'] == pytest.approx(sum(classes.values()) / 200)
+        assert found['metrics']['coco/bbox_mAP'] == pytest.approx(expected['coco/bbox_mAP'], abs=6e-4)
+    assert found['tokens'] == ([36] * 4 if pruning is None else [36, 36, 26, 26])
+    assert (found['reduction'] == 0) == (pruning is None)
+    assert 0 <= found['reduction'] < 0.5
+
+
+def test_a_perfect_detector_has_all_of_every_class(folder: Path):
+    setting = small_setting(folder, 'det')
+    loader = testing.test_loader(setting)
+    evaluator = testing.make_evaluator(setting)
+    for batch in loader:
+        samples = batch['data_samples']
+        for sample in samples:
+            boxes = sample.gt_instances
+            sample.pred_instances = type(boxes)(
+                bboxes=boxes.bboxes.tensor, labels=boxes.labels, scores=torch.ones(len(boxes))
+            )
+            sample.pred_instances = sample.pred_instances[boxes.labels == 1]  # nothing of the first class
+        evaluator.process(data_samples=samples, data_batch=batch)
+    metrics = evaluator.evaluate(2)
+    assert evaluator.metrics[0].per_class == {'bbox': {'red': 0.0, 'green': pytest.approx(100.0)}}
+    assert metrics['coco/bbox_mAP'] == pytest.approx(0.5)
+
+
+def test_nothing_detected_is_zero(folder: Path, tmp_path: Path):
+    setting = small_setting(folder, 'det')
+    checkpoint = save_dense(setting, Places(tmp_path))
+    model = testing.build_model(setting, None, checkpoint, 0)
+    model.test_cfg.score_thr = model.bbox_head.test_cfg.score_thr = 2.0
+    found = testing.measure(model, setting, 0)
+    assert found['metrics']['coco/bbox_mAP'] == 0.0
+    assert found['per_class'] == {'bbox': {'red': 0.0, 'green': 0.0}}
+
+
+def test_weights_that_do_not_fit_are_refused(folder: Path, tmp_path: Path):
+    setting = small_setting(folder, 'seg')
+    checkpoint = save_dense(setting, Places(tmp_path))
+    state = torch.load(checkpoint)['state_dict']
+    state.pop('backbone.layers.1.mamba.D')
+    torch.save({'state_dict': state}, checkpoint)
+    with pytest.raises(ValueError, match=r'does not fit its model: 1 key missing in it \(backbone.layers.1.mamba.D\)'):
+        testing.build_model(setting, PRUNING, checkpoint, 0)
+
+
+def test_a_free_run_of_many_levels(folder: Path, tmp_path: Path):
+    setting, places = small_setting(folder, 'seg'), Places(tmp_path)
+    save_dense(setting, places, seed=3)
+    run = Run(setting, Row(PRUNING, tests=LEVELS), 'free', 3, 'levels/x')
+    runs.execute(run, places)
+    whole, half = json.loads(places.result(run).read_text())['tests']
+    assert whole['tokens'] == [36] * 4
+    assert half['tokens'] == [36, 36, 18, 18]
+    assert whole['reduction'] == pytest.approx(0, abs=1e-9) and 0 < half['reduction'] < 0.5
+    assert whole['metrics'] != half['metrics']
+    again = runs.execute(run, places)
+    assert [test['metrics'] for test in again['tests']] == [whole['metrics'], half['metrics']]
+    assert not places.run_dir(run).exists()
+
+
+def test_a_calibrated_alignment_is_measured_before_its_fine_tuning(folder: Path, tmp_path: Path):
+    setting, places = small_setting(folder, 'seg'), Places(tmp_path)
+    dense = save_dense(setting, places)
+    assert runs.start_checkpoint(Run(setting, Row(PRUNING), 'tuned', 0), dense, places) == dense
+    row = Row(PRUNING | {'alignment': 'calibrated'})
+    start = runs.start_checkpoint(Run(setting, row, 'tuned', 0), dense, places)
+    weights, before = (torch.load(path)['state_dict'] for path in (start, dense))
+    assert all(torch.equal(weights.pop(name), value) for name, value in before.items())
+    assert weights['backbone.pruner.stored_delta'].max() > 0
+    result = runs.execute(Run(setting, row, 'free', 0), places)  # without a checkpoint that holds it
+    assert result['tests'][0]['tokens'] == [36, 36, 26, 26]
+
+
+def test_random_importance_follows_the_seed(folder: Path, tmp_path: Path):
+    setting, places = small_setting(folder, 'seg'), Places(tmp_path)
+    model = testing.build_model(setting, PRUNING | {'importance': 'random'}, save_dense(setting, places), 0)
+    first, again, other = (testing.measure(model, setting, seed)['metrics'] for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_the_config_of_a_fine_tuning(tmp_path: Path):
+    base = REPO / 'configs/vim/vim-mini_upernet_1xb8-450i_mini-ade-128x128.py'
+    setting = Setting('vim-seg', 'Vim', str(base), 'seg', 1200, 150)
+    row = Row(PRUNING, cfg=dict(custom_hooks=[dict(type='Hook')], optim_wrapper=dict(clip_grad=dict(max_norm=1.0))))
+    path = tmp_path / 'deep' / 'c.py'
+    path.parent.mkdir()
+    path.write_text(fine_tune_config(Run(setting, row, 'tuned', 2), tmp_path / 'dense.pth', path.parent))
+    cfg, dense = load_config(str(path)), load_config(str(base))
+    assert cfg.model.backbone.pruning.to_dict() == PRUNING
+    assert (cfg.randomness.seed, cfg.load_from) == (2, str(tmp_path / 'dense.pth'))
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(dense.optim_wrapper.optimizer.lr / 5)
+    assert [(stage.begin, stage.end) for stage in cfg.param_scheduler] == [(0, 10), (10, 150)]
+    assert cfg.train_cfg.max_iters == 150 < cfg.train_cfg.val_begin
+    assert (cfg.custom_hooks, cfg.optim_wrapper.clip_grad.max_norm) == ([dict(type='Hook')], 1.0)
+    assert cfg.optim_wrapper.clip_grad.norm_type == dense.optim_wrapper.clip_grad.norm_type
+    assert cfg.model.decode_head == dense.model.decode_head
+
+
+def test_a_training_at_work_elsewhere_is_left_alone(folder: Path, tmp_path: Path):
+    setting, places = small_setting(folder, 'seg'), Places(tmp_path)
+    work_dir = places.dense_dir(setting, 0)
+    work_dir.mkdir(parents=True)
+    log = work_dir / 'log.txt'
+    log.write_text('started by hand')
+    with pytest.raises(BusyError, match='seems to be training'):
+        train_dense(setting, 0, places)
+    os.utime(log, (time.time() - 3600,) * 2)  # silent for an hour: it is dead
+    with locked(work_dir), pytest.raises(BusyError), locked(work_dir):
+        pass
+
+
+def test_no_time_starts_nothing(folder: Path, tmp_path: Path):
+    setting, places = small_setting(folder, 'seg'), Places(tmp_path)
+    save_dense(setting, places)
+    study = Study('s', 'S', 'p', '', (Line('a', Row(PRUNING)),))
+    summary = Scheduler(plan_runs([study], [setting], [0, 1]), places, minutes=0.01).work()
+    assert (summary.done, summary.failed, len(summary.left)) == ([], {}, 4)
+
+
+PLAN = """
+from mmssmprune.analysis.evidence.plan import Line, Row, Setting, Study
+SETTINGS = [Setting(**{setting})]
+PRUNING = {pruning}
+BAD = Row(PRUNING | dict(layers=[9]), phases=('free',))
+STUDIES = [Study('tiny', 'Tiny study', 'ablations', 'Does it work?', (
+    Line('dense', Row(None)), Line('pruned', Row(PRUNING), against='dense'), Line('bad', BAD, against='dense')))]
+"""
+
+
+def evidence(folder: Path, *args: object, **options) -> subprocess.Popen:
+    command = [sys.executable, str(REPO / 'tools/evidence.py'), '--plan', 'plan.py', '--seeds', '0', '--out', 'out']
+    command += ['--work-dir', 'work', *map(str, args)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment(), stdout=pipe, stderr=pipe, text=True, **options)
+
+
+def write_plan(folder: Path, setting: Setting) -> None:
+    (folder / 'plan.py').write_text(PLAN.format(setting=dataclasses.asdict(setting), pruning=PRUNING))
+
+
+def test_the_tool_from_nothing_to_the_report(folder: Path, tmp_path: Path):
+    setting = small_setting(folder, 'seg')
+    write_plan(tmp_path, setting)
+    out, err = (process := evidence(tmp_path, '--only', '*/[pb]*')).communicate(timeout=500)
+    assert process.returncode == 1, out + err  # for the bad row
+    assert 'FAILED tiny-seg/tiny/bad/free/seed0' in out
+    assert 'layer 9, but this backbone has layers 0 to 3' in out
+    assert '2 runs done, 0 were done before, 1 failed, 0 left' in out
+    places = Places(tmp_path / 'work')
+    free, tuned = sorted(read_records(places, Path('none')), key=lambda record: record['phase'])
+    assert (free['phase'], tuned['phase']) == ('free', 'tuned')
+    assert free['checkpoint_hash'] == free['dense_checkpoint_hash'] == tuned['dense_checkpoint_hash']
+    assert tuned['checkpoint_hash'] != free['checkpoint_hash']
+    assert [path.name for path in (tmp_path / 'work').rglob('*.pth')] == ['iter_2.pth']  # only the dense one stays
+    page = (tmp_path / 'out/ablations.md').read_text()
+    assert '| pruned | 1 |' in page and '| dense | 0 | not run |' in page and '| bad | 0 | not run |' in page
+    assert (tmp_path / 'out/figures/tiny.png').read_bytes()[:4] == b'\x89PNG'
+
+    before = {path: path.stat().st_mtime_ns for path in places.results()}
+    out, err = (process := evidence(tmp_path, '--only', '*/pruned/*')).communicate(timeout=500)
+    assert process.returncode == 0, out + err
+    assert '0 runs done, 2 were done before' in out
+    assert {path: path.stat().st_mtime_ns for path in places.results()} == before
+
+
+@pytest.mark.parametrize(('code', 'told'), [('exit(3)', 'code 3'), ('0', 'code 0')], ids=['failed', 'no checkpoint'])
+def test_a_failed_training_shows_its_log(code: str, told: str, tmp_path: Path):
+    command = [sys.executable, '-c', f'print("line 1"); print("what went wrong"); {code}']
+    with pytest.raises(TrainingError, match=f'ended with {told}; the end of its log:\nline 1\nwhat went wrong'):
+        run_training(command, tmp_path, tmp_path / 'iter_2.pth', 2)
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(folder: Path, tmp_path: Path):
+    """kill -9 of the tool takes its training along; the next start goes on from the last checkpoint."""
+    setting = small_setting(folder, 'seg', dense_iters=3000)
+    write_plan(tmp_path, setting)
+    work_dir = tmp_path / 'work/tiny-seg/dense/seed0'
+    process = evidence(tmp_path, '--phase', 'free', '--only', '*/dense/*')
+    deadline = time.monotonic() + 300
+    while not list(work_dir.glob('iter_[1-9]*[05].pth')) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    time.sleep(5)
+    saved = sorted(work_dir.glob('iter_*.pth'))
+    time.sleep(3)
+    assert sorted(work_dir.glob('iter_*.pth')) == saved  # nobody trains any more
+    done = max(int(path.stem[5:]) for path in saved)
+    write_plan(tmp_path, dataclasses.replace(setting, dense_iters=done + 2))
+    out, err = (process := evidence(tmp_path, '--phase', 'free', '--only', '*/dense/*')).communicate(timeout=500)
+    assert process.returncode == 0, out + err
+    assert f'resumed epoch: 0, iter: {done}' in (work_dir / 'log.txt').read_text()
+    assert '1 runs done' in out
