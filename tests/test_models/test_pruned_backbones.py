@@ -222,9 +222,13 @@ def test_set_keep_ratio_reaches_into_wrappers():
         set_keep_ratio(MODELS.build(dict(config, backbone=backbone)), 0.5)
 
 
+AUTOCAST = [{}, dict(reduction='merge'), dict(conv_fill='hold', restoration='follow'), dict(restoration='mask_token')]
+
+
+@pytest.mark.parametrize('names', AUTOCAST, ids=str)
 @pytest.mark.parametrize('kind', MAKERS)
-def test_autocast_is_close_to_float32(kind):
-    model = make(kind, pruning=dict(PRUNING, keep_ratio=1.0))
+def test_autocast_is_close_to_float32(kind, names):
+    model = make(kind, pruning=dict(PRUNING, keep_ratio=1.0) | names)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         exact = model(images)

@@ -1,4 +1,4 @@
-"""Whatever names and numbers a pruning dict combines: the right shapes, finite values and gradients, the planned rows."""
+"""Whatever names and numbers a pruning dict combines: right shapes, finite values and gradients, the planned rows."""
 
 from __future__ import annotations
 

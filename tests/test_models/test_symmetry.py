@@ -1,4 +1,4 @@
-"""Mirror the tokens, the weights and the walk: the kept set and the maps must be mirrored, or positions got mixed up."""
+"""Mirror the tokens, the weights and the walk: kept set and maps must be mirrored, or positions got mixed up."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ from mmssmprune.pruning import KeptTokens, TokenState, conv_over_grid, sequence_
 from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
 from mmssmprune.pruning.token_state import LostTokens
 
-
 ALIGNMENTS = ['none', 'carry', 'bias', 'calibrated', 'learned']
 
 

@@ -21,7 +21,7 @@ RECIPE = dict(
     regime='progressive',
 )
 # What the levels and the elastic model are made with, as changes of the recipe.
-BEST: dict[str, Any] = dict()
+BEST: dict[str, Any] = dict(layers=[1], importance='l1')
 LEVELS = (0.1, 0.2, 0.3, 0.4)
 # Lets every training step draw its own ratio; the levels lie between 1.0 and 0.6.
 ELASTIC_HOOK = dict(type='ElasticKeepRatioHook', keep_ratios=[1.0, 0.9, 0.8, 0.7, 0.6])
