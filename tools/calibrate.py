@@ -2,8 +2,8 @@
 
     python tools/calibrate.py CONFIG dense.pth calibrated.pth --batches 25
 
-The config has pruning.alignment='calibrated' or 'learned'; the checkpoint may be of the dense model. Some batches of
-the training data pass the dense backbone, nothing is trained, and the weights are written with the measured values added.
+The config has pruning.alignment='calibrated' or 'learned'; the checkpoint may be of the dense model. Some batches
+of the training data pass the dense backbone, nothing is trained, and the weights are written with what was measured.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .checkpoint import check_checkpoint_file, compare_state_dict, extract_state_dict, training_state_allowed
 
 # What a backbone keeps for its pruning; a dense teacher needs none of it.
-PRUNING_STATE = ('pruner.', 'mask_token')
+PRUNING_STATE = ('pruner.',)
 
 
 @HOOKS.register_module()

@@ -42,7 +42,7 @@ class Estimator:
     def run(self, run: Run) -> float:
         """Seconds for a run."""
         tests = self._typical(self.per_test, run.setting.name, UNKNOWN_TEST) * len(run.row.tests)
-        return tests + (self._training(run.setting, run.setting.tune_iters) if run.phase == 'tuned' else 0.0)
+        return tests + (self._training(run.setting, run.tune_iters) if run.phase == 'tuned' else 0.0)
 
     def dense(self, setting: Setting) -> float:
         """Seconds for a whole dense training."""

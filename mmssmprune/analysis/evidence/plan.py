@@ -67,6 +67,7 @@ class Row:
         cfg: more of the fine-tuning's config, merged into it (``custom_hooks``, for example).
         tests: at what levels the model is tested: changes of ``pruning``, such as ``dict(flops_reduction=0.2)``.
         phases: 'free' (dense weights as they are) and 'tuned' (after the fine-tuning).
+        tune_iters, lr_scale: a fine-tuning of another length and learning rate than the setting's.
         keep: keep the fine-tuned checkpoint.
     """
 
@@ -74,6 +75,8 @@ class Row:
     cfg: Mapping[str, Any] = field(default_factory=dict)
     tests: tuple[Mapping[str, Any], ...] = ({},)
     phases: tuple[str, ...] = PHASES
+    tune_iters: int | None = None
+    lr_scale: float | None = None
     keep: bool = False
 
     def pruning_at(self, test: int) -> dict[str, Any] | None:
@@ -162,6 +165,16 @@ class Run:
     label: str = ''
 
     @property
+    def tune_iters(self) -> int:
+        """Iterations of the fine-tuning."""
+        return self.row.tune_iters or self.setting.tune_iters
+
+    @property
+    def lr_scale(self) -> float:
+        """Learning rate of the fine-tuning, as a share of the dense one."""
+        return self.row.lr_scale or self.setting.lr_scale
+
+    @property
     def definition(self) -> dict[str, Any]:
         """All that decides the result besides the seed, the data and the code."""
         setting, row = self.setting, self.row
@@ -174,7 +187,7 @@ class Run:
             'tests': [dict(test) for test in row.tests],
         }
         if self.phase == 'tuned':
-            schedule = {'iters': setting.tune_iters, 'warmup': setting.warmup, 'lr_scale': setting.lr_scale}
+            schedule = {'iters': self.tune_iters, 'warmup': setting.warmup, 'lr_scale': self.lr_scale}
             definition |= {'schedule': schedule, 'cfg': dict(row.cfg)}
         return definition
 

@@ -26,6 +26,9 @@ LEVELS = (0.1, 0.2, 0.3, 0.4)
 # Lets every training step draw its own ratio; the levels lie between 1.0 and 0.6.
 ELASTIC_HOOK = dict(type='ElasticKeepRatioHook', keep_ratios=[1.0, 0.9, 0.8, 0.7, 0.6])
 
+# Its teacher is the checkpoint that the fine-tuning starts from.
+DISTILLATION = dict(type='DistillationHook', loss_weight=1.0)
+
 SETTINGS = [
     Setting(
         name='vim-seg',
@@ -74,6 +77,11 @@ def pruned(**changes: Any) -> Row:
 def best(**changes: Any) -> Row:
     """The best recipe with changes."""
     return Row(RECIPE | BEST | changes)
+
+
+def longer(pruning: dict[str, Any] | None, **cfg: Any) -> Row:
+    """A fine-tuning that may move the weights further; without it is the setting's."""
+    return Row(pruning, cfg=cfg, phases=('tuned',), tune_iters=300, lr_scale=0.5)
 
 
 def percent(share: float) -> str:
@@ -198,6 +206,17 @@ STUDIES = [
         elastic_lines(),
         figure='curves',
     ),
-    # Whatever goes beyond the ablations.
-    Study('beyond', 'Beyond the recipe', 'beyond', 'Recipes that change more than one thing.', ()),
+    vary(
+        'recovery',
+        'How much fine-tuning it takes',
+        'The best recipe, fine-tuned three times as long at two and a half times the learning rate, with and without '
+        'distillation from the dense model it started from. The dense model gets the same schedule.',
+        {
+            'dense, longer': longer(None),
+            'pruned, longer': longer(RECIPE | BEST),
+            'pruned, longer, distilled': longer(RECIPE | BEST, custom_hooks=[DISTILLATION]),
+        },
+        reference='dense, longer',
+        page='levels',
+    ),
 ]

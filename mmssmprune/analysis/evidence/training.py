@@ -84,12 +84,12 @@ def fine_tune(run: Run, start: Path, places: Places) -> dict[str, Any]:
         config = work_dir / 'config' / f'{run.setting.name}.py'
         config.parent.mkdir(exist_ok=True)
         config.write_text(fine_tune_config(run, start, config.parent), encoding='utf-8')
-        return run_training(_train_command(config, work_dir), work_dir, checkpoint, run.setting.tune_iters)
+        return run_training(_train_command(config, work_dir), work_dir, checkpoint, run.tune_iters)
 
 
 def tuned_checkpoint(run: Run, places: Places) -> Path:
     """Where a finished fine-tuning leaves its weights."""
-    return places.run_dir(run) / f'iter_{run.setting.tune_iters}.pth'
+    return places.run_dir(run) / f'iter_{run.tune_iters}.pth'
 
 
 def fine_tune_config(run: Run, start: Path, folder: Path) -> str:
@@ -103,7 +103,7 @@ def fine_tune_config(run: Run, start: Path, folder: Path) -> str:
     setting, row = run.setting, run.row
     dense = load_config(str(setting.config_path))
     scheduler = [stage.to_dict() for stage in dense.param_scheduler]
-    _shorten(scheduler, setting)
+    _shorten(scheduler, run)
     pruning = None if row.pruning is None else dict(row.pruning)
     if pruning is not None and 'pruning' in dense.model.backbone:
         pruning['_delete_'] = True  # nothing of it is to be merged; without anything to replace mmengine keeps the key
@@ -112,10 +112,10 @@ def fine_tune_config(run: Run, start: Path, folder: Path) -> str:
         'load_from': str(start),
         'randomness': {'seed': run.seed},
         'model': {'backbone': {'pruning': pruning}},
-        'optim_wrapper': {'optimizer': {'lr': dense.optim_wrapper.optimizer.lr * setting.lr_scale}},
+        'optim_wrapper': {'optimizer': {'lr': dense.optim_wrapper.optimizer.lr * run.lr_scale}},
         'param_scheduler': scheduler,
         # The test follows in the parent process, so no validation is needed here.
-        'train_cfg': {'max_iters': setting.tune_iters, 'val_begin': setting.tune_iters + 1},
+        'train_cfg': {'max_iters': run.tune_iters, 'val_begin': run.tune_iters + 1},
         'default_hooks': {
             'checkpoint': {'interval': setting.tune_interval, 'max_keep_ckpts': KEPT_CHECKPOINTS},
             'logger': {'interval': 50},
@@ -125,12 +125,12 @@ def fine_tune_config(run: Run, start: Path, folder: Path) -> str:
     return ''.join(f'{key} = {pprint.pformat(value, sort_dicts=False, width=110)}\n' for key, value in parts.items())
 
 
-def _shorten(scheduler: list[dict[str, Any]], setting: Setting) -> None:
+def _shorten(scheduler: list[dict[str, Any]], run: Run) -> None:
     """Fit the two stages, warm-up and decay, to the fine-tuning; a schedule of one stage has no warm-up."""
     if len(scheduler) > 1:
-        scheduler[0]['end'] = scheduler[1]['begin'] = setting.warmup
+        scheduler[0]['end'] = scheduler[1]['begin'] = run.setting.warmup
     if scheduler:
-        scheduler[-1]['end'] = setting.tune_iters
+        scheduler[-1]['end'] = run.tune_iters
 
 
 def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> None:

@@ -136,7 +136,7 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
         first, _, rest = param_name[len(prefix) :].partition('.')
         if first == 'layers':
             return int(rest.partition('.')[0]) + 1, last + 1
-        is_input = first in ('patch_embed', 'pos_embed', 'mask_token', 'pruner') or first.startswith('cls_token')
+        is_input = first in ('patch_embed', 'pos_embed', 'pruner') or first.startswith('cls_token')
         return (0 if is_input else last), last + 1
 
     def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:

@@ -1,0 +1,72 @@
+"""How many cells the hidden state remembers, layer by layer, and how much alignment changes.
+
+    python tools/analysis_tools/state_memory.py CONFIG CHECKPOINT --images 20
+
+The config has a pruned backbone, the checkpoint may be of the dense model. The test images are used. Alignment matters
+where the memory is about as long as the gaps between kept tokens; see docs/results/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from mmengine.config import DictAction
+from mmengine.device import get_device
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from rich.console import Console
+from rich.table import Table
+
+from mmssmprune.datasets import check_data_root
+from mmssmprune.engine import runner_setup
+from mmssmprune.engine.checkpoint import load_checkpoint_strict
+from mmssmprune.engine.errors import sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    summary, _, details = __doc__.partition('\n')
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--images', type=int, default=20, help='test images of one size (default: %(default)s)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with sentence_errors(building=True):
+        from mmssmprune.analysis.state_memory import measure_state_memory
+
+        if args.images < 1:
+            raise ValueError(f'--images must be at least 1, got {args.images}')
+        cfg = runner_setup.load_config(args.config, args.cfg_options)
+        check_data_root(cfg, ('test_dataloader',))
+        init_default_scope(cfg.default_scope)
+        model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(get_device()).eval()
+        load_checkpoint_strict(model, args.checkpoint)
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    with sentence_errors():
+        samples = [dataset[i] for i in range(min(args.images, len(dataset)))]
+        batch = {key: [sample[key] for sample in samples] for key in ('inputs', 'data_samples')}
+        with torch.no_grad():
+            images = model.data_preprocessor(batch, False)['inputs']
+        Console().print(_table(measure_state_memory(model.backbone, images)))
+
+
+def _table(layers: list) -> Table:
+    table = Table('layer', 'memory in cells: 10 %', 'median', '90 %', 'mean gap', 'change by alignment (%)')
+    for found in layers:
+        memory = [f'{cells:.1f}' for cells in found.memory]
+        change = '-' if found.change is None else f'{100 * found.change:.1f}'
+        table.add_row(str(found.layer), *memory, f'{found.mean_gap:.2f}', change)
+    return table
+
+
+if __name__ == '__main__':
+    main()
