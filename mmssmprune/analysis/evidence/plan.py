@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Setting:
         tune_iters: iterations of the fine-tuning that every row of the phase ``tuned`` gets.
         far_classes: the classes that only a far marker tells apart.
         shape: (H, W) in pixels at which FLOPs are counted.
+        flops_reduction: how much a row prunes that does not say it.
         warmup: first iterations of a fine-tuning, with a growing learning rate.
         lr_scale: learning rate of a fine-tuning, as a share of the dense one.
         dense_interval, tune_interval: iterations between two checkpoints.
@@ -46,6 +47,7 @@ class Setting:
     tune_iters: int
     far_classes: tuple[str, ...] = ('four_red', 'four_blue')
     shape: tuple[int, int] = (128, 128)
+    flops_reduction: float = 0.4
     warmup: int = 10
     lr_scale: float = 0.2
     dense_interval: int = 200
@@ -163,6 +165,12 @@ class Run:
     phase: str
     seed: int
     label: str = ''
+
+    def __post_init__(self) -> None:
+        pruning = self.row.pruning
+        if pruning is not None and not any(key in pruning for key in LEVEL_KEYS):
+            level = dict(flops_reduction=self.setting.flops_reduction, input_shape=self.setting.shape)
+            object.__setattr__(self, 'row', replace(self.row, pruning=dict(pruning) | level))
 
     @property
     def tune_iters(self) -> int:
