@@ -24,7 +24,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # the scans loop in Python; threa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmssmprune.analysis.evidence.plan import PHASES, Places, Setting, Study, load_plan, plan_runs
+from mmssmprune.analysis.evidence.loading import load_plan
+from mmssmprune.analysis.evidence.plan import PHASES, Places, Setting, Study, plan_runs
 from mmssmprune.engine.errors import sentence_errors
 
 COMMAND = 'make data && python tools/evidence.py'

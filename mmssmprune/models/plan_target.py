@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from mmengine.logging import print_log
+from torch import nn
 
 from mmssmprune.pruning.plan import MIN_KEEP_RATIO, TOLERANCE, PlanTarget, solve_keep_ratio
 
 from .flops import count_on_meta, on_meta
 
-if TYPE_CHECKING:
-    from .backbones.base import PrunableBackbone
 
-
-def meet_target(backbone: PrunableBackbone, target: PlanTarget, reopened: Collection[int] = ()) -> None:
+def meet_target(backbone: nn.Module, target: PlanTarget, reopened: Collection[int] = ()) -> None:
     """Set the uniform keep ratio with which a backbone meets ``target``, and log it.
 
     FLOPs are counted on a copy without numbers, so that nothing of the backbone changes but its ratio.
 
     Args:
-        backbone: built to the end, with a plan.
+        backbone: a `PrunableBackbone`, built to the end, with a plan.
         target: what to reach.
         reopened: as in `PrunePlan.tokens_per_layer`.
 
@@ -58,7 +55,7 @@ def _solve(trial: _Trial, target: PlanTarget, where: str) -> float:
 class _Trial:
     """What a backbone reaches at one keep ratio or another."""
 
-    def __init__(self, backbone: PrunableBackbone, target: PlanTarget, reopened: Collection[int]) -> None:
+    def __init__(self, backbone: nn.Module, target: PlanTarget, reopened: Collection[int]) -> None:
         self.plan, self.num_layers, self.reopened = backbone.pruner.plan, backbone.num_layers, reopened
         self.input_shape = target.input_shape
         self.reach = self.share if target.name == 'tokens' else self.flops_reduction

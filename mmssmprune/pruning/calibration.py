@@ -6,22 +6,23 @@ which ones the plan would have pruned by then, and averages the delta that they 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from .importance import IMPORTANCE, LayerTrace
 from .kept_tokens import choose_tokens
+from .plan import PrunePlan
 from .scan_path import ScanPath
 from .token_state import TokenState
-
-if TYPE_CHECKING:
-    from .pruner import TokenPruner
 
 
 class DeltaRecorder(nn.Module):
     """Takes a pruner's place during one dense forward pass.
+
+    Args:
+        plan, importance: what would be pruned.
+        per_stage: whether all cells are candidates again after a tap.
+        num_layers: depth of the backbone.
 
     Attributes:
         means: per layer (sets of parameters, D) the mean delta of the cells that would be pruned by then; None for
@@ -29,9 +30,9 @@ class DeltaRecorder(nn.Module):
         at_zero: per layer, in the same shape, the raw delta of zero features.
     """
 
-    def __init__(self, pruner: TokenPruner, num_layers: int):
+    def __init__(self, plan: PrunePlan, importance: str, per_stage: bool, num_layers: int):
         super().__init__()
-        self.plan, self.importance, self.per_stage = pruner.plan, pruner.importance, pruner.regime == 'per_stage'
+        self.plan, self.importance, self.per_stage = plan, importance, per_stage
         self.means: list[Tensor | None] = [None] * num_layers
         self.at_zero: list[Tensor | None] = [None] * num_layers
         self.alive: Tensor | None = None

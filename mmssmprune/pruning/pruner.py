@@ -221,7 +221,7 @@ class TokenPruner(nn.Module):
 
     def recorder(self) -> DeltaRecorder:
         """What takes this pruner's place in a calibration pass."""
-        return DeltaRecorder(self, self.num_layers)
+        return DeltaRecorder(self.plan, self.importance, self.regime == 'per_stage', self.num_layers)
 
     @torch.no_grad()
     def forget_calibration(self) -> None:

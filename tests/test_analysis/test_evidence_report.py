@@ -12,7 +12,8 @@ import pytest
 from mmssmprune.analysis.evidence import study as own
 from mmssmprune.analysis.evidence.book import Book, panels_of
 from mmssmprune.analysis.evidence.figures import draw
-from mmssmprune.analysis.evidence.plan import Line, Places, Row, Run, Setting, Study, load_plan, plan_runs
+from mmssmprune.analysis.evidence.loading import load_plan
+from mmssmprune.analysis.evidence.plan import Line, Places, Row, Run, Setting, Study, plan_runs
 from mmssmprune.analysis.evidence.records import flatten, from_csv, read_records, to_csv
 from mmssmprune.analysis.evidence.report import difference_text, page_text, table_text, write_report
 from mmssmprune.analysis.evidence.stats import BETTER, FEW_SEEDS, NO_DIFFERENCE, WORSE, mean_of, paired_difference

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -281,24 +280,3 @@ class Places:
     def results(self) -> list[Path]:
         """All results there are."""
         return sorted(self.root.glob('*/results/*.json'))
-
-
-def load_plan(path: str | Path | None = None) -> tuple[list[Setting], list[Study]]:
-    """The settings and studies that a Python file defines as SETTINGS and STUDIES; by default those of `study`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it does not define them.
-    """
-    if path is None:
-        from . import study
-
-        return list(study.SETTINGS), list(study.STUDIES)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'plan {path} does not exist')
-    names = runpy.run_path(str(path))
-    if 'SETTINGS' not in names or 'STUDIES' not in names:
-        raise ValueError(
-            f'plan {path} has to define SETTINGS and STUDIES, as mmssmprune/analysis/evidence/study.py does'
-        )
-    return list(names['SETTINGS']), list(names['STUDIES'])
