@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 
 from mmssmprune.pruning import KeptTokens, choose_tokens, gather_rows
+from mmssmprune.pruning.kept_tokens import most_similar
 
 KEPT = KeptTokens(torch.tensor([[0, 2, 5], [1, 3, 4]]), 6)
 
@@ -47,3 +48,20 @@ def test_protected_tokens_stay_in_every_image():
 def test_gather_rows_may_repeat():
     x = torch.arange(6.0).view(2, 3, 1)
     assert gather_rows(x, torch.tensor([[2, 2, 0, 1], [0, 0, 0, 0]])).flatten().tolist() == [2, 2, 0, 1, 3, 3, 3, 3]
+
+
+def test_complement_is_what_is_not_kept():
+    kept = KeptTokens(torch.tensor([[0, 3, 4], [1, 2, 5]]), 6)
+    assert kept.complement().index.tolist() == [[1, 2, 5], [0, 3, 4]]
+    everything = KeptTokens(torch.arange(6).expand(2, -1), 6)
+    assert everything.complement().index.shape == (2, 0)
+
+
+def test_most_similar_by_brute_force():
+    x, chosen = torch.randn(2, 9, 5), torch.tensor([[0, 4, 7], [2, 3, 8]])
+    leader = most_similar(x, chosen)
+    for b in range(2):
+        for cell in range(9):
+            cosines = [torch.nn.functional.cosine_similarity(x[b, cell], x[b, k], dim=0).item() for k in chosen[b]]
+            assert leader[b, cell] == cosines.index(max(cosines))
+    assert torch.equal(leader.gather(1, chosen), torch.arange(3).expand(2, -1))
