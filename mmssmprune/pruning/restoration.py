@@ -78,18 +78,17 @@ def interpolate(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tenso
 def _nearest_kept(tokens: TokenState, count: int) -> tuple[Tensor, Tensor]:
     """Squared distances and compact places (B, L, count) of the kept patches nearest to every position."""
     whole = TokenState.dense(tokens.path, tokens.hw_shape, tokens.protected)
-    width = tokens.hw_shape[1]
-
-    def points(cells: Tensor) -> Tensor:
-        return torch.stack([cells // width, cells % width], dim=-1)
-
-    difference = points(whole.cells)[:, :, None] - points(tokens.cells)[:, None]  # [B, L, K, 2]
-    squared = difference.square().sum(-1).float()
-    squared = squared.masked_fill(tokens.is_protected[:, None], torch.inf)  # class tokens are nowhere
-    patches = tokens.kept.index.shape[1] - len(tokens.protected)
-    # A stable sort, not topk: ties go to the earlier cell, so that runs repeat.
-    ranked = squared.sort(dim=-1, stable=True)
-    return ranked.values[:, :, : min(count, patches)], ranked.indices[:, :, : min(count, patches)]
+    width, kept = tokens.hw_shape[1], tokens.kept.index.shape[1]
+    squared = 0
+    for from_cell in (lambda cells: cells // width, lambda cells: cells % width):  # rows, then columns
+        squared = squared + (from_cell(whole.cells)[:, :, None] - from_cell(tokens.cells)[:, None]).square()
+    squared = squared.masked_fill(
+        tokens.is_protected[:, None], 2 * sum(tokens.hw_shape) ** 2
+    )  # class tokens are nowhere
+    # The place makes every key unique: of two as near the earlier one comes first, so that runs repeat.
+    key = squared * kept + torch.arange(kept, device=squared.device)
+    nearest = key.topk(min(count, kept - len(tokens.protected)), dim=-1, largest=False, sorted=True).values
+    return (nearest // kept).float(), nearest % kept
 
 
 RESTORATION: dict[str, Restoration] = {
