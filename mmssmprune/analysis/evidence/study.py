@@ -20,6 +20,8 @@ RECIPE = dict(
 )
 # What the levels and the elastic model are made with, as changes of the recipe.
 BEST: dict[str, Any] = dict(layers=[1], importance='l1')
+# What needs no help before fine-tuning needs no help after it.
+HOLD = dict(restoration='hold')
 LEVELS = (0.1, 0.2, 0.3, 0.4)
 # Lets every training step draw its own ratio; the levels lie between 1.0 and about 0.4.
 ELASTIC_HOOK = dict(type='ElasticKeepRatioHook', keep_ratios=[1.0, 0.85, 0.7, 0.55, 0.4])
@@ -203,6 +205,18 @@ STUDIES = [
         '`per_stage` makes all cells candidates again after every output of the backbone.',
         reference='progressive',
     ),
+    vary(
+        'beyond',
+        "Beyond the paper's recipe",
+        "The paper's recipe (several pruning layers, `clip`, held cells) and what was found better, at equal FLOPs.",
+        {
+            "the paper's": pruned(**HOLD),
+            'once, l1, hold': best(**HOLD),
+            'once, l1, follow': best(),
+        },
+        reference="the paper's",
+        settings=None,
+    ),
     LEVELS_STUDY,
     Study(
         'elastic',
@@ -225,8 +239,9 @@ STUDIES = [
             Line('dense, 300', longer(None, 300, 0.5)),
             Line('pruned, 300', longer(RECIPE | BEST, 300, 0.5), against='dense, 300'),
             Line('distilled, 300', longer(RECIPE | BEST, 300, 0.5, custom_hooks=[DISTILLATION]), against='dense, 300'),
+            Line('hold, 300', longer(RECIPE | BEST | HOLD, 300, 0.5), against='dense, 300'),
             Line('dense, 1200', longer(None, 1200, 1.0)),
-            Line('pruned, 1200', longer(RECIPE | BEST, 1200, 1.0), against='dense, 1200'),
+            Line('hold, 1200', longer(RECIPE | BEST | HOLD, 1200, 1.0), against='dense, 1200'),
         ),
     ),
 ]
