@@ -215,6 +215,7 @@ STUDIES = [
             'once, l1, follow': best(),
         },
         reference="the paper's",
+        page='levels',
         settings=None,
     ),
     LEVELS_STUDY,
