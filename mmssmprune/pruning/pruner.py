@@ -34,7 +34,7 @@ DEFAULTS = {
     'importance': 'clip',
     'alignment': 'carry',
     'conv_fill': 'zero',
-    'restoration': 'hold',
+    'restoration': 'follow',
     'regime': 'progressive',
 }
 # How fast a calibrated delta follows once the first batches are averaged.

@@ -156,7 +156,10 @@ def test_later_layers_run_on_kept_tokens_only(kind, with_cp, names, monkeypatch)
 @pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls'])
 def test_hold_shows_a_pruned_cell_as_it_was(kind):
     """At a tap after the first pruning layer, a cell is as in the dense map of that layer or as computed since."""
-    dense, pruned = make(kind).double(), make(kind, pruning=dict(layers=[1], keep_ratio=0.5)).double()
+    dense, pruned = (
+        make(kind).double(),
+        make(kind, pruning=dict(layers=[1], keep_ratio=0.5, restoration='hold')).double(),
+    )
     if kind == 'plain_mamba':  # compare bare tokens, not what each tap's own norm makes of them
         for model in (dense, pruned):
             for name, module in list(model.named_children()):
@@ -187,7 +190,7 @@ def test_class_tokens_are_never_pruned_in_any_image(importance):
 
 
 def test_held_cells_pass_gradients_to_the_layers_before():
-    model = make('plain_mamba', pruning=dict(layers=[1], keep_ratio=0.1))
+    model = make('plain_mamba', pruning=dict(layers=[1], keep_ratio=0.1, restoration='hold'))
     images = torch.randn(1, 3, 64, 64, requires_grad=True)
     model(images)[3][0, :, 0, 0].sum().backward()
     assert images.grad.abs().sum() > 0
