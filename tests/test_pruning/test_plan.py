@@ -125,15 +125,15 @@ def test_token_share_is_the_mean_product_of_ratios():
     assert make_plan([0, 1], [0.9, 0.3], 3).token_share(3) == pytest.approx((1 + 0.9 + 0.27) / 3)
 
 
-def test_default_layers_end_the_first_three_quarters():
-    assert [default_layers(n) for n in (24, 8, 36)] == [[5, 11, 17], [1, 3, 5], [8, 17, 26]]
-    assert [default_layers(n) for n in (4, 3, 2, 1)] == [[0, 1, 2], [0, 1], [0], []]
+def test_the_default_layer_ends_the_first_quarter():
+    assert [default_layers(n) for n in (24, 8, 36)] == [[5], [1], [8]]
+    assert [default_layers(n) for n in (4, 3, 2, 1)] == [[0], [0], [0], []]
 
 
 def test_targets_and_where_they_prune():
     plan, target = plan_from_config(dict(flops_reduction=0.4, input_shape=[224, 320], alignment='none'), 24)
     assert target == PlanTarget(flops_reduction=0.4, input_shape=(224, 320))
-    assert (plan.layers, plan.keep_ratios) == ((5, 11, 17), (1.0,) * 3)
+    assert (plan.layers, plan.keep_ratios) == ((5,), (1.0,))
     plan, target = plan_from_config(dict(tokens=0.7, layers=[2, 6], keep_ratio=None), 8)
     assert (plan.layers, target) == ((2, 6), PlanTarget(tokens=0.7))
     assert plan_from_config(dict(tokens=1, start=2, every=2), 8)[0].layers == (2, 4, 6)
