@@ -9,10 +9,7 @@ of the training data pass the dense backbone, nothing is trained, and the weight
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
-import torch
 from mmengine.config import DictAction
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
@@ -21,7 +18,7 @@ from mmengine.runner import Runner, set_random_seed
 
 from mmssmprune.datasets import check_data_root
 from mmssmprune.engine import runner_setup
-from mmssmprune.engine.checkpoint import load_checkpoint_strict
+from mmssmprune.engine.checkpoint import load_checkpoint_strict, save_checkpoint
 from mmssmprune.engine.errors import sentence_errors
 
 
@@ -56,15 +53,8 @@ def main() -> None:
         dataloader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     with sentence_errors():
         images = calibrate(model, dataloader, args.batches)
-        _save(dict(meta=checkpoint.get('meta', {}), state_dict=model.cpu().state_dict()), Path(args.out))
+        save_checkpoint(dict(meta=checkpoint.get('meta', {}), state_dict=model.cpu().state_dict()), args.out)
     print(f'{args.out}: calibrated on {images} images')
-
-
-def _save(checkpoint: dict, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f'{out.name}.part')
-    torch.save(checkpoint, part)
-    os.replace(part, out)
 
 
 if __name__ == '__main__':

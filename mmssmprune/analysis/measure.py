@@ -72,7 +72,7 @@ def config_keep_ratio(entry: Entry, setting: Setting) -> KeepRatio:
     """
     if entry.keep_ratio is not None:
         return entry.keep_ratio
-    key = {'what': 'plan', 'model': entry.name, 'config': entry.model_hash, **_software()}
+    key = {'what': 'plan', 'model': entry.name, 'config': entry.model_hash, **software()}
     value = setting.store.get(key)
     if value is None:
         value = {'keep_ratio': solve_plan(entry)}
@@ -109,7 +109,7 @@ def _accuracy_key(entry: Entry, keep_ratio: KeepRatio) -> dict[str, Any]:
         'checkpoint': entry.checkpoint_hash,
         'data': entry.data_hash,
         'keep_ratio': keep_ratio,
-        **_software(),
+        **software(),
     }
 
 
@@ -128,7 +128,7 @@ def measure_cost(row: Row, shape: tuple[int, int], setting: Setting) -> dict[str
         'keep_ratio': row.keep_ratio,
         'shape': list(shape),
         'device_type': str(get_device()),
-        **_software(),
+        **software(),
     }
     value = setting.store.get(key)
     if value is None:
@@ -179,7 +179,7 @@ def measure_latencies(rows: Sequence[Row], shape: tuple[int, int], setting: Sett
         'shape': list(shape),
         'runs': setting.latency_runs,
         'device': describe_device(get_device()),
-        **_software(),
+        **software(),
     }
     value = setting.store.get(key)
     if value is None:
@@ -217,7 +217,7 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def _software() -> dict[str, Any]:
+def software() -> dict[str, Any]:
     """Versions and our own source: a changed model must not find results of the old one."""
     source = hashlib.sha256()
     root = Path(mmssmprune.__file__).parent

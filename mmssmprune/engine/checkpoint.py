@@ -162,6 +162,15 @@ def load_checkpoint_strict(model: nn.Module, path: str, map_location: str = 'cpu
     return checkpoint
 
 
+def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """``torch.save`` under a temporary name, then rename: an interruption leaves nothing half written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.part')
+    torch.save(checkpoint, part)
+    part.replace(path)
+
+
 def extract_state_dict(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:
     """The weights in a loaded checkpoint, which is ``{'state_dict': ...}`` or the weights themselves.
 

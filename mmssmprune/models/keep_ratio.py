@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from .backbones import set_keep_ratio
-from .backbones.base import PrunableBackbone
+from .backbones.base import PrunableBackbone, pruned_backbones, set_keep_ratio
 
 KeepRatio = float | Sequence[float]
 
@@ -19,10 +18,7 @@ def get_keep_ratios(model: nn.Module) -> list[tuple[PrunableBackbone, tuple[floa
     Raises:
         ValueError: nothing in the model is pruned.
     """
-    pruned = [m for m in model.modules() if isinstance(m, PrunableBackbone) and m.pruning is not None]
-    if not pruned:
-        raise ValueError('this model has no pruned backbone; add pruning=dict(...) to the backbone in its config')
-    return [(backbone, backbone.pruner.plan.keep_ratios) for backbone in pruned]
+    return [(backbone, backbone.pruner.plan.keep_ratios) for backbone in pruned_backbones(model)]
 
 
 def restore_keep_ratios(ratios: Sequence[tuple[PrunableBackbone, tuple[float, ...]]]) -> None:

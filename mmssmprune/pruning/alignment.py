@@ -54,6 +54,8 @@ ALIGNMENT: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor] | None] =
     'calibrated': calibrated,
     'learned': learned,
 }
+# These store what a calibration pass measures.
+NEEDS_CALIBRATION = ('calibrated', 'learned')
 
 
 def scan_tokens(

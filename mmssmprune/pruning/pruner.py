@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .alignment import ALIGNMENT
+from .alignment import ALIGNMENT, NEEDS_CALIBRATION
 from .calibration import DeltaRecorder
 from .conv_fill import CONV_FILL
 from .importance import IMPORTANCE, NEEDS_CLASS_TOKEN, LayerTrace
@@ -88,18 +88,18 @@ class TokenPruner(nn.Module):
             return
         if self.restoration == 'mask_token':
             self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
-        stored = torch.zeros(self.num_layers, param_sets, d_inner)
-        if self.alignment == 'calibrated':
-            self.register_buffer('stored_delta', stored)
-        if self.alignment == 'learned':
-            self.stored_delta = nn.Parameter(stored)
         if self.calibrates:
+            stored = torch.zeros(self.num_layers, param_sets, d_inner)
+            if self.alignment == 'learned':
+                self.stored_delta = nn.Parameter(stored)
+            else:
+                self.register_buffer('stored_delta', stored)
             self.register_buffer('calibrated_batches', torch.zeros((), dtype=torch.long))
 
     @property
     def calibrates(self) -> bool:
         """Whether the alignment wants calibration passes."""
-        return self.plan is not None and self.alignment in ('calibrated', 'learned')
+        return self.plan is not None and self.alignment in NEEDS_CALIBRATION
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
         """Change the ratios of an existing plan; raises ValueError where nothing is pruned or a ratio is wrong."""

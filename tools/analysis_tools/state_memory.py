@@ -3,7 +3,7 @@
     python tools/analysis_tools/state_memory.py CONFIG CHECKPOINT --images 20
 
 The config has a pruned backbone, the checkpoint may be of the dense model. The test images are used. Alignment matters
-where the memory is about as long as the gaps between kept tokens; see docs/results/README.md.
+where the memory is about as long as the gaps between kept tokens; see docs/findings.md.
 """
 
 from __future__ import annotations

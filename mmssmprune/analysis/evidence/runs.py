@@ -5,16 +5,15 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.device import get_device
 
-from mmssmprune.analysis.measure import _software
+from mmssmprune.analysis.measure import software
 from mmssmprune.analysis.results import digest, file_digest, write_atomically
+from mmssmprune.engine.checkpoint import save_checkpoint
 
 from . import testing
 from .plan import Places, Run
@@ -54,10 +53,7 @@ def start_checkpoint(run: Run, dense: Path, places: Places) -> Path:
     if not start.is_file():
         model = testing.build_model(run.setting, run.row.pruning_at(0), dense, run.seed)
         testing.calibrate_model(model, run.setting, run.seed)
-        start.parent.mkdir(parents=True, exist_ok=True)
-        part = start.with_suffix('.part')
-        torch.save({'state_dict': model.state_dict(), 'meta': {}}, part)
-        os.replace(part, start)
+        save_checkpoint({'state_dict': model.state_dict(), 'meta': {}}, start)
     return start
 
 
@@ -86,7 +82,7 @@ def _describe(run: Run, dense: Path, checkpoint: Path) -> dict[str, Any]:
         'checkpoint_hash': file_digest(checkpoint),
         'device': str(get_device()),
         'created': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-        **_software(),
+        **software(),
     }
 
 

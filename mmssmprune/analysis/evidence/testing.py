@@ -32,14 +32,12 @@ from mmssmprune.engine.checkpoint import (
     training_state_allowed,
 )
 from mmssmprune.engine.runner_setup import load_config
+from mmssmprune.pruning.alignment import NEEDS_CALIBRATION
 
 from . import metrics  # noqa: F401  (registers the metrics)
 from .plan import Row, Setting
 
-# These store what they measure on images of the dense model.
-CALIBRATED_ALIGNMENTS = ('calibrated', 'learned')
 CALIBRATION_BATCHES = 25
-_ADDED_BY_PRUNING = ('backbone.pruner.', 'backbone.mask_token')
 _PER_CLASS = {'IoUMetric': 'PerClassIoUMetric', 'CocoMetric': 'PerClassCocoMetric'}
 
 
@@ -72,8 +70,7 @@ def _load(model: nn.Module, path: Path) -> None:
         checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
     state = extract_state_dict(checkpoint, str(path))
     difference = compare_state_dict(model, state)
-    missing = [name for name in difference.missing if not name.startswith(_ADDED_BY_PRUNING)]
-    if missing or difference.unexpected or difference.mismatched:
+    if difference:
         raise ValueError(f'checkpoint {path} does not fit its model: {difference}')
     load_state_dict(model, state)
 
@@ -116,7 +113,7 @@ def calibrate_model(model: nn.Module, setting: Setting, seed: int) -> None:
 
 def needs_calibration(row: Row) -> bool:
     """Whether the row's alignment stores something that a dense checkpoint does not have."""
-    return row.pruning is not None and row.pruning.get('alignment') in CALIBRATED_ALIGNMENTS
+    return row.pruning is not None and row.pruning.get('alignment') in NEEDS_CALIBRATION
 
 
 def measure(model: nn.Module, setting: Setting, seed: int) -> dict[str, Any]:

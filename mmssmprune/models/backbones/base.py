@@ -99,8 +99,7 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
     def _finish(self) -> None:
         """Solve for the keep ratio of a plan that is given as a target, now that FLOPs can be counted."""
         if self.pruner.target is not None:
-            reopened = self.tapped_layers if self.pruner.regime == 'per_stage' else ()
-            meet_target(self, self.pruner.target, reopened)
+            meet_target(self, self.pruner.target, self._reopened_layers)
 
     @property
     def pruning(self) -> dict | None:
@@ -116,13 +115,18 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
         cells, protected = self._sequence_of(hw)
         if self.pruner.plan is None:
             return [cells + protected] * self.num_layers
-        tapped = self.tapped_layers if self.pruner.regime == 'per_stage' else ()
-        return [n + protected for n in self.pruner.plan.tokens_per_layer(self.num_layers, cells, tapped)]
+        tokens = self.pruner.plan.tokens_per_layer(self.num_layers, cells, self._reopened_layers)
+        return [n + protected for n in tokens]
 
     @property
     def tapped_layers(self) -> tuple[int, ...]:
         """Layers after which the full map is read."""
         return self.out_indices
+
+    @property
+    def _reopened_layers(self) -> tuple[int, ...]:
+        """Layers after which all cells are candidates again."""
+        return self.tapped_layers if self.pruner.regime == 'per_stage' else ()
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter for layer-wise learning-rate decay, and the number of depths, as in mmpretrain.
@@ -203,14 +207,23 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
         self.is_init = True
 
 
+def pruned_backbones(model: nn.Module) -> list[PrunableBackbone]:
+    """Every pruned backbone inside ``model``, wrappers of any kind included.
+
+    Raises:
+        ValueError: there is none.
+    """
+    pruned = [m for m in model.modules() if isinstance(m, PrunableBackbone) and m.pruning is not None]
+    if not pruned:
+        raise ValueError('this model has no pruned backbone; add pruning=dict(...) to the backbone in its config')
+    return pruned
+
+
 def set_keep_ratio(model: nn.Module, keep_ratio: float | Sequence[float]) -> None:
     """Set the keep ratio of every pruned backbone inside ``model``, mmdet and mmseg wrappers included.
 
     Raises:
         ValueError: nothing in the model is pruned, or a ratio is outside (0, 1].
     """
-    pruned = [m for m in model.modules() if isinstance(m, PrunableBackbone) and m.pruning is not None]
-    if not pruned:
-        raise ValueError('this model has no pruned backbone; add pruning=dict(...) to the backbone in its config')
-    for backbone in pruned:
+    for backbone in pruned_backbones(model):
         backbone.set_keep_ratio(keep_ratio)
