@@ -1,21 +1,18 @@
-"""Counting floating point operations of a real forward pass, the selective scan included."""
+"""FLOPs of whole models, by parts and operators, with nothing left out in silence."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
-from mmssmprune.models.flops import field_count, make_flop_counter
+from .conventions import Convention, convention_named
+from .operations import Operation, record_operations
 
 # Operators that only move data or that FLOP tables leave out by habit: not worth a line in `FlopCount.unsupported`.
 # Elementwise ones and views need no entry, torch tags them. The underscore of an in-place name is cut off first.
@@ -37,7 +34,7 @@ _POST_PROCESSING = {'nms', 'softnms', 'nms_match', 'nms_quadri', 'nms_rotated'}
 
 @dataclass(frozen=True)
 class FlopCount:
-    """FLOPs of one forward pass by `mmssmprune.models.flops.CONVENTION`, as integers.
+    """FLOPs of one forward pass, as integers.
 
     Attributes:
         backbone, neck: FLOPs inside the modules ``model.backbone`` and ``model.neck`` (0 where there is none).
@@ -46,6 +43,7 @@ class FlopCount:
         per_module: FLOPs by module path inside the model (``backbone.layers.3.mixer``), children included.
         unsupported: operators that did arithmetic but have no formula, with the number of calls; they count 0.
         uncounted: every operator without a formula except views, with calls and the number of elements it made.
+        convention: the name of the rule by which all of this is counted.
     """
 
     backbone: int
@@ -55,6 +53,7 @@ class FlopCount:
     per_module: dict[str, int] = field(default_factory=dict)
     unsupported: dict[str, int] = field(default_factory=dict)
     uncounted: dict[str, dict[str, int]] = field(default_factory=dict)
+    convention: str = 'field'
 
     @property
     def total(self) -> int:
@@ -62,84 +61,81 @@ class FlopCount:
         return self.backbone + self.neck + self.heads
 
 
-def count_flops(model: nn.Module, forward: Callable[[], Any] | Tensor) -> FlopCount:
+def count_flops(model: nn.Module, forward: Callable[[], Any] | Tensor, convention: str = 'field') -> FlopCount:
     """Run one forward pass without gradients and count it.
 
     Args:
         model: in eval mode. Its children ``backbone`` and ``neck`` are counted apart; a model without them, such as a
             backbone alone, is all ``heads``.
         forward: calls the model, or the input tensor to call it with.
+        convention: a name in `mmssmprune.analysis.conventions.CONVENTIONS`.
+
+    Raises:
+        ValueError: there is no such convention, or it was not made for this model's backbone.
     """
-    call = (lambda: model(forward)) if isinstance(forward, Tensor) else forward
-    counter = make_flop_counter()
-    spy = _UncountedOperators(counter)
-    compiled: Counter[str] = Counter()
-    # The spy lies below the counter, so it sees operators after the counter has split composite ones.
-    with torch.no_grad(), _mmcv_compiled_calls(compiled), spy, counter:
-        call()
-    return _collect(type(model).__name__, counter, spy, compiled)
+    rule = convention_named(convention)
+    check_family(rule, model)
+    return price(record_operations(model, forward), rule, count_class_tokens(model))
 
 
-def _collect(root: str, counter: FlopCounterMode, spy: _UncountedOperators, compiled: Counter[str]) -> FlopCount:
-    counts = {module: field_count(ops) for module, ops in counter.get_flop_counts().items()}
-    per_op = counts.get('Global', {})
-    prefix = f'{root}.'
-    per_module = {name.removeprefix(prefix): sum(ops.values()) for name, ops in counts.items() if name != 'Global'}
-    backbone, neck = per_module.get('backbone', 0), per_module.get('neck', 0)
-    unsupported = {name: calls for name, calls in spy.calls.items() if not _is_minor(name)}
-    unsupported |= {f'mmcv.{name}': n for name, n in compiled.items() if name not in _POST_PROCESSING}
-    uncounted = {name: {'calls': calls, 'elements': spy.elements[name]} for name, calls in spy.calls.items()}
-    uncounted |= {f'mmcv.{name}': {'calls': calls, 'elements': 0} for name, calls in compiled.items()}
-    heads = sum(per_op.values()) - backbone - neck
-    return FlopCount(backbone, neck, heads, per_op, per_module, unsupported, uncounted)
+def check_family(convention: Convention, model: nn.Module) -> None:
+    """Raise ValueError where a convention knows only the parts of another family's mixer."""
+    backbone = getattr(model, 'backbone', model)
+    names = [cls.__name__ for cls in type(backbone).__mro__]
+    if convention.family is not None and convention.family not in names:
+        raise ValueError(
+            f'the convention {convention.name} is for {convention.family}, and this backbone is a {names[0]}; '
+            'field and two-per-mac count every model'
+        )
 
 
-def _is_minor(op_name: str) -> bool:
-    namespace, name, overload = op_name.split('.')
+def count_class_tokens(model: nn.Module) -> int:
+    """Tokens of a sequence that belong to no cell of the grid."""
+    return getattr(getattr(model, 'backbone', model), 'num_extra_tokens', 0)
+
+
+def price(operations: Sequence[Operation], convention: Convention, class_tokens: int = 0) -> FlopCount:
+    """Count recorded operations by a convention."""
+    per_op: Counter[str] = Counter()
+    per_module: Counter[str] = Counter()
+    for op in operations:
+        flops = convention.price(op, class_tokens)
+        if flops:
+            per_op[op.name] += flops
+            per_module.update(dict.fromkeys(_ancestors(op.module), flops))
+    backbone, neck = per_module['backbone'], per_module['neck']
+    return FlopCount(
+        backbone=backbone,
+        neck=neck,
+        heads=per_op.total() - backbone - neck,
+        per_op=dict(per_op),
+        per_module={name: flops for name, flops in per_module.items() if name},
+        unsupported=dict(Counter(op.overload for op in operations if not op.has_formula and not _is_minor(op))),
+        uncounted=_uncounted(operations),
+        convention=convention.name,
+    )
+
+
+def _ancestors(module: str) -> list[str]:
+    """The path of a module and those of all modules around it: a.b.c, a.b, a."""
+    parts = module.split('.') if module else []
+    return ['.'.join(parts[:i]) for i in range(len(parts), 0, -1)]
+
+
+def _uncounted(operations: Sequence[Operation]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for op in operations:
+        if not op.has_formula:
+            entry = found.setdefault(op.overload, {'calls': 0, 'elements': 0})
+            entry['calls'] += 1
+            entry['elements'] += op.elements
+    return found
+
+
+def _is_minor(op: Operation) -> bool:
+    namespace, _, rest = op.overload.partition('.')
+    name, _, overload = rest.partition('.')
     if namespace != 'aten':
         return name in _POST_PROCESSING
     tags = getattr(getattr(torch.ops.aten, name), overload).tags
     return torch.Tag.pointwise in tags or _MINOR.fullmatch(name.removesuffix('_')) is not None
-
-
-class _UncountedOperators(TorchDispatchMode):
-    """Notes every operator that runs without a FLOP formula."""
-
-    def __init__(self, counter: FlopCounterMode) -> None:
-        super().__init__()
-        self.counter = counter
-        self.calls: Counter[str] = Counter()
-        self.elements: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if func._overloadpacket not in self.counter.flop_registry and not func.is_view:
-            self.calls[str(func)] += 1
-            self.elements[str(func)] += sum(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
-        return out
-
-
-@contextmanager
-def _mmcv_compiled_calls(calls: Counter[str]) -> Iterator[None]:
-    """Count calls into mmcv's compiled operators: they bypass torch's dispatcher, so no mode sees them."""
-    try:
-        from mmcv import _ext
-    except ImportError:
-        yield
-        return
-    originals = {name: f for name, f in vars(_ext).items() if callable(f) and not name.startswith('_')}
-
-    def watched(name: str, function: Callable) -> Callable:
-        def call(*args, **kwargs):
-            calls[name] += 1
-            return function(*args, **kwargs)
-
-        return call
-
-    try:
-        for name, function in originals.items():
-            setattr(_ext, name, watched(name, function))
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(_ext, name, function)

@@ -143,6 +143,11 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
         is_input = first in ('patch_embed', 'pos_embed', 'pruner') or first.startswith('cls_token')
         return (0 if is_input else last), last + 1
 
+    @property
+    def num_extra_tokens(self) -> int:
+        """Class tokens in the sequence, which belong to no cell of the grid (mmpretrain's name for them)."""
+        return 0
+
     def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:
         """Number of prunable cells and of class tokens for an image of (H, W) pixels."""
         raise NotImplementedError

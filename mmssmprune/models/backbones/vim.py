@@ -140,6 +140,11 @@ class Vim(PrunableBackbone):
             for dt_proj in (mixer.dt_proj, mixer.dt_proj_b):
                 _initialise_step_size(dt_proj)
 
+    @property
+    def num_extra_tokens(self) -> int:
+        """Class tokens in the sequence."""
+        return len(self._cls_names)
+
     def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:
         height, width = self.patch_embed.grid_of(hw)
         return height * width, len(self._cls_names)

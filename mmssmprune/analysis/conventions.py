@@ -1,0 +1,179 @@
+"""What a FLOP is, by name: the conventions under which counts of these models were published.
+
+Published counts of one model differ by a quarter, because each script leaves out something else. A convention prices
+every `Operation` of a forward pass, so a pruned model is counted by the same rule as its dense baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .operations import Operation
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A rule for counting.
+
+    Attributes:
+        name: what ``--convention`` calls it.
+        rule: what it counts.
+        source: who counts so.
+        price: FLOPs of one operation, given the number of class tokens in a sequence.
+        family: the class of backbone that it was made for, or None for all.
+    """
+
+    name: str
+    rule: str
+    source: str
+    price: Callable[[Operation, int], int]
+    family: str | None = None
+
+
+def convention_named(name: str) -> Convention:
+    """Look up a convention; raises ValueError for a name that there is not."""
+    if name not in CONVENTIONS:
+        raise ValueError(f'convention is {name!r}; the names are {", ".join(CONVENTIONS)}')
+    return CONVENTIONS[name]
+
+
+def _scan(op: Operation, per_state: int) -> int:
+    """``per_state`` * L * D * N per direction, and L * D each for the skip and for a gate inside the scan."""
+    if op.scan is None:
+        return 0
+    return op.scan.tokens * (per_state * op.scan.d_state + op.scan.has_skip + op.scan.has_gate)
+
+
+def _gated_scan(op: Operation, per_state: int) -> int:
+    """The same with a skip and a gate for every direction, wherever the model applies its gate."""
+    return 0 if op.scan is None else op.scan.tokens * (per_state * op.scan.d_state + 2)
+
+
+def _field(op: Operation, class_tokens: int) -> int:
+    return op.macs + _scan(op, 9)
+
+
+def _macs(op: Operation, class_tokens: int) -> int:
+    return op.macs
+
+
+def _two_per_mac(op: Operation, class_tokens: int) -> int:
+    return 2 * op.macs + _scan(op, 9)
+
+
+def _plain_mamba(op: Operation, class_tokens: int) -> int:
+    if _is_norm(op):
+        return 2 * op.elements
+    activation = op.elements if op.name.removesuffix('_') == 'aten.relu' else 0
+    return op.macs + (op.elements if op.has_bias else 0) + activation + _scan(op, 9)
+
+
+def _is_norm(op: Operation) -> bool:
+    return 'batch_norm' in op.name or 'layer_norm' in op.name
+
+
+def _is_per_direction(op: Operation) -> bool:
+    """Made by a Vim mixer outside in_proj and out_proj, which both directions share."""
+    parts = op.module.split('.')
+    return 'mixer' in parts and parts[-1] not in ('in_proj', 'out_proj')
+
+
+def _unpadded(op: Operation) -> int:
+    """Multiply-adds without those that a causal convolution, padded at both ends, spends past the last token."""
+    if len(op.kernel) != 1:
+        return op.macs
+    return op.macs // op.positions * (op.positions - op.kernel[0] + 1)
+
+
+def _both_directions(per_state: int) -> Callable[[Operation, int], int]:
+    return lambda op, class_tokens: _unpadded(op) + _gated_scan(op, per_state)
+
+
+def _vmamba(op: Operation, class_tokens: int) -> int:
+    return (0 if _is_per_direction(op) else op.macs) + _gated_scan(op, 9)
+
+
+def _r_meeto(op: Operation, class_tokens: int) -> int:
+    halved = _is_per_direction(op)
+    return (op.macs // 2 if halved else op.macs) + _gated_scan(op, 9) // 2
+
+
+def _local_mamba(op: Operation, class_tokens: int) -> int:
+    if op.scan is not None:
+        return _gated_scan(op, 5) // op.scan.length * (op.scan.length - class_tokens)
+    parts = op.module.split('.')
+    if 'mixer' in parts and op.macs:
+        macs = op.macs // op.positions * (op.positions - class_tokens)
+        return macs // 2 if _is_per_direction(op) else macs
+    # Our RMSNorm squares its input once, so the square stands for the norm.
+    if 'layers' in parts and parts[-1] == 'norm' and op.name == 'aten.pow':
+        return op.elements // op.shape[1] * (op.shape[1] - class_tokens)
+    return op.macs
+
+
+_ALL = (
+    Convention(
+        'macs',
+        'multiply-adds of matrix products, convolutions and attention alone; a scan is none of these and counts 0',
+        'thop, fvcore and mmengine call this FLOPs or MACs, and leave out the scan in silence',
+        _macs,
+    ),
+    Convention(
+        'field',
+        'multiply-adds of matrix products and convolutions, 9*L*D*N per scan direction, L*D for the skip',
+        'the habit of this field, and what plans and comparisons use here',
+        _field,
+    ),
+    Convention(
+        'two-per-mac',
+        'as field, but two for each multiply-add: operations in the strict sense',
+        'torch.utils.flop_counter',
+        _two_per_mac,
+    ),
+    Convention(
+        'plain-mamba',
+        'as field, with the biases of convolutions, 2 per element of a batch or layer norm, 1 per element of a ReLU; '
+        'its published numbers are without the classifier',
+        'PlainMamba, tools/analysis_tools/get_flops.py',
+        _plain_mamba,
+        'PlainMamba',
+    ),
+    Convention(
+        'vmamba',
+        'in_proj and out_proj, 9*L*D*N + 2*L*D per direction, patches, head; the other parts of a mixer are lost',
+        'VMamba, analyze_for_vim.py',
+        _vmamba,
+        'Vim',
+    ),
+    Convention(
+        'local-mamba',
+        'without the class token; convolution, x_proj and dt_proj once instead of twice, 5*L*D*N + 2*L*D per '
+        'direction, L*C per norm of a block; it gives the 1.5 G and 5.1 G of the Vim paper',
+        'LocalMamba, local_vim.py, with two directions',
+        _local_mamba,
+        'Vim',
+    ),
+    Convention(
+        'r-meeto',
+        'one of the two directions: convolution, x_proj, dt_proj and 9*L*D*N + 2*L*D once',
+        'R-MeeTo, calc_flops.py',
+        _r_meeto,
+        'Vim',
+    ),
+    Convention(
+        'both-directions-9',
+        'everything twice that runs twice, 9*L*D*N + 2*L*D per direction',
+        'nobody; what the others leave out',
+        _both_directions(9),
+        'Vim',
+    ),
+    Convention(
+        'both-directions-3',
+        'everything twice that runs twice, 3*L*D*N + 2*L*D per direction',
+        'nobody; with the three products of the recurrence alone',
+        _both_directions(3),
+        'Vim',
+    ),
+)
+CONVENTIONS = {convention.name: convention for convention in _ALL}

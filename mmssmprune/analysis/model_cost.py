@@ -1,0 +1,112 @@
+"""What a model of a config costs: parameters, tokens and FLOPs by part, layer and convention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmssmprune.models.keep_ratio import keep_ratio_set_to
+
+from .conventions import CONVENTIONS, convention_named
+from .flops import FlopCount, check_family, count_class_tokens, price
+from .inputs import count_proposals
+from .meta_forward import record_model
+
+
+def build_without_weights(cfg: Config) -> nn.Module:
+    """The model of a config in eval mode, with random weights whatever its init_cfg says.
+
+    Raises:
+        ValueError, KeyError, TypeError: the config cannot be built.
+    """
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    return model.eval()
+
+
+def fitting_conventions(model: nn.Module) -> list[str]:
+    """Names of the conventions that know the parts of this model's backbone."""
+    names = []
+    for name, convention in CONVENTIONS.items():
+        try:
+            check_family(convention, model)
+        except ValueError:
+            continue
+        names.append(name)
+    return names
+
+
+def model_cost(model: nn.Module, shape: tuple[int, int], conventions: Sequence[str]) -> dict[str, Any]:
+    """Count one image through a whole model; only shapes are computed.
+
+    Args:
+        model: from `build_without_weights`.
+        shape: (H, W) of the image in pixels.
+        conventions: names in `CONVENTIONS`.
+
+    Returns:
+        A dict that JSON takes: ``shape``, ``padded_shape``, ``proposals``, ``params`` and per convention ``flops`` by
+        part; for our backbones also ``layers`` (tokens and FLOPs each) and, where it is pruned, ``plan`` and
+        ``dense_flops``; ``unsupported`` lists operators that did arithmetic but have no formula.
+
+    Raises:
+        ValueError: an unknown convention, one of another family, or an image that the backbone does not take.
+    """
+    for name in conventions:
+        check_family(convention_named(name), model)
+    operations, padded = record_model(model, shape)
+    counts = {name: price(operations, CONVENTIONS[name], count_class_tokens(model)) for name in conventions}
+    first = counts[conventions[0]]
+    cost = {
+        'shape': list(shape),
+        'padded_shape': list(padded),
+        'proposals': count_proposals(model),
+        'params': _params(model),
+        'flops': {name: _parts(count) for name, count in counts.items()},
+        'unsupported': first.unsupported,
+    }
+    if hasattr(model.backbone, 'tokens_per_layer'):
+        cost['layers'] = _layers(model.backbone, counts, padded)
+        if model.backbone.pruning is not None:
+            cost['plan'] = describe_plan(model.backbone)
+            cost['dense_flops'] = _dense_flops(model, shape, conventions)
+    return cost
+
+
+def _parts(count: FlopCount) -> dict[str, int]:
+    return {'backbone': count.backbone, 'neck': count.neck, 'heads': count.heads, 'total': count.total}
+
+
+def _params(model: nn.Module) -> dict[str, int]:
+    def number(module: nn.Module | None) -> int:
+        return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+    backbone, neck, total = number(model.backbone), number(getattr(model, 'neck', None)), number(model)
+    return {'backbone': backbone, 'neck': neck, 'heads': total - backbone - neck, 'total': total}
+
+
+def _layers(backbone: nn.Module, counts: dict[str, FlopCount], hw: tuple[int, int]) -> list[dict[str, Any]]:
+    return [
+        {
+            'tokens': int(tokens),
+            'flops': {name: count.per_module.get(f'backbone.layers.{i}', 0) for name, count in counts.items()},
+        }
+        for i, tokens in enumerate(backbone.tokens_per_layer(hw))
+    ]
+
+
+def describe_plan(backbone: nn.Module) -> dict[str, Any]:
+    """The pruning at work: layers, the keep ratio after each, and the rest of the `pruning` dict."""
+    plan = backbone.pruner.plan
+    return {'layers': list(plan.layers), 'keep_ratios': list(plan.keep_ratios), 'pruning': dict(backbone.pruning)}
+
+
+def _dense_flops(model: nn.Module, shape: tuple[int, int], conventions: Sequence[str]) -> dict[str, dict[str, int]]:
+    with keep_ratio_set_to(model, 1.0):
+        operations, _ = record_model(model, shape)
+    class_tokens = count_class_tokens(model)
+    return {name: _parts(price(operations, CONVENTIONS[name], class_tokens)) for name in conventions}

@@ -1,0 +1,174 @@
+"""Every tensor operation of a forward pass, with what it takes to price it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmssmprune.models.flops import make_flop_counter
+
+SCAN = 'mmssmprune.selective_scan'
+
+
+@dataclass(frozen=True)
+class ScanSize:
+    """Sizes of one call of the selective scan; a batch entry is one direction of one image."""
+
+    batch: int
+    dim: int
+    d_state: int
+    length: int
+    has_skip: bool
+    has_gate: bool
+
+    @property
+    def tokens(self) -> int:
+        """B * L * D, the elements of the output."""
+        return self.batch * self.length * self.dim
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of an operator.
+
+    Attributes:
+        module: path of the innermost module that made it, inside the model (``backbone.layers.3.mixer``); '' for the
+            model itself.
+        name: the operator without overload, such as ``aten.convolution``.
+        shape: of its (first) result.
+        macs: multiply-adds where it is a matrix product, convolution or attention.
+        has_formula: whether there is a formula for it; the scan has one, although its ``macs`` are 0.
+        has_bias: a convolution that adds a bias.
+        positions: rows of a matrix product, or output positions of a convolution, for which ``macs`` are spent.
+        kernel: sides of a convolution's kernel.
+        scan: sizes of a selective scan.
+        overload: the operator's full name.
+    """
+
+    module: str
+    name: str
+    shape: tuple[int, ...] = ()
+    macs: int = 0
+    has_formula: bool = False
+    has_bias: bool = False
+    positions: int = 0
+    kernel: tuple[int, ...] = ()
+    scan: ScanSize | None = None
+    overload: str = ''
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of its (first) result."""
+        return prod(self.shape) if self.shape else 0
+
+    def is_inside(self, module: str) -> bool:
+        """Whether ``module`` or a part of it made the call."""
+        return self.module == module or self.module.startswith(f'{module}.')
+
+
+def record_operations(model: nn.Module, forward: Callable[[], Any] | Tensor) -> list[Operation]:
+    """Run one forward pass without gradients and list its operations, views left out.
+
+    Args:
+        model: in eval mode, on any device, 'meta' included.
+        forward: calls the model, or the input tensor to call it with.
+    """
+    call = (lambda: model(forward)) if isinstance(forward, Tensor) else forward
+    counter = make_flop_counter()
+    recorder = _Recorder(counter, type(model).__name__)
+    # The recorder lies below the counter, so it sees operators after the counter has split composite ones.
+    with torch.no_grad(), _mmcv_compiled_calls(recorder), recorder, counter:
+        call()
+    return recorder.operations
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes every operator that runs below a FLOP counter, which knows formulas and the module at work."""
+
+    def __init__(self, counter: FlopCounterMode, root: str) -> None:
+        super().__init__()
+        self.counter, self.root = counter, root
+        self.operations: list[Operation] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.operations.append(self._describe(func, args, kwargs or {}, out))
+        return out
+
+    def note(self, name: str) -> None:
+        """A call that torch's dispatcher does not see."""
+        self.operations.append(Operation(self.module, name, overload=name))
+
+    @property
+    def module(self) -> str:
+        """Path of the innermost module at work."""
+        path = max(self.counter.mod_tracker.parents, key=lambda name: (name != 'Global', name.count('.')))
+        return '' if path in ('Global', self.root) else path.removeprefix(f'{self.root}.')
+
+    def _describe(self, func, args: tuple, kwargs: dict, out: Any) -> Operation:
+        packet = func._overloadpacket
+        name = str(packet)
+        result = next((leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)), None)
+        shape = () if result is None else tuple(result.shape)
+        operation = dict(module=self.module, name=name, shape=shape, overload=str(func))
+        if packet not in self.counter.flop_registry:
+            return Operation(**operation)
+        if name == SCAN:
+            return Operation(**operation, has_formula=True, scan=_scan_size(args))
+        flops = self.counter.flop_registry[packet](*args, **kwargs, out_val=out)
+        return Operation(**operation, macs=flops // 2, has_formula=True, **_shape_facts(name, args, result))
+
+
+def _scan_size(args: tuple) -> ScanSize:
+    u, _, A, _, _, D, z = args[:7]
+    batch, dim, length = u.shape
+    return ScanSize(batch, dim, A.shape[1], length, D is not None, z is not None)
+
+
+def _shape_facts(name: str, args: tuple, out: Tensor) -> dict[str, Any]:
+    if 'convolution' not in name:
+        return {'positions': out.numel() // out.shape[-1]}
+    is_transposed, source = bool(args[6]), args[0]
+    # A transposed convolution spends its multiply-adds per position of its input.
+    positions = source if is_transposed else out
+    return {
+        'has_bias': args[2] is not None,
+        'positions': positions.shape[0] * prod(positions.shape[2:]),
+        'kernel': tuple(args[1].shape[2:]),
+    }
+
+
+@contextmanager
+def _mmcv_compiled_calls(recorder: _Recorder) -> Iterator[None]:
+    """Note calls into mmcv's compiled operators: they bypass torch's dispatcher, so no mode sees them."""
+    try:
+        from mmcv import _ext
+    except ImportError:
+        yield
+        return
+    originals = {name: f for name, f in vars(_ext).items() if callable(f) and not name.startswith('_')}
+
+    def watched(name: str, function: Callable) -> Callable:
+        def call(*args, **kwargs):
+            recorder.note(f'mmcv.{name}')
+            return function(*args, **kwargs)
+
+        return call
+
+    try:
+        for name, function in originals.items():
+            setattr(_ext, name, watched(name, function))
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(_ext, name, function)

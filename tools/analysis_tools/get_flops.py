@@ -1,0 +1,167 @@
+"""Count a config's parameters, tokens and FLOPs by part and layer, the selective scan included.
+
+    python tools/analysis_tools/get_flops.py configs/vim/<config>.py --shape 512 2048
+    python tools/analysis_tools/get_flops.py <config> --convention plain-mamba field --json flops.json
+
+Neither data nor weights are needed, and only shapes are computed, so that any size takes seconds. What a FLOP is has a
+name; --list-conventions tells them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.table import Table
+
+from mmssmprune.engine.errors import sentence_errors
+
+# Sizes at which FLOPs of these tasks are published.
+USUAL_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    summary, _, details = __doc__.partition('\n')
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', nargs='?', help='config file')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help="image size in pixels (default: the pruning's input_shape, or else 800 1280 for mmdet, 512 2048 for "
+        'mmseg, 224 224 for mmpretrain)',
+    )
+    parser.add_argument(
+        '--convention',
+        nargs='+',
+        default=['macs', 'field', 'two-per-mac'],
+        metavar='NAME',
+        help="what a FLOP is, or 'all' that fit the backbone (default: %(default)s)",
+    )
+    parser.add_argument('--list-conventions', action='store_true', help='say what each convention counts, and stop')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write everything there as well, as exact integers')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+    )
+    args = parser.parse_args()
+    if args.config is None and not args.list_conventions:
+        parser.error('give a config file, or --list-conventions')
+    if args.shape and min(args.shape) < 1:
+        parser.error(f'--shape takes two whole numbers above 0, got {args.shape[0]} {args.shape[1]}')
+    return args
+
+
+def main() -> None:
+    """Build, count, print."""
+    args = parse_args()
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = 120
+    with sentence_errors(building=True):
+        from mmssmprune.analysis.conventions import CONVENTIONS
+        from mmssmprune.analysis.model_cost import build_without_weights, fitting_conventions, model_cost
+        from mmssmprune.analysis.quiet import quiet
+        from mmssmprune.engine.runner_setup import load_config
+
+        if args.list_conventions:
+            console.print(conventions_table(list(CONVENTIONS)))
+            return
+        cfg = load_config(args.config, args.cfg_options)
+        with quiet():
+            model = build_without_weights(cfg)
+        conventions = fitting_conventions(model) if args.convention == ['all'] else args.convention
+        shape = (
+            args.shape or cfg.model.backbone.get('pruning', {}).get('input_shape') or USUAL_SHAPES[cfg.default_scope]
+        )
+        cost = {'config': args.config, **model_cost(model, tuple(shape), conventions)}
+    if args.json:
+        from mmssmprune.analysis.results import write_atomically
+
+        write_atomically(args.json, json.dumps(cost, indent=1))
+    print_cost(cost, conventions, console)
+
+
+def print_cost(cost: dict, conventions: list[str], console: Console) -> None:
+    """Parts, layers, plan, what is not counted, and what the columns mean."""
+    padded = f', padded to {_size(cost["padded_shape"])}' if cost['padded_shape'] != cost['shape'] else ''
+    console.print(f'{cost["config"]}, one image of {_size(cost["shape"])}{padded}', highlight=False)
+    console.print(parts_table(cost, conventions))
+    if 'layers' in cost:
+        console.print(layers_table(cost['layers'], conventions))
+    if 'plan' in cost:
+        console.print(plan_lines(cost, conventions), highlight=False, markup=False)
+    if cost['proposals']:
+        console.print(f'RoI heads: counted at {cost["proposals"]} proposals, the configured maximum.', highlight=False)
+    if cost['unsupported']:
+        found = ', '.join(f'{name.removesuffix(".default")} x {n}' for name, n in cost['unsupported'].items())
+        console.print(f'No formula, counted as 0: {found}', highlight=False)
+    console.print(conventions_table(conventions))
+
+
+def parts_table(cost: dict, conventions: list[str]) -> Table:
+    """FLOPs and parameters of backbone, neck and heads."""
+    table = _table('part', 'params (M)', *conventions)
+    for part, params in cost['params'].items():
+        flops = (_giga(cost['flops'][name][part]) for name in conventions)
+        table.add_row(part, f'{params / 1e6:.3f}', *flops, style='bold' if part == 'total' else None)
+    return table
+
+
+def layers_table(layers: list[dict], conventions: list[str]) -> Table:
+    """Tokens and FLOPs of each layer."""
+    table = _table('layer', 'tokens', *conventions)
+    for i, layer in enumerate(layers):
+        table.add_row(str(i), str(layer['tokens']), *(_giga(layer['flops'][name]) for name in conventions))
+    return table
+
+
+def plan_lines(cost: dict, conventions: list[str]) -> str:
+    """The pruning at work, and what it saves of the dense backbone."""
+    plan = cost['plan']
+    steps = ', '.join(
+        f'{ratio:g} after layer {i}' for i, ratio in zip(plan['layers'], plan['keep_ratios'], strict=True)
+    )
+    lines = [f'Plan: keep {steps}.']
+    for name in conventions:
+        dense, pruned = cost['dense_flops'][name]['backbone'], cost['flops'][name]['backbone']
+        change = 100 * (pruned / dense - 1)
+        lines.append(f'Backbone, {name}: {_giga(dense)} G dense, {_giga(pruned)} G pruned, {change:+.2f} %.')
+    return '\n'.join(lines)
+
+
+def conventions_table(names: list[str]) -> Table:
+    """What each convention counts, and who counts so."""
+    from mmssmprune.analysis.conventions import convention_named
+
+    table = Table('convention', 'counts', 'as in')
+    for name in names:
+        convention = convention_named(name)
+        table.add_row(name, convention.rule, convention.source)
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(first, caption='FLOPs in G, by convention')
+    for title in others:
+        table.add_column(title, justify='right')
+    return table
+
+
+def _giga(flops: int) -> str:
+    return f'{flops / 1e9:.3f}'
+
+
+def _size(shape: list[int]) -> str:
+    return f'{shape[0]} x {shape[1]} pixels'
+
+
+if __name__ == '__main__':
+    main()
