@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from .flops import FlopCount, check_family, count_class_tokens, price
 from .inputs import count_proposals
 from .meta_forward import record_model
 
+_USUAL_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
+
 
 def build_without_weights(cfg: Config) -> nn.Module:
     """The model of a config in eval mode, with random weights whatever its init_cfg says.
@@ -24,8 +27,26 @@ def build_without_weights(cfg: Config) -> nn.Module:
         ValueError, KeyError, TypeError: the config cannot be built.
     """
     init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    return model.eval()
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as Runner does
+    return MODELS.build(model).eval()
+
+
+def usual_shape(cfg: Config) -> tuple[int, int]:
+    """(H, W) in pixels at which FLOPs of a config's task are published.
+
+    The pruning's ``input_shape`` if there is one; else, for detection, the size of a square test image (LSJ) or
+    800 x 1280, for segmentation 512 x 2048, for classification 224 x 224.
+    """
+    named = (cfg.model.backbone.get('pruning') or {}).get('input_shape')
+    if named:
+        return tuple(named)
+    if cfg.default_scope == 'mmdet':
+        scales = [step.get('scale') for step in cfg.test_dataloader.dataset.pipeline if step.get('scale')]
+        if scales and len(set(scales[0])) == 1:
+            return tuple(scales[0])
+    return _USUAL_SHAPES[cfg.default_scope]
 
 
 def fitting_conventions(model: nn.Module) -> list[str]:

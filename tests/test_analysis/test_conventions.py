@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,6 +83,18 @@ def test_plain_mamba_published_digits():
 def test_vim_by_every_named_convention(arch: str):
     model = on_meta(Classifier(Vim(arch)))
     assert {name: count_flops(model, image(), name).total for name in VIM[arch]} == VIM[arch]
+
+
+def test_the_page_has_these_numbers():
+    page = (Path(__file__).resolve().parents[2] / 'docs' / 'flops.md').read_text(encoding='utf-8')
+    for arch, parts in PLAIN_MAMBA.items():
+        assert re.search(rf'^\| {arch} \| [\d.]+ \| {sum(parts) / 1e9:.3f} \|$', page, re.MULTILINE), arch
+    columns = ('local-mamba', 'vmamba', 'r-meeto', 'both-directions-9', 'both-directions-3')
+    for arch, totals in VIM.items():
+        numbers = ' | '.join(f'{totals[name] / 1e9:.3f}' for name in columns)
+        assert f'| {numbers} |' in page, arch
+    for name in CONVENTIONS:
+        assert f'| `{name}` |' in page, name
 
 
 def test_two_per_mac_counts_products_twice_and_scans_once():

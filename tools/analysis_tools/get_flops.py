@@ -20,9 +20,6 @@ from rich.table import Table
 
 from mmssmprune.engine.errors import sentence_errors
 
-# Sizes at which FLOPs of these tasks are published.
-USUAL_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
-
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
@@ -36,8 +33,8 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help="image size in pixels (default: the pruning's input_shape, or else 800 1280 for mmdet, 512 2048 for "
-        'mmseg, 224 224 for mmpretrain)',
+        help='image size in pixels (default: the one at which FLOPs of its task are published: 800 1280 for COCO, 512 '
+        '2048 for segmentation, 224 224 for classification)',
     )
     parser.add_argument(
         '--convention',
@@ -67,7 +64,7 @@ def main() -> None:
         console.width = 120
     with sentence_errors(building=True):
         from mmssmprune.analysis.conventions import CONVENTIONS
-        from mmssmprune.analysis.model_cost import build_without_weights, fitting_conventions, model_cost
+        from mmssmprune.analysis.model_cost import build_without_weights, fitting_conventions, model_cost, usual_shape
         from mmssmprune.analysis.quiet import quiet
         from mmssmprune.engine.runner_setup import load_config
 
@@ -78,10 +75,8 @@ def main() -> None:
         with quiet():
             model = build_without_weights(cfg)
         conventions = fitting_conventions(model) if args.convention == ['all'] else args.convention
-        shape = (
-            args.shape or cfg.model.backbone.get('pruning', {}).get('input_shape') or USUAL_SHAPES[cfg.default_scope]
-        )
-        cost = {'config': args.config, **model_cost(model, tuple(shape), conventions)}
+        shape = tuple(args.shape or usual_shape(cfg))
+        cost = {'config': args.config, **model_cost(model, shape, conventions)}
     if args.json:
         from mmssmprune.analysis.results import write_atomically
 
