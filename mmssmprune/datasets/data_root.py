@@ -21,7 +21,7 @@ def check_data_root(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
         FileNotFoundError: the first that does not, with what to do about it.
     """
     for loader in loaders:
-        for dataset in _datasets(cfg.get(loader)):
+        for dataset in datasets_of(cfg.get(loader)):
             for place in _places(dataset):
                 if '://' not in place and not Path(place).exists():  # remote storage answers for itself
                     raise FileNotFoundError(f'{loader} reads {place}, which does not exist; {_advice(place)}')
@@ -31,17 +31,17 @@ def _advice(place: str) -> str:
     return MAKE_MINI if any(part.startswith('mini_') for part in Path(place).parts) else BRING
 
 
-def _datasets(node: Any) -> Iterator[dict]:
+def datasets_of(node: Any) -> Iterator[dict]:
     """Yield every dataset config inside a dataloader, those in wrappers such as RepeatDataset included."""
     if isinstance(node, dict):
         if 'data_root' in node or 'ann_file' in node:
             yield node
         else:
             for value in node.values():
-                yield from _datasets(value)
+                yield from datasets_of(value)
     elif isinstance(node, (list, tuple)):
         for value in node:
-            yield from _datasets(value)
+            yield from datasets_of(value)
 
 
 def _places(dataset: dict) -> Iterator[str]:

@@ -2,53 +2,38 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-_REMOTE_MARK = '://'
+from mmssmprune._checkpoint_file import (
+    check_checkpoint_file,
+    is_complete_checkpoint,
+    read_checkpoint,
+    training_state_allowed,
+)
+
+__all__ = [
+    'StateDictDifference',
+    'check_checkpoint_file',
+    'check_state_dict',
+    'compare_state_dict',
+    'extract_state_dict',
+    'find_resume_checkpoint',
+    'is_complete_checkpoint',
+    'load_checkpoint_strict',
+    'read_checkpoint',
+    'save_checkpoint',
+    'training_state_allowed',
+]
+
 _NAMES_SHOWN = 3
 _PRUNING_STATE = 'backbone.pruner.'
-
-
-def check_checkpoint_file(path: str) -> None:
-    """Refuse a checkpoint path that cannot be loaded; addresses of other kinds (``https://...``) are left alone.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is cut short, or no checkpoint at all.
-    """
-    if _REMOTE_MARK in path:
-        return
-    if not Path(path).expanduser().is_file():
-        raise FileNotFoundError(f'checkpoint {path} does not exist')
-    if not is_complete_checkpoint(path):
-        raise ValueError(f'checkpoint {path} is cut short or no file that torch.save wrote')
-
-
-def is_complete_checkpoint(path: str | Path) -> bool:
-    """Whether a file looks like all of what ``torch.save`` wrote.
-
-    torch writes a zip archive whose directory comes last, so a file cut short by ``kill -9`` has none. Files of the
-    older pickle format show no such sign and pass when they begin like one.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        return False
-    with path.open('rb') as file:
-        start = file.read(2)
-    return zipfile.is_zipfile(path) if start == b'PK' else start == b'\x80\x02'
 
 
 def find_resume_checkpoint(work_dir: str | Path) -> str | None:
@@ -153,9 +138,7 @@ def load_checkpoint_strict(model: nn.Module, path: str, map_location: str = 'cpu
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, holds no weights, or fits another architecture.
     """
-    check_checkpoint_file(path)
-    with training_state_allowed():
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location=map_location, logger='silent')
+    checkpoint = read_checkpoint(path, map_location)
     state_dict = extract_state_dict(checkpoint, path)
     check_state_dict(model, state_dict, path)
     load_state_dict(_unwrap(model), {name.removeprefix('module.'): value for name, value in state_dict.items()})
@@ -181,25 +164,6 @@ def extract_state_dict(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:
     if not state_dict or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ValueError(f'checkpoint {path} holds no model weights: expected a dict with the key "state_dict"')
     return state_dict
-
-
-@contextmanager
-def training_state_allowed() -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)``, torch's default, read what mmengine stores beside the weights.
-
-    Without it the original mmengine cannot resume on torch 2.6 or later: log histories and NumPy scalars are not on
-    torch's list. Nothing on this one runs code of the file: torch calls listed functions only, and what ``getattr``
-    returns is not listed.
-    """
-    if not hasattr(torch.serialization, 'safe_globals'):
-        yield  # torch < 2.5 does not ask
-        return
-    core = np._core if hasattr(np, '_core') else np.core
-    dtypes = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.uint8, np.bool_)}
-    arrays = [np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar, *dtypes]
-    # A HistoryBuffer pickles its bound methods as getattr(buffer, name).
-    with torch.serialization.safe_globals([HistoryBuffer, getattr, *arrays]):
-        yield
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

@@ -14,10 +14,10 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from .checkpoint import check_checkpoint_file, compare_state_dict, extract_state_dict, training_state_allowed
+from .checkpoint import compare_state_dict, extract_state_dict, read_checkpoint
 
 # What a backbone keeps for its pruning; a dense teacher needs none of it.
 PRUNING_STATE = ('pruner.',)
@@ -166,10 +166,7 @@ def _load_backbone(teacher: nn.Module, path: str) -> None:
     """Load all weights of ``backbone.*`` in a checkpoint of a whole model but those of its pruning."""
     from mmssmprune.models.checkpoint import backbone_state
 
-    check_checkpoint_file(path)
-    with training_state_allowed():
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    state = backbone_state({'state_dict': extract_state_dict(checkpoint, path)}, 'backbone')
+    state = backbone_state({'state_dict': extract_state_dict(read_checkpoint(path), path)}, 'backbone')
     state = teacher.adapt_state({name: value for name, value in state.items() if not name.startswith(PRUNING_STATE)})
     difference = compare_state_dict(teacher, state)
     difference = replace(difference, missing=[n for n in difference.missing if not n.startswith(PRUNING_STATE)])

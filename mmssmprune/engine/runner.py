@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 
-from .checkpoint import check_checkpoint_file, check_state_dict, extract_state_dict, training_state_allowed
+from .checkpoint import check_state_dict, extract_state_dict, read_checkpoint, training_state_allowed
 
 
 @RUNNERS.register_module()
@@ -40,7 +40,8 @@ class CheckedRunner(Runner):
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As mmengine's, after a look at the file; the weights are compared before any is copied."""
-        check_checkpoint_file(filename)
+        # mmengine reads a file that torch refuses without its care; this refuses it first, and keeps no values.
+        read_checkpoint(filename, map_location='meta')
         self.checkpoint_being_loaded = filename
         with training_state_allowed():
             return super().load_checkpoint(filename, *args, **kwargs)

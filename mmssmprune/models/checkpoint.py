@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
+
+from mmssmprune._checkpoint_file import read_checkpoint
 
 # Never part of a backbone: averaged copies, classification heads, rotary tables of older Vim files.
 FOREIGN_PREFIXES = ('ema_', 'head.', 'rope.', 'fc.', 'data_preprocessor.', 'neck.', 'decode_head.', 'auxiliary_head.')
@@ -40,7 +41,7 @@ def load_pretrained(module: nn.Module, path: str, prefix: str | None, optional: 
         FileNotFoundError: there is no such file.
         ValueError: shapes differ, or weights are missing: the checkpoint is of another architecture.
     """
-    state = backbone_state(CheckpointLoader.load_checkpoint(path, map_location='cpu'), prefix)
+    state = backbone_state(read_checkpoint(path), prefix)
     foreign = [key for key in state if key.startswith(FOREIGN_PREFIXES)]
     state = {key: value for key, value in state.items() if key not in foreign}
     state = module.adapt_state(state)

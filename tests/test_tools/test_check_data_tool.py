@@ -1,0 +1,49 @@
+"""tools/dataset_tools/check_data.py at the level of its command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_configs.stand_in_data import make_ade20k
+from tiny_runs import REPO
+
+TOOL = 'dataset_tools/check_data.py'
+MINI = REPO / 'configs/plain_mamba/plain-mamba-mini_upernet_1xb8-450i_mini-ade-128x128.py'
+
+
+def test_what_is_wrong_is_said_and_the_exit_status_tells(tool: Callable[..., int], tmp_path: Path, capsys):
+    root = make_ade20k(tmp_path) / 'ade' / 'ADEChallengeData2016'
+    (root / 'annotations/training/ADE_00000000.png').unlink()
+    assert tool(TOOL, 'ade', '--root', root, '--workers', 2) == 1
+    out = capsys.readouterr().out
+    assert 'ade training: 2 images, 1 label maps' in out
+    assert '  wrong: there are 2 images, and the published set has 20210\n' in out
+    assert '  wrong: 1 images have no label map, e.g. ADE_00000000.jpg\n' in out
+    assert out.endswith('kinds of things wrong\n')
+
+
+def test_a_whole_set_named_by_a_config(
+    tool: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    ade = make_ade20k(tmp_path) / 'ade' / 'ADEChallengeData2016'
+    monkeypatch.setenv('MMSSMPRUNE_DATA_ROOT', str(tmp_path))
+    for path in ade.rglob('*.jpg'):  # the small set's images are PNG
+        path.rename(path.with_suffix('.png'))
+    ade.rename(tmp_path / 'mini_ade')
+    assert tool(TOOL, MINI, '--full') == 1  # its labels go beyond the nine classes of the small set
+    assert '2 label maps hold labels other than 0 to 9' in capsys.readouterr().out
+    assert tool(TOOL, MINI, '--quick') == 0
+    told = 'train: 2 images, 2 label maps\nval: 1 images, 1 label maps\nnothing wrong\n'
+    assert capsys.readouterr().out.endswith(told)  # mmengine may speak before
+
+
+def test_bad_input_is_one_sentence(tool: Callable[..., int], tmp_path: Path, capsys):
+    for arguments, sentence in [
+        (('none.py',), 'none.py is neither a config file nor one of coco, ade, imagenet'),
+        ((MINI, '--root', tmp_path), '--root goes with coco, ade or imagenet'),
+        (('ade', '--workers', 0), '--workers must be at least 1'),
+    ]:
+        assert tool(TOOL, *arguments) == 2
+        assert sentence in capsys.readouterr().err

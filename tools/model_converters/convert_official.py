@@ -1,0 +1,77 @@
+"""Convert a checkpoint of the official PlainMamba or Vim repository to this package's layout, or back.
+
+    python tools/model_converters/convert_official.py l1.pth plain_mamba_l1.pth
+    python tools/model_converters/convert_official.py vim_t.pth vim_tiny.pth --arch vim_tiny --json
+    python tools/model_converters/convert_official.py their_upernet.pth upernet.pth --config CONFIG
+    python tools/model_converters/convert_official.py epoch_12.pth for_them.pth --to-official
+
+Classification, detection and segmentation files, which it tells apart itself. It prints what became of every key, and
+refuses a file of another architecture. The file is read without running code that it may carry. What comes out serves
+init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.'), and, if it holds the heads too, tools/test.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from rich.console import Console
+
+from mmssmprune.analysis.results import file_digest, write_atomically
+from mmssmprune.engine import runner_setup
+from mmssmprune.engine.checkpoint import read_checkpoint
+from mmssmprune.engine.errors import sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    summary, _, details = __doc__.partition('\n')
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('source', help='checkpoint file to read')
+    parser.add_argument('destination', help='checkpoint file to write')
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument('--config', help='config of the model that is to be filled; resizes position embeddings to it')
+    target.add_argument('--arch', help='backbone that the file has to hold, e.g. plain_mamba_l1 or vim_tiny')
+    target.add_argument('--to-official', action='store_true', help="from this package's layout to the official one")
+    parser.add_argument('--json', action='store_true', help='write the report beside the result, as DESTINATION.json')
+    parser.add_argument('--every-key', action='store_true', help='print a row per key instead of groups')
+    parser.add_argument('--force', action='store_true', help='replace DESTINATION if it exists')
+    return parser.parse_args()
+
+
+def build_model(config: str):
+    """The model of a config, whose values do not matter here."""
+    cfg = runner_setup.load_config(config)
+    init_default_scope(cfg.default_scope)
+    return revert_sync_batchnorm(MODELS.build(cfg.model))
+
+
+def main() -> None:
+    args = parse_args()
+    with sentence_errors(building=True):
+        from mmssmprune.engine import official
+
+        if args.arch is not None and args.arch not in official.ARCHITECTURES:
+            raise ValueError(f'--arch is {args.arch!r}; the names are {", ".join(official.ARCHITECTURES)}')
+        official.check_destination(args.source, args.destination, force=args.force)
+        model = build_model(args.config) if args.config else None
+    with sentence_errors():
+        checkpoint = read_checkpoint(args.source)
+        direction = 'mmssmprune to official' if args.to_official else 'official to mmssmprune'
+        report = official.ConversionReport(args.source, file_digest(args.source), direction)
+        if args.to_official:
+            content = official.convert_to_official(checkpoint, report)
+        else:
+            content = {'state_dict': official.convert_to_ours(checkpoint, report, model, args.arch)}
+        official.write_converted(content, report, args.destination)
+    Console().print(report.tables(every_key=args.every_key))
+    if args.json:
+        write_atomically(f'{args.destination}.json', json.dumps(report.as_dict(), indent=1) + '\n')
+    print(f'{args.destination}: {report.used} keys of {args.source}, and {len(report.added)} added')
+
+
+if __name__ == '__main__':
+    main()
