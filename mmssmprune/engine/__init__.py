@@ -7,5 +7,12 @@ mmseg, and `mmssmprune.models` only once something is used: a tool can then tell
 from .distillation import DistillationHook
 from .keep_ratio_hooks import ElasticKeepRatioHook, KeepRatioWarmupHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .token_visualization_hook import TokenVisualizationHook
 
-__all__ = ['DistillationHook', 'ElasticKeepRatioHook', 'KeepRatioWarmupHook', 'LayerDecayOptimWrapperConstructor']
+__all__ = [
+    'DistillationHook',
+    'ElasticKeepRatioHook',
+    'KeepRatioWarmupHook',
+    'LayerDecayOptimWrapperConstructor',
+    'TokenVisualizationHook',
+]

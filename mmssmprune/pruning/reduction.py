@@ -51,7 +51,7 @@ def evit(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sco
     that to the mean token. ``score`` is not used.
     """
     with torch.no_grad():
-        score = _similarity_to_image(trace, tokens).masked_fill(tokens.is_protected, torch.inf)
+        score = similarity_to_image(trace, tokens).masked_fill(tokens.is_protected, torch.inf)
         ranked = score.argsort(dim=1, descending=True, stable=True)
         chosen = ranked[:, :keep].sort(dim=1).values
         fused, others = ranked[:, keep - 1 : keep], ranked[:, keep - 1 :]
@@ -67,7 +67,8 @@ def evit(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sco
     return Reduced(chosen, tuple(reduce(x) for x in streams), into)
 
 
-def _similarity_to_image(trace: LayerTrace, tokens: TokenState) -> Tensor:
+def similarity_to_image(trace: LayerTrace, tokens: TokenState) -> Tensor:
+    """(B, K) cosine of each y to that of the class token, or to the mean one where there is none; `evit` goes by it."""
     if tokens.protected:
         return cls_similarity(trace, tokens)
     y = trace.y.float()

@@ -1,0 +1,250 @@
+"""One figure per image: predictions, every pruning, every tap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import mmcv
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+
+from .observe import Observation
+from .placement import Placement
+from .predictions import draw_prediction, legend_of
+
+# Inches.
+WIDTH, MARGIN, GAP, MAX_PANEL_HEIGHT = 12.8, 0.15, 0.2, 5.0
+TITLE_HEIGHT, HEADING_HEIGHT, BAR_HEIGHT, BAR_THICKNESS = 0.28, 0.42, 0.38, 0.08
+LEGEND_COLUMNS, LEGEND_ROW, LONGEST_NAME = 7, 0.2, 22
+LONGEST_TITLE, LONGEST_SIDE = 110, 960  # characters; pixels of a panel's content, more than the panel has
+EARLIER, NOW = 0.85, 0.62  # how much of a cell is covered that was pruned before, and that is pruned here
+COVER = np.array([18, 20, 28], dtype=float)  # nearly black
+EDGE_ON_IMAGE, EDGE_ON_MAP = '#ffd400', '#ff1f3d'  # the one is not in the colour map, the other rarely in an image
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one axes shows: ``content`` is (H, W, 3) uint8 or (H, W) values with a colour bar, NaN left grey."""
+
+    title: str
+    content: np.ndarray
+    outline: np.ndarray | None = None  # (H, W): a line is drawn around what is above 0.5
+    line_width: float = 0.7  # of that line, in points
+    grid: tuple[np.ndarray, np.ndarray] | None = None  # where lines go, as shares of height and width
+
+
+@dataclass(frozen=True)
+class Section:
+    """Panels under a heading, all of the image's shape, filled in row by row; sizes are in inches."""
+
+    heading: str
+    panels: Sequence[Panel]
+    columns: int
+    ratio: float  # height of the image by its width
+    legend: Sequence[tuple[str, Any]] = ()  # names and colours, below the panels
+
+    @property
+    def column_width(self) -> float:
+        return (WIDTH - 2 * MARGIN - (self.columns - 1) * GAP) / self.columns
+
+    @property
+    def panel_height(self) -> float:
+        return min(self.column_width * self.ratio, MAX_PANEL_HEIGHT)
+
+    @property
+    def row_height(self) -> float:
+        has_bar = any(panel.content.ndim == 2 for panel in self.panels)
+        return TITLE_HEIGHT + self.panel_height + (BAR_HEIGHT if has_bar else 0.0) + MARGIN
+
+    @property
+    def height(self) -> float:
+        legend = LEGEND_ROW * -(-len(self.legend) // LEGEND_COLUMNS)
+        return HEADING_HEIGHT + self.row_height * -(-len(self.panels) // self.columns) + legend
+
+
+def draw_observation(seen: Observation, title: str, dataset_meta: dict[str, Any], score_thr: float = 0.3) -> Figure:
+    """The figure; dense and pruned predictions side by side come first.
+
+    Args:
+        seen: the image, run.
+        title: the heading, e.g. the file's name.
+        dataset_meta: classes and palette.
+        score_thr: see `draw_prediction`.
+    """
+    ratio = seen.image.shape[0] / seen.image.shape[1]
+    legend = legend_of((seen.dense, seen.pruned), dataset_meta)
+    sections = [
+        Section('Predictions', prediction_panels(seen, dataset_meta, score_thr), 3, ratio, legend),
+        Section(
+            'Kept tokens (other cells are dark, darkest if pruned before) and scores', stage_panels(seen), 4, ratio
+        ),
+        Section(
+            'Norm of the restored features (red: around cells that still have a token)', tap_panels(seen), 4, ratio
+        ),
+    ]
+    sections = [section for section in sections if section.panels]
+    height = HEADING_HEIGHT + sum(section.height for section in sections)
+    figure = Figure(figsize=(WIDTH, height), dpi=140)
+    FigureCanvasAgg(figure)
+    _write(figure, title if len(title) <= LONGEST_TITLE else f'...{title[3 - LONGEST_TITLE :]}', height - 0.3, 12)
+    top = height - HEADING_HEIGHT
+    for section in sections:
+        _draw_section(figure, section, top)
+        top -= section.height
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format='png')
+    return buffer.getvalue()
+
+
+def to_array(figure: Figure) -> np.ndarray:
+    """The figure as (H, W, 3) uint8, RGB."""
+    figure.canvas.draw()
+    return np.ascontiguousarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+
+
+def _write(figure: Figure, text: str, bottom: float, size: float) -> None:
+    x, y = MARGIN / WIDTH, bottom / figure.get_figheight()
+    figure.text(x, y, text, fontsize=size, fontweight='bold', parse_math=False)
+
+
+def _draw_section(figure: Figure, section: Section, top: float) -> None:
+    _write(figure, section.heading, top - 0.25, 10)
+    height = section.panel_height
+    width = min(section.column_width, height / section.ratio)
+    for i, panel in enumerate(section.panels):
+        row, column = divmod(i, section.columns)
+        left = MARGIN + column * (section.column_width + GAP) + (section.column_width - width) / 2
+        bottom = top - HEADING_HEIGHT - row * section.row_height - TITLE_HEIGHT - height
+        shown = _draw_panel(_axes(figure, left, bottom, width, height), panel)
+        if panel.content.ndim == 2:
+            # As wide as the column: below a narrow panel the numbers would run into each other.
+            from_left = left - (section.column_width - width) / 2
+            bar = _axes(figure, from_left, bottom - 0.07 - BAR_THICKNESS, section.column_width, BAR_THICKNESS)
+            figure.colorbar(shown, cax=bar, orientation='horizontal', format='%.3g')
+            bar.tick_params(labelsize=7)
+            bar.locator_params(nbins=5)
+    _draw_legend(figure, section.legend, top - section.height)
+
+
+def _draw_legend(figure: Figure, legend: Sequence[tuple[str, Any]], bottom: float) -> None:
+    across, up = figure.get_size_inches()
+    rows = -(-len(legend) // LEGEND_COLUMNS)
+    for i, (name, colour) in enumerate(legend):
+        row, column = divmod(i, LEGEND_COLUMNS)
+        left = MARGIN + column * (WIDTH - 2 * MARGIN) / LEGEND_COLUMNS
+        y = (bottom + (rows - 1 - row) * LEGEND_ROW + 0.1) / up
+        figure.add_artist(Rectangle((left / across, y), 0.2 / across, 0.11 / up, facecolor=colour, edgecolor='0.3'))
+        shown = name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 3]}...'
+        figure.text((left + 0.27) / across, y, shown, fontsize=8, parse_math=False)
+
+
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> AxesImage:
+    height, width = panel.content.shape[:2]
+    is_map = panel.content.ndim == 2
+    axes.set_title(panel.title, fontsize=8.5, pad=4, parse_math=False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_facecolor('0.8')  # where a map has no value
+    options = dict(norm=_range_of(panel.content), interpolation='nearest') if is_map else {}
+    shown = axes.imshow(panel.content, extent=(0, width, height, 0), aspect='auto', **options)
+    if panel.grid is not None:
+        style = dict(colors='white', linewidth=0.3, alpha=0.35)
+        axes.hlines(panel.grid[0] * height, 0, width, **style)
+        axes.vlines(panel.grid[1] * width, 0, height, **style)
+    if panel.outline is not None and 0 < (panel.outline > 0.5).mean() < 1:
+        middles = np.arange(width) + 0.5, np.arange(height) + 0.5
+        colour = EDGE_ON_MAP if is_map else EDGE_ON_IMAGE
+        axes.contour(*middles, panel.outline, levels=[0.5], colors=colour, linewidths=panel.line_width)
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    return shown
+
+
+def _range_of(values: np.ndarray) -> Normalize:
+    known = values[~np.isnan(values)]
+    return Normalize(float(known.min()), float(known.max())) if known.size else Normalize(0, 1)
+
+
+def prediction_panels(seen: Observation, dataset_meta: dict[str, Any], score_thr: float) -> list[Panel]:
+    ratio = ' to '.join(f'{ratio:.3g}' for ratio in dict.fromkeys((max(seen.keep_ratios), min(seen.keep_ratios))))
+    dense, pruned = (draw_prediction(seen.image, s, dataset_meta, score_thr) for s in (seen.dense, seen.pruned))
+    return [
+        Panel('image', seen.image),
+        Panel('dense: the same weights at keep ratio 1', dense),
+        Panel(f'pruned: keep ratio {ratio}', pruned),
+    ]
+
+
+def stage_panels(seen: Observation) -> list[Panel]:
+    canvas = _canvas(seen.image)
+    place, line, panels = seen.placement, _line_width(seen.placement), []
+    for stage in seen.stages:
+        kept = place.paint([part.kept[0].numpy() for part in stage], canvas.shape[:2])
+        candidates = place.paint([part.candidates[0].numpy() for part in stage], canvas.shape[:2])
+        grid = _grid(place, stage[0].kept.shape[1:])
+        left = sum(int(part.kept.sum()) for part in stage)
+        before = sum(int(part.candidates.sum()) for part in stage)
+        where = f'after layer {stage[0].layer}'
+        panels.append(Panel(f'{where}: {left} of {before} kept', _dimmed(canvas, kept, candidates), kept, line, grid))
+        score = place.paint([part.score[0].numpy() for part in stage], canvas.shape[:2])
+        panels.append(Panel(f'{where}: score ({stage[0].score_name})', score, kept, line))
+    return panels
+
+
+def tap_panels(seen: Observation) -> list[Panel]:
+    canvas_hw, line, panels = _canvas(seen.image).shape[:2], _line_width(seen.placement), []
+    for tap in seen.taps:
+        norm = seen.placement.paint([part.norm[0].numpy() for part in tap], canvas_hw)
+        kept = seen.placement.paint([part.kept[0].numpy() for part in tap], canvas_hw)
+        panels.append(Panel(f'after layer {tap[0].layer}', norm, kept, line))
+    return panels
+
+
+def _canvas(image: np.ndarray) -> np.ndarray:
+    """The image, made smaller or (by a whole factor) larger so that cells are drawn as finely as the panel shows."""
+    longest = max(image.shape[:2])
+    if longest > LONGEST_SIDE:
+        return mmcv.imrescale(image, LONGEST_SIDE / longest)
+    factor = max(LONGEST_SIDE // 2 // longest, 1)
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def _line_width(place: Placement) -> float:
+    """Points: thinner around small cells, which lines would hide."""
+    cells_across = place.image_hw[1] * place.scale[1] / place.stride
+    return min(max(13 / cells_across, 0.2), 0.7)
+
+
+def _dimmed(canvas: np.ndarray, kept: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    cover = np.nan_to_num((candidates - kept) * NOW + (1 - candidates) * EARLIER)[..., None]
+    return (canvas * (1 - cover) + COVER * cover).round().astype(np.uint8)
+
+
+def _grid(place: Placement, hw_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Borders of cells as shares of the image; with several windows, whose grids do not fit together, the windows'."""
+    if len(place.windows) == 1:
+        lines = [place.borders(axis, hw_shape[axis]) for axis in (0, 1)]
+    else:
+        ends = [[place.borders(axis, hw_shape[axis], i)[[0, -1]] for i in range(len(place.windows))] for axis in (0, 1)]
+        lines = [np.unique(end) for end in ends]
+    shares = [line / size for line, size in zip(lines, place.image_hw, strict=True)]
+    return tuple(share[(share > 0) & (share < 1)] for share in shares)

@@ -1,0 +1,123 @@
+"""Run one image through a pruned model, densely and pruned, and keep what pictures need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmssmprune.models.backbones.base import pruned_backbones
+from mmssmprune.models.keep_ratio import keep_ratio_set_to
+from mmssmprune.pruning.token_record import PruneStage, Tap, TokenRecord, recorded
+
+from .placement import Placement, place
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One image.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        dense, pruned: data samples with the predictions at keep ratio 1 and at the model's own, on the CPU.
+        records: one `TokenRecord` per window (`Placement.windows`) of the pruned model.
+        placement: where its cells lie.
+        keep_ratios: the model's own, one per pruning layer.
+    """
+
+    image: np.ndarray
+    dense: Any
+    pruned: Any
+    records: list[TokenRecord]
+    placement: Placement
+    keep_ratios: tuple[float, ...]
+
+    @property
+    def stages(self) -> list[tuple[PruneStage, ...]]:
+        """Per pruning layer, one stage per window."""
+        return list(zip(*(record.stages for record in self.records), strict=True))
+
+    @property
+    def taps(self) -> list[tuple[Tap, ...]]:
+        """Per tapped layer, one tap per window."""
+        return list(zip(*(record.taps for record in self.records), strict=True))
+
+
+def read_image(path: str) -> np.ndarray:
+    """An image file as (H, W, 3) uint8, RGB.
+
+    Raises:
+        ValueError: the file is no image that OpenCV can read.
+    """
+    try:
+        image = mmcv.imread(path)
+    except cv2.error:  # an empty file
+        image = None
+    if image is None:
+        raise ValueError(f'{path} is no image that can be read')
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+@torch.no_grad()
+def observe(model: nn.Module, inputs: Tensor, sample: Any, padded: bool = False) -> Observation:
+    """Run one image twice, at keep ratio 1 and as the model prunes; neither the model nor random numbers change.
+
+    Args:
+        model: mmdet detector or mmseg segmentor in eval mode, not wrapped (DDP), with a pruned backbone.
+        inputs: (3, h, w) as the test pipeline packs it.
+        sample: its data sample.
+        padded: whether the pipeline pads, see `place`.
+
+    Raises:
+        ValueError: nothing in the model is pruned, or its backbone runs several times per image otherwise than in
+            mmseg's sliding windows.
+    """
+    backbone = pruned_backbones(model)[0]
+    with _random_state_kept():
+        with recorded(backbone.pruner) as records:
+            pruned, input_hw = _predict(model, inputs, sample)
+        with keep_ratio_set_to(model, 1.0):
+            dense, _ = _predict(model, inputs, sample)
+    placement = place(model, backbone, sample, input_hw, padded)
+    if len(records) != len(placement.windows):
+        raise ValueError(
+            f'the backbone ran {len(records)} times for one image in {len(placement.windows)} windows, so the maps '
+            'cannot be placed over it; only whole images and the sliding windows of mmseg are supported'
+        )
+    image = _image_of(inputs, sample, placement)
+    return Observation(image, dense, pruned, records, placement, backbone.pruner.plan.keep_ratios)
+
+
+def _predict(model: nn.Module, inputs: Tensor, sample: Any) -> tuple[Any, tuple[int, int]]:
+    """The sample with its prediction, on the CPU, and the size of the input after the preprocessor."""
+    data = model.data_preprocessor({'inputs': [inputs], 'data_samples': [deepcopy(sample)]}, False)
+    input_hw = tuple(data['inputs'].shape[-2:])
+    return model(**data, mode='predict')[0].cpu(), input_hw
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """An importance may draw random numbers; a validation is to go on as without the picture."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        yield
+
+
+def _image_of(inputs: Tensor, sample: Any, placement: Placement) -> np.ndarray:
+    """The image file; where there is none, the input without its padding at the image's size, taken for BGR."""
+    height, width = placement.image_hw
+    if 'img_path' in sample:
+        image = read_image(sample.img_path)
+        if image.shape[:2] == (height, width):
+            return image
+    resized = [round(n * s) for n, s in zip(placement.image_hw, placement.scale, strict=True)]
+    shown = inputs[[2, 1, 0], : resized[0], : resized[1]].permute(1, 2, 0).cpu().numpy()
+    return mmcv.imresize(np.ascontiguousarray(shown.clip(0, 255).astype(np.uint8)), (width, height))
