@@ -1,4 +1,4 @@
-"""Check torch, mmengine and mmcv before the models import them.
+"""Check torch, mmengine and mmcv before the models import them, and mmpretrain where a config asks for it.
 
 setup.py does not require these packages (several distributions bring the same import names), so what is missing or does
 not fit together is said here, in a sentence that names the remedy.
@@ -7,13 +7,19 @@ not fit together is said here, in a sentence that names the remedy.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
+import sys
+from functools import cache
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 # Half-open version ranges, [from, to). torch 2.4 brought torch.library.custom_op with its autograd and fake rules.
 TORCH = ('2.4', None)
 MMENGINE = ('0.10.3', '1.0')
 MMCV = ('2.0.1', '3.0')
+MMPRETRAIN = ('1.0', '2.0')
 
 HOW_TO_GET_MMCV = (
     'install one of requirements/mminstall.txt or requirements/openmmlab.txt compiled against this torch '
@@ -66,6 +72,47 @@ def check_compiled_operators(mmcv: ModuleType, torch: ModuleType) -> None:
         else:
             problem = f'was compiled against another torch than the installed {torch.__version__} ({error})'
         raise StackError(f'mmcv {mmcv.__version__} {problem}: {HOW_TO_GET_MMCV}.') from None
+
+
+def check_mmpretrain() -> None:
+    """Make sure that mmpretrain, which only classification needs, is there and can be imported.
+
+    Raises:
+        StackError: one sentence that says what is wrong and what to install.
+    """
+    make_torchvision_importable()
+    remedy = (
+        'classification is built on it; install onedl-mmpretrain (requirements/classification.txt) or mmpretrain, and '
+        'the torchvision that belongs to this torch'
+    )
+    require('mmpretrain', MMPRETRAIN, remedy)
+
+
+@cache
+def make_torchvision_importable() -> Any:
+    """Let a torchvision be imported whose compiled operators do not load, as one for CUDA beside a torch for the CPU.
+
+    Its transforms, which are all that mmpretrain uses, are Python. But the import describes two of the operators to
+    torch, which refuses to hear of operators that nobody declared; mmengine, which logs torchvision's version at the
+    start of every run, then fails as well.
+
+    Returns:
+        The declarations, where they are needed: torch takes them back once nobody holds them, and the cache does.
+    """
+    found = None if 'torchvision' in sys.modules else importlib.util.find_spec('torchvision')
+    if found is None or not found.origin:
+        return None
+    import torch
+
+    try:
+        for library in Path(found.origin).parent.glob('_C*.so'):
+            torch.ops.load_library(str(library))
+    except OSError:
+        declared = torch.library.Library('torchvision', 'FRAGMENT')
+        for name in ('nms', 'qnms'):
+            declared.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        return declared
+    return None
 
 
 def as_tuple(version: str) -> tuple[int, ...]:

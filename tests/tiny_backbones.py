@@ -22,12 +22,23 @@ MAKERS = {
     'vim_cls': lambda **k: Vim(VIM_ARCH, img_size=64, out_indices=FOUR, **k),
     'vim_double': lambda **k: Vim(VIM_ARCH, img_size=64, out_indices=FOUR, use_double_cls_token=True, **k),
 }
+# One vector per image, for a classifier.
+VECTOR_MAKERS = {
+    'plain_mamba_avg': lambda **k: PlainMamba(PLAIN_ARCH, img_size=64, out_type='avg_featmap', **k),
+    'vim_cls_token': lambda **k: Vim(VIM_ARCH, img_size=64, out_type='cls_token', **k),
+    'vim_head_cls_token': lambda **k: Vim(VIM_ARCH, img_size=64, out_type='cls_token', use_middle_cls_token=False, **k),
+    'vim_double_cls_token': lambda **k: Vim(
+        VIM_ARCH, img_size=64, out_type='cls_token', use_double_cls_token=True, **k
+    ),
+    'vim_avg': lambda **k: Vim(VIM_ARCH, img_size=64, out_type='avg_featmap', **k),
+    'vim_avg_no_cls': lambda **k: Vim(VIM_ARCH, img_size=64, out_type='avg_featmap', if_cls_token=False, **k),
+}
 
 
 def make(kind: str, **kwargs) -> PrunableBackbone:
     """Build a backbone whose parameters are large enough for every part to matter."""
     torch.manual_seed(0)
-    model = MAKERS[kind](**kwargs)
+    model = (MAKERS | VECTOR_MAKERS)[kind](**kwargs)
     # What pruning adds comes last, so that dense and pruned models have the same weights.
     for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0].startswith('pruner.')):
         if parameter.dim() > 1 and 'A_' not in name:

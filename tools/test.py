@@ -1,4 +1,4 @@
-"""Test a checkpoint of a detector (mmdet config) or a segmentor (mmseg config)."""
+"""Test a checkpoint of a detector (mmdet config), a segmentor (mmseg config) or a classifier (mmpretrain config)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='folder for logs and metrics (default: work_dirs/<config name>)')
-    parser.add_argument('--out', help='mmdet: pickle file of all predictions; mmseg: folder of label maps (PNG)')
+    parser.add_argument('--out', help='pickle file of all predictions; mmseg: folder of label maps (PNG)')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='folder for drawn predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds each picture is shown')

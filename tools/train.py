@@ -1,4 +1,4 @@
-"""Train a detector (mmdet config) or a segmentor (mmseg config)."""
+"""Train a detector (mmdet config), a segmentor (mmseg config) or a classifier (mmpretrain config)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""One image as input of a whole mmdet or mmseg model, at a stated size."""
+"""One image as input of a whole mmdet, mmseg or mmpretrain model, at a stated size."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -32,7 +33,7 @@ def prepare_inputs(model: nn.Module, image: Tensor, shape: tuple[int, int] | Non
     """Batch of one image, normalised and padded by the model's own preprocessor.
 
     Args:
-        model: an mmdet detector or mmseg segmentor.
+        model: an mmdet detector, mmseg segmentor or mmpretrain classifier.
         image: (3, h, w) as a test pipeline gives it.
         shape: (H, W) in pixels to which the image is resized first; None keeps its size.
 
@@ -60,7 +61,15 @@ def _sample_class(model: nn.Module) -> type:
 
     if isinstance(model, BaseSegmentor):
         return SegDataSample
-    raise TypeError(f'{type(model).__name__} is neither an mmdet detector nor an mmseg segmentor')
+    if 'mmpretrain' in sys.modules:  # which is optional, but a classifier of its own has imported it
+        from mmpretrain.models import BaseClassifier
+        from mmpretrain.structures import DataSample
+
+        if isinstance(model, BaseClassifier):
+            return DataSample
+    raise TypeError(
+        f'{type(model).__name__} is neither an mmdet detector, nor an mmseg segmentor, nor an mmpretrain classifier'
+    )
 
 
 def count_proposals(model: nn.Module) -> int | None:

@@ -48,18 +48,20 @@ def task_of(cfg: Config, name: str) -> Task:
     """The task that a config's test_evaluator measures.
 
     Args:
-        cfg: an mmdet or mmseg config.
+        cfg: an mmdet, mmseg or mmpretrain config.
         name: what to call the config in the message.
 
     Raises:
-        ValueError: it has no CocoMetric (bbox or segm) and no IoUMetric (mIoU).
+        ValueError: it has no CocoMetric (bbox or segm), no IoUMetric (mIoU) and no Accuracy (top-1).
     """
     evaluators = cfg.get('test_evaluator') or []
     for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
         task = _TASK_OF_METRIC.get(str(evaluator.get('type')).rsplit('.', 1)[-1], lambda _: None)(evaluator)
         if task is not None:
             return task
-    raise ValueError(f'{name} cannot be compared: its test_evaluator is neither CocoMetric (bbox, segm) nor IoUMetric')
+    raise ValueError(
+        f'{name} cannot be compared: its test_evaluator is neither CocoMetric (bbox, segm), nor IoUMetric, nor Accuracy'
+    )
 
 
 def _detection(evaluator: Mapping) -> Task | None:
@@ -78,4 +80,13 @@ def _segmentation(evaluator: Mapping) -> Task | None:
     return Task('segmentation', 'Semantic segmentation', (metric,)) if 'mIoU' in asked else None
 
 
-_TASK_OF_METRIC = {'CocoMetric': _detection, 'IoUMetric': _segmentation}
+def _classification(evaluator: Mapping) -> Task | None:
+    asked, thrs = evaluator.get('topk', (1,)), evaluator.get('thrs', 0.0)
+    asked = [asked] if isinstance(asked, int) else list(asked)
+    prefix = evaluator.get('prefix') or 'accuracy'
+    metrics = [Metric(f'top-{k}', f'{prefix}/top{k}', 1.0) for k in asked]
+    # With thresholds, which decide when a guess counts at all, mmpretrain names its numbers by them.
+    return Task('classification', 'Classification', tuple(metrics)) if 1 in asked and thrs == 0.0 else None
+
+
+_TASK_OF_METRIC = {'CocoMetric': _detection, 'IoUMetric': _segmentation, 'Accuracy': _classification}

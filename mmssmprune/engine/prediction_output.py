@@ -12,10 +12,10 @@ _PICKLE_SUFFIXES = ('.pkl', '.pickle')
 
 
 def dump_predictions(cfg: Config, out: str) -> str | None:
-    """Prepare ``--out``: a pickle of all detections (mmdet), or a folder of label maps as PNG (mmseg).
+    """Prepare ``--out``: a pickle of all predictions (mmdet, mmpretrain), or a folder of label maps as PNG (mmseg).
 
     Returns:
-        For mmdet the temporary name that the pickle has while the test runs: rename it to ``out`` afterwards.
+        For a pickle the temporary name that the pickle has while the test runs: rename it to ``out`` afterwards.
 
     Raises:
         ValueError: ``out`` is of the wrong kind.
@@ -29,11 +29,13 @@ def dump_predictions(cfg: Config, out: str) -> str | None:
                 metric['output_dir'] = out
         return None
     if not is_pickle:
-        raise ValueError(f'--out of a detection config is a pickle file (*.pkl), not {out}')
+        kind = 'detection' if cfg.default_scope == 'mmdet' else 'classification'
+        raise ValueError(f'--out of a {kind} config is a pickle file (*.pkl), not {out}')
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = str(path.with_name(f'{path.stem}.part{path.suffix}'))
-    cfg.test_evaluator = [*_metrics(cfg), ConfigDict(type='DumpDetResults', out_file_path=part)]
+    dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+    cfg.test_evaluator = [*_metrics(cfg), ConfigDict(type=dump, out_file_path=part)]
     return part
 
 
@@ -47,11 +49,16 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
     if hook is None:
         raise ValueError(
             '--show and --show-dir need a visualization hook in the config: '
-            'default_hooks=dict(visualization=dict(type="DetVisualizationHook")), or SegVisualizationHook'
+            'default_hooks=dict(visualization=dict(type="DetVisualizationHook")), or SegVisualizationHook (mmseg), or '
+            'VisualizationHook (mmpretrain)'
         )
-    hook.draw = True
     if show:
         hook.show, hook.wait_time = True, wait_time
+    if cfg.default_scope == 'mmpretrain':
+        hook.enable, hook.interval = True, hook.get('interval', 1)
+        hook.out_dir = show_dir
+        return
+    hook.draw = True
     if show_dir and cfg.default_scope == 'mmseg':
         cfg.visualizer.save_dir = show_dir
         hook.setdefault('interval', 1)  # mmseg draws every 50th image otherwise

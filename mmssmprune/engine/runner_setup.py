@@ -6,19 +6,20 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmssmprune._stack import check_mmpretrain
 from mmssmprune.datasets import check_data_root
 
 from .checkpoint import check_checkpoint_file, find_resume_checkpoint
+from .cpu_processes import join_cpu_processes
 from .runner import CheckedRunner
 
-SUPPORTED_SCOPES = ('mmdet', 'mmseg')
+SUPPORTED_SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
@@ -26,7 +27,8 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no config of a model for mmdet or mmseg.
+        ValueError: It is no config of a model for mmdet, mmseg or mmpretrain.
+        StackError: It is one for mmpretrain, which is not installed or does not fit.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist')
@@ -40,6 +42,8 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
             f'config {path} has default_scope {cfg.get("default_scope")!r}; it has to say which suite builds it: '
             f'{" or ".join(map(repr, SUPPORTED_SCOPES))}'
         )
+    if cfg.default_scope == 'mmpretrain':
+        check_mmpretrain()
     return cfg
 
 
@@ -52,7 +56,7 @@ def set_launcher(cfg: Config, launcher: str) -> None:
     """Prepare a config for ``--launcher``; torchrun's processes talk through gloo where there is no GPU.
 
     Raises:
-        ValueError: The launcher's environment variables are missing.
+        ValueError: The launcher's environment variables are missing, or it needs GPUs and there are none.
     """
     cfg.launcher = launcher
     if launcher == 'none':
@@ -63,16 +67,10 @@ def set_launcher(cfg: Config, launcher: str) -> None:
             f'--launcher {launcher} finds no {needed} in the environment: start through tools/dist_*.sh (pytorch), '
             'tools/slurm_*.sh (slurm) or mpirun (mpi)'
         )
-    if get_device() == 'cpu' and launcher == 'pytorch':
-        # mmengine would ask for a CUDA device; it leaves alone what is initialised already.
-        torch.distributed.init_process_group('gloo')
-        cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel',
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        )
-        cfg.pop('sync_bn', None)  # torch's SyncBatchNorm needs a GPU
+    if get_device() == 'cpu' and launcher != 'pytorch':
+        raise ValueError(f'--launcher {launcher} needs GPUs, and none is visible here; on the CPU use tools/dist_*.sh')
+    if get_device() == 'cpu':
+        join_cpu_processes(cfg)
 
 
 def enable_amp(cfg: Config) -> None:

@@ -1,10 +1,12 @@
-"""Backbones for mmdet and mmseg configs; importing this registers them in mmengine's root registry."""
+"""Backbones and a neck for mmdet and mmseg configs; importing this registers them in mmengine's root registry."""
 
-from mmssmprune._stack import check_stack
+from mmssmprune._stack import check_stack, make_torchvision_importable
 
 check_stack()  # before mmcv's own import errors, which do not say what to install
+make_torchvision_importable()
 
 from .backbones import PlainMamba, PlainMambaAdapter, Vim, set_keep_ratio  # noqa: E402
 from .keep_ratio import keep_ratio_set_to  # noqa: E402
+from .necks import SimpleFeaturePyramid  # noqa: E402
 
-__all__ = ['PlainMamba', 'PlainMambaAdapter', 'Vim', 'keep_ratio_set_to', 'set_keep_ratio']
+__all__ = ['PlainMamba', 'PlainMambaAdapter', 'SimpleFeaturePyramid', 'Vim', 'keep_ratio_set_to', 'set_keep_ratio']

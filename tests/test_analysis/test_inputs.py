@@ -58,6 +58,12 @@ SEGMENTOR = {
     'decode_head': {'type': 'FCNHead', 'in_channels': 16, 'channels': 8, 'num_convs': 1, 'num_classes': 3},
     'test_cfg': {'mode': 'whole'},
 }
+CLASSIFIER = {
+    'type': 'ImageClassifier',
+    'data_preprocessor': {'mean': [1.0] * 3, 'std': [2.0] * 3, 'to_rgb': True},
+    'backbone': {**BACKBONE, 'out_type': 'avg_featmap'},
+    'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': 16},
+}
 
 
 def build(config: dict, scope: str) -> nn.Module:
@@ -96,8 +102,24 @@ def test_models_take_the_inputs(detector: nn.Module, segmentor: nn.Module, mode:
             assert len(model(**prepare_inputs(model, noise_image((64, 96))), mode=mode)) > 0
 
 
+def test_classifier_takes_the_inputs():
+    pytest.importorskip('mmpretrain')
+    classifier = build(CLASSIFIER, 'mmpretrain')
+    image = noise_image((48, 64))
+    inputs = prepare_inputs(classifier, image, (64, 64))
+    assert inputs['inputs'].shape == (1, 3, 64, 64)
+    torch.testing.assert_close(prepare_inputs(classifier, image)['inputs'][0], (image.flip(0).float() - 1) / 2)
+    with torch.no_grad():
+        assert classifier(**inputs, mode='tensor').shape == (1, 5)
+        (sample,) = classifier(**inputs, mode='predict')
+    assert sample.pred_score.shape == (5,)
+    counts = count_flops(classifier, lambda: classifier(**inputs, mode='tensor'))
+    assert counts.heads == 16 * 5
+    assert counts.neck == 0 < counts.backbone
+
+
 def test_a_bare_backbone_is_refused(segmentor: nn.Module):
-    with pytest.raises(TypeError, match='neither an mmdet detector nor an mmseg segmentor'):
+    with pytest.raises(TypeError, match='neither an mmdet detector, nor an mmseg segmentor, nor an mmpretrain class'):
         prepare_inputs(segmentor.backbone, noise_image((64, 64)))
 
 

@@ -5,6 +5,13 @@ from mmengine.config import Config
 
 from mmssmprune.analysis.tasks import task_of
 
+EVALUATORS_OF_OTHER_TASKS = [
+    {'type': 'VOCMetric'},
+    {'type': 'CocoMetric', 'metric': 'proposal'},
+    {'type': 'Accuracy', 'topk': (5,)},
+    {'type': 'Accuracy', 'thrs': (0.0, 0.5)},
+]
+
 
 def config(**evaluator) -> Config:
     return Config({'test_evaluator': evaluator})
@@ -28,6 +35,14 @@ def test_prefix_and_single_metric():
     assert task.percentages({'val/bbox_mAP': 0.5}) == {'bbox mAP': 50.0}
 
 
+def test_accuracy_of_a_classifier():
+    task = task_of(config(type='Accuracy', topk=(1, 5)), 'x')
+    assert task.name == 'classification'
+    assert task.percentages({'accuracy/top1': 77.9, 'accuracy/top5': 94.0}) == {'top-1': 77.9, 'top-5': 94.0}
+    task = task_of(config(type='mmpretrain.Accuracy', topk=1, prefix='val'), 'x')
+    assert task.percentages({'val/top1': 50.0}) == {'top-1': 50.0}
+
+
 def test_missing_and_undefined_metrics_are_refused():
     task = task_of(config(type='CocoMetric', metric=['bbox', 'segm']), 'x')
     with pytest.raises(ValueError, match='but not coco/segm_mAP'):
@@ -36,7 +51,7 @@ def test_missing_and_undefined_metrics_are_refused():
         task.percentages({'coco/bbox_mAP': -1.0, 'coco/segm_mAP': -1.0})
 
 
-@pytest.mark.parametrize('evaluator', [{'type': 'VOCMetric'}, {'type': 'CocoMetric', 'metric': 'proposal'}])
+@pytest.mark.parametrize('evaluator', EVALUATORS_OF_OTHER_TASKS)
 def test_other_evaluators_are_refused(evaluator: dict):
     with pytest.raises(ValueError, match='neither CocoMetric'):
         task_of(config(**evaluator), 'x')

@@ -15,8 +15,8 @@ import mmssmprune
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ('3.10', '3.11', '3.12')
-OPENMMLAB = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation'}
-OPENMMLAB |= {f'onedl-{name}' for name in ('mmengine', 'mmcv', 'mmdetection', 'mmsegmentation')}
+OPENMMLAB = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain'}
+OPENMMLAB |= {f'onedl-{name}' for name in ('mmengine', 'mmcv', 'mmdetection', 'mmsegmentation', 'mmpretrain')}
 
 
 def read(name: str) -> list[Requirement]:
@@ -43,7 +43,7 @@ def test_every_requirement_has_a_pin_within_its_bounds(name, python):
 
 
 def test_pins_are_exact_and_pull_no_torch():
-    for requirement in [*read('constraints'), *read('mminstall')]:
+    for requirement in [*read('constraints'), *read('mminstall'), *read('classification')]:
         assert [s.operator for s in requirement.specifier] == ['=='], requirement
     names = {canonicalize_name(r.name) for r in read('constraints')}
     assert not names & OPENMMLAB
@@ -54,12 +54,13 @@ def test_pins_are_exact_and_pull_no_torch():
 def test_the_environment_is_what_the_pins_say():
     """Whatever pip resolved beyond the named packages is pinned as well."""
     pinned = pins(f'{sys.version_info.major}.{sys.version_info.minor}')
-    names = {'torch', *(canonicalize_name(r.name) for file in ('mminstall', 'runtime', 'tests') for r in read(file))}
+    files = ('mminstall', 'classification', 'runtime', 'tests')
+    names = {'torch', 'torchvision', *(canonicalize_name(r.name) for file in files for r in read(file))}
     versions = closure(names)
     cuda = {name for name in versions if name.startswith(('nvidia-', 'cuda-')) or name == 'triton'}  # torch's own
     for name in versions.keys() - OPENMMLAB - cuda:
         assert versions[name] == pinned.get(name), name
-    for requirement in read('mminstall'):
+    for requirement in [*read('mminstall'), *read('classification')]:
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)])
 
 
@@ -89,7 +90,7 @@ def test_package_metadata(monkeypatch):
     required = {canonicalize_name(Requirement(text).name) for text in package['install_requires']}
     assert required == {canonicalize_name(r.name) for r in read('runtime')}
     assert not required & OPENMMLAB
-    assert package['extras_require'].keys() == {'mim', 'openmmlab', 'tests', 'optional'}
+    assert package['extras_require'].keys() == {'mim', 'openmmlab', 'cls', 'tests', 'optional'}
 
 
 def test_ruff_of_pre_commit_is_the_pinned_one():

@@ -101,6 +101,32 @@ def test_import_needs_nothing_heavy():
     assert done.stdout.strip() == 'set()', done.stderr
 
 
+FAKE_TORCHVISION = """
+import torch
+__version__ = '0.28.0+cu130'
+for name in ('nms', 'qnms'):
+    torch.library.register_fake(f'torchvision::{name}')(lambda dets, scores, iou_threshold: dets)
+"""
+
+
+@pytest.mark.parametrize('library', ['_C.so', '_C_stable.so'])
+def test_torchvision_for_another_device_can_be_imported(tmp_path, library):
+    """As torchvision does, the import describes operators that its compiled library, which does not load, declares."""
+    (tmp_path / 'torchvision').mkdir()
+    (tmp_path / 'torchvision' / '__init__.py').write_text(FAKE_TORCHVISION)
+    (tmp_path / 'torchvision' / library).write_bytes(b'needs libtorch_cuda.so')
+    assert 'torchvision::nms does not exist' in last_line('import torchvision', tmp_path)
+    make_importable = 'from mmssmprune._stack import make_torchvision_importable as make; make(); make()'
+    done = python(f'{make_importable}; import torchvision; print(torchvision.__version__)', tmp_path)
+    assert done.stdout.strip() == '0.28.0+cu130', done.stderr
+
+
+def test_missing_mmpretrain_is_named_where_it_is_asked_for():
+    hide = "import sys; sys.modules['mmpretrain'] = None\n"
+    line = last_line(f'{hide}from mmssmprune._stack import check_mmpretrain; check_mmpretrain()')
+    assert 'mmssmprune needs mmpretrain 1.0 or later but older than 2.0, which is not installed: ' in line
+
+
 def test_ops_need_torch_only():
     hide = "import sys\nfor name in ('mmengine', 'mmcv', 'mmdet', 'mmseg'): sys.modules[name] = None\n"
     done = python(hide + 'import mmssmprune.ops; print(mmssmprune.ops.selective_scan.__name__)')

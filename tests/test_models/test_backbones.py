@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import MODELS
-from tiny_backbones import MAKERS, PLAIN_ARCH, VIM_ARCH, make
+from tiny_backbones import FOUR, MAKERS, PLAIN_ARCH, PRUNING, VECTOR_MAKERS, VIM_ARCH, make
 
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
+from mmssmprune.models.flops import count_on_meta, on_meta
 
 OFFICIAL_KEYS = json.loads((Path(__file__).parents[1] / 'data' / 'official_keys.json').read_text())
 TAPS = {'l1': (5, 11, 17, 23), 'l2': (5, 11, 17, 23), 'l3': (8, 17, 26, 35)}
@@ -84,6 +85,16 @@ def test_loose_arguments_override_the_arch():
         (lambda: PlainMambaAdapter(PLAIN_ARCH, out_indices=[1]), 'always returns strides'),
         (lambda: PlainMambaAdapter(PLAIN_ARCH, deform_num_heads=5), '5 attention heads do not divide'),
         (lambda: Vim(VIM_ARCH, with_fpn=True, out_indices=[1]), 'with_fpn needs four out_indices'),
+        (lambda: PlainMamba(PLAIN_ARCH, out_type='cls_token'), 'names of PlainMamba are featmap, avg_featmap'),
+        (lambda: PlainMambaAdapter(PLAIN_ARCH, out_type='avg_featmap'), 'names of PlainMambaAdapter are featmap'),
+        (lambda: PlainMamba(PLAIN_ARCH, out_type='avg_featmap', out_indices=[1, 3]), r'must be -1, got \[1, 3\]'),
+        (lambda: PlainMamba(PLAIN_ARCH, out_type='avg_featmap', final_norm=False), 'set final_norm=True'),
+        (lambda: Vim(VIM_ARCH, out_type='cls_token', if_cls_token=False), 'needs a class token'),
+        (lambda: Vim(VIM_ARCH, out_type='cls_token', with_fpn=True, out_indices=FOUR), 'with_fpn makes a pyramid'),
+        (
+            lambda: Vim(VIM_ARCH, out_type='cls_token', pruning=dict(PRUNING, restoration='hold')),
+            "pruning.restoration is about maps, and out_type 'cls_token' returns none",
+        ),
         (lambda: PlainMamba(PLAIN_ARCH, pruning=dict(layers=[4], keep_ratio=0.5)), 'names layer 4'),
         (
             lambda: PlainMamba(dict(PLAIN_ARCH, layers_with_dwconv=(2,)), pruning=dict(layers=[1], keep_ratio=0.5)),
@@ -135,3 +146,69 @@ def test_vim_block_drops_its_incoming_state_at_the_rate_of_the_block_before():
     rates = [block.drop_path.drop_prob for block in model.layers]
     assert rates == pytest.approx([0, 0, 0.1, 0.2])
     assert model.drop_path.drop_prob == 0.3
+
+
+def last_tokens(model, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The backbone's vector, and what the final norm gave: tokens (B, K, C) and which of them are class tokens."""
+    seen = {}
+    norm = model.norm_f if isinstance(model, Vim) else model.ln1
+    handles = [
+        norm.register_forward_hook(lambda _, args, out: seen.update(tokens=out)),
+        model.layers[-1].register_forward_pre_hook(lambda _, args: seen.update(state=args[-1])),
+    ]
+    (out,) = model(images)
+    for handle in handles:
+        handle.remove()
+    return out, seen['tokens'], seen['state'].is_protected.expand(seen['tokens'].shape[:2])
+
+
+@pytest.mark.parametrize('reduction', [None, 'prune', 'merge', 'evit'])
+@pytest.mark.parametrize('kind', VECTOR_MAKERS)
+def test_vector_is_read_from_the_tokens_that_are_left(kind, reduction):
+    pruning = None if reduction is None else dict(PRUNING, reduction=reduction)
+    model = make(kind, pruning=pruning)
+    with torch.no_grad():
+        out, tokens, is_class_token = last_tokens(model, torch.randn(3, 3, 64, 96))
+    assert tokens.shape[1] == model.tokens_per_layer((64, 96))[-1]
+    wanted = is_class_token if model.out_type == 'cls_token' else ~is_class_token
+    by_hand = torch.stack([row[picked].mean(0) for row, picked in zip(tokens, wanted, strict=True)])
+    assert out.shape == (3, 24)
+    torch.testing.assert_close(out, by_hand)
+
+
+@pytest.mark.parametrize(('vector', 'maps'), [('plain_mamba_avg', 'plain_mamba'), ('vim_avg', 'vim_cls')])
+def test_vector_of_a_dense_model_is_the_mean_of_its_map(vector, maps):
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(make(vector)(images)[0], make(maps)(images)[-1].mean((2, 3)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', VECTOR_MAKERS)
+def test_vector_at_keep_ratio_1_is_the_dense_one(kind):
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        pruned = make(kind, pruning=dict(PRUNING, keep_ratio=1.0))(images)
+        assert torch.equal(pruned[0], make(kind)(images)[0])
+        assert not torch.equal(make(kind, pruning=PRUNING)(images)[0], pruned[0])
+
+
+@pytest.mark.parametrize('kind', VECTOR_MAKERS)
+@pytest.mark.parametrize('conv_fill', ['zero', 'hold'])
+def test_vector_restores_nothing_and_trains_every_parameter(kind, conv_fill, monkeypatch):
+    model = make(kind, pruning=dict(PRUNING, conv_fill=conv_fill, alignment='learned')).train()
+    monkeypatch.setattr(type(model.pruner), 'restore', lambda *args, **kwargs: pytest.fail('restored'))
+    states = []
+    model.layers[-1].register_forward_pre_hook(lambda _, args: states.append(args[-1]))
+    model(torch.randn(2, 3, 64, 64))[0].square().sum().backward()
+    assert states[-1].owner is None
+    assert bool(states[-1].held) == (conv_fill == 'hold')
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize('kind', VECTOR_MAKERS)
+def test_vector_meets_a_target(kind):
+    dense, halved = (
+        count_on_meta(on_meta(make(kind, pruning=p)), (64, 64)) for p in (None, dict(PRUNING, keep_ratio=0.5))
+    )
+    model = make(kind, pruning=dict(layers=PRUNING['layers'], flops_reduction=1 - halved / dense, input_shape=(64, 64)))
+    assert count_on_meta(on_meta(model), (64, 64)) == pytest.approx(halved, abs=1e-3 * dense)

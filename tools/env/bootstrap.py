@@ -25,8 +25,8 @@ VENV = ROOT / (os.environ.get('VENV') or '.venv')
 PYTHON = VENV / 'bin' / 'python'
 TORCH_SPEC = os.environ.get('TORCH_SPEC') or 'torch==2.13.0'
 TORCH_INDEX_ARGS = shlex.split(os.environ.get('TORCH_INDEX_ARGS', ''))
-PACKAGES = ('mminstall', 'runtime', 'tests')
-CHECK = 'import mmcv._ext, mmengine, mmdet, mmseg, mmssmprune'
+PACKAGES = ('mminstall', 'classification', 'runtime', 'tests')
+CHECK = 'import mmcv._ext, mmengine, mmdet, mmseg, mmssmprune.models, mmpretrain'
 
 STEPS = Steps(VENV)
 
@@ -90,7 +90,7 @@ def repair_interrupted() -> None:
     torn = STEPS.remove_torn_packages() if STEPS.interrupted() else []
     if torn:
         say(f'the last set-up was cut off, installing again: {", ".join(torn)}')
-        STEPS.forget('lint', 'torch', 'build', 'mmcv', 'packages', 'project')
+        STEPS.forget('lint', 'torch', 'build', 'mmcv', 'packages', 'torchvision', 'project')
 
 
 def forget_changed_packages() -> None:
@@ -98,7 +98,9 @@ def forget_changed_packages() -> None:
     state = STEPS.stamps / 'state'
     if state.is_file() and state.read_text().split('\n') != STEPS.installed():
         say(f'packages in {VENV.name} were changed by hand since the last set-up: checking them')
-        STEPS.forget('state', 'build', 'mmcv', 'packages', 'project', *([] if torch_version() else ['torch']))
+        STEPS.forget('state', 'build', 'mmcv', 'packages', 'torchvision', 'project')
+        if not torch_version():
+            STEPS.forget('torch')
 
 
 def install_mmcv() -> None:
@@ -111,6 +113,11 @@ def install_mmcv() -> None:
 def install_packages() -> None:
     # Naming the installed torch keeps it as it is and lets pip pin what it depends on.
     pip_install_pinned(*PACKAGES, also=f'torch=={torch_version()}')
+
+
+def install_torchvision() -> None:
+    # mmpretrain imports it without asking for it. It names the one torch that it belongs to, so there is one choice.
+    pip_install('-c', requirement_file('constraints'), *TORCH_INDEX_ARGS, f'torch=={torch_version()}', 'torchvision')
 
 
 def install_project() -> None:
@@ -141,6 +148,8 @@ def set_up() -> None:
     STEPS.step('mmcv', f'{mmcv_requirement()} with its compiled operators', key, install_mmcv)
     key = digest(key, *map(requirement_file, PACKAGES))
     STEPS.step('packages', 'mmdet, mmseg and the rest, a minute or two', key, install_packages)
+    key = digest(key, *TORCH_INDEX_ARGS)
+    STEPS.step('torchvision', 'the torchvision of this torch', key, install_torchvision)
     key = digest(key, str(ROOT), ROOT / 'setup.py', ROOT / 'pyproject.toml')
     STEPS.step('project', 'mmssmprune in editable mode, and a check of it all', key, install_project)
     state = STEPS.stamps / 'state'

@@ -74,11 +74,14 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
         pruning: the `pruning` dict (see `TokenPruner`), or None for the dense model.
         with_cp: recompute each layer in backward instead of storing it.
         has_class_token: whether the sequence holds one.
+        out_type: what forward returns, one of the class's ``out_types``.
         init_cfg: as in mmengine; ``type='Pretrained'`` loads by key and reports every mismatch by name.
     """
 
     # Modules that a classification checkpoint does not have and that start from their own initialisation.
     optional_in_checkpoint: tuple[str, ...] = ('pruner.',)
+    # 'featmap' is a map per out_index; the other names, as in mmpretrain, are one vector per image for a classifier.
+    out_types: tuple[str, ...] = ('featmap',)
     # In training every so many batches, one dense pass without gradients renews what `calibrated` has stored.
     calibration_interval = 16
 
@@ -89,12 +92,42 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
         with_cp: bool,
         init_cfg: dict | None,
         has_class_token: bool = False,
+        out_type: str = 'featmap',
     ):
         super().__init__(init_cfg)
         self.num_layers = num_layers
         self.with_cp = with_cp
+        self.out_type = self._checked_out_type(out_type, pruning)
         self.pruner = TokenPruner(pruning, num_layers, has_class_token)
+        if self.returns_vector:
+            self.pruner.restoration = 'zero'  # no map is shown to anyone, so nothing has to be remembered for one
         self._forwards = 0
+
+    @property
+    def returns_vector(self) -> bool:
+        """Whether forward returns one vector (B, C) per image, and nothing is restored."""
+        return self.out_type != 'featmap'
+
+    def _checked_out_type(self, out_type: str, pruning: dict | None) -> str:
+        if out_type not in self.out_types:
+            raise ValueError(
+                f'out_type is {out_type!r}; the names of {type(self).__name__} are {", ".join(self.out_types)}'
+            )
+        if out_type != 'featmap' and (pruning or {}).get('restoration') is not None:
+            raise ValueError(f'pruning.restoration is about maps, and out_type {out_type!r} returns none; leave it out')
+        return out_type
+
+    def _check_vector(self, out_indices: tuple[int, ...], final_norm: bool) -> None:
+        """Refuse settings that a vector, which is read from the normalised output of the last layer, has no use for."""
+        if not self.returns_vector:
+            return
+        if out_indices != (self.num_layers - 1,):
+            raise ValueError(
+                f'out_type {self.out_type!r} is read after the last layer, so out_indices must be -1, '
+                f'got {list(out_indices)}'
+            )
+        if not final_norm:
+            raise ValueError(f'out_type {self.out_type!r} is read after the final norm: set final_norm=True')
 
     def _finish(self) -> None:
         """Solve for the keep ratio of a plan that is given as a target, now that FLOPs can be counted."""

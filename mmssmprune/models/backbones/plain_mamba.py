@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models.layers.patch_embed import ConvStemPatchEmbed, resize_pos_embed
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaLayer
-from mmssmprune.pruning import snake_path
+from mmssmprune.pruning import TokenState, snake_path
 
 from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
 
@@ -27,6 +27,8 @@ class PlainMamba(PrunableBackbone):
         patch_size: side of a patch in pixels; the stem halves the resolution first, so it must be even.
         in_channels: channels of the image.
         out_indices: layers whose output is returned, 0-based; negative numbers count from the end.
+        out_type: ``'featmap'`` for maps, or ``'avg_featmap'`` for the mean (B, C) over the tokens that the last layer
+            has left, normalised, which the official classifier reads.
         drop_path_rate: stochastic depth of the last layer; it grows linearly from 0 at the first.
         final_norm: normalise the output of the last layer (key ``ln1``). Earlier outputs always have a norm of their
             own (``norm_layer{i}``).
@@ -45,6 +47,7 @@ class PlainMamba(PrunableBackbone):
         'l3': dict(embed_dims=448, num_layers=36, num_convs=2, layers_with_dwconv=(), mixer_cfg={}),
     }
     optional_in_checkpoint = (*PrunableBackbone.optional_in_checkpoint, 'norm_layer')
+    out_types = ('featmap', 'avg_featmap')
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class PlainMamba(PrunableBackbone):
         patch_size: int = 16,
         in_channels: int = 3,
         out_indices: int | Sequence[int] = -1,
+        out_type: str = 'featmap',
         drop_path_rate: float = 0.0,
         final_norm: bool = True,
         embed_dims: int | None = None,
@@ -67,11 +71,12 @@ class PlainMamba(PrunableBackbone):
         overrides = dict(embed_dims=embed_dims, num_layers=num_layers, num_convs=num_convs)
         overrides.update(layers_with_dwconv=layers_with_dwconv, mixer_cfg=mixer_cfg)
         settings = resolve_arch(arch, self.arch_zoo, overrides)
-        super().__init__(settings['num_layers'], pruning, with_cp, init_cfg)
+        super().__init__(settings['num_layers'], pruning, with_cp, init_cfg, out_type=out_type)
         if patch_size % 2:
             raise ValueError(f'patch_size must be even, since the stem halves the resolution; got {patch_size}')
         self.embed_dims = settings['embed_dims']
         self.out_indices = resolve_out_indices(out_indices, self.num_layers)
+        self._check_vector(self.out_indices, final_norm)
         self.patch_embed = ConvStemPatchEmbed(in_channels, self.embed_dims, patch_size, settings.get('num_convs', 1))
         img_hw = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.pos_hw = self.patch_embed.grid_of(img_hw)
@@ -134,7 +139,7 @@ class PlainMamba(PrunableBackbone):
         return resize_pos_embed(self.pos_embed, self.pos_hw, hw_shape)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored."""
+        """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored; or the vector of ``out_type``."""
         if self.training and self.pruner.calibrates:
             self._calibrate_if_due(images)
         x, hw_shape = self.embed(images)
@@ -145,13 +150,20 @@ class PlainMamba(PrunableBackbone):
             x, trace = self._run(layer, x, tokens)
             (x,), tokens = self.pruner.prune(i, (x,), tokens, trace, blank)
             if i in self.out_indices:
-                outs.append(self._to_map(self.pruner.restore(x, tokens, blank=blank), i, hw_shape))
+                outs.append(self._output(x, i, tokens, blank))
                 tokens = self.pruner.tapped(tokens)
         return tuple(outs)
 
+    def _output(self, x: Tensor, layer: int, tokens: TokenState, blank: Tensor | None) -> Tensor:
+        """What is returned of an output layer's tokens (B, K, C): the full map (B, C, h, w), or their mean (B, C)."""
+        if self.returns_vector:
+            return self._norm(x, layer).mean(1)
+        return self._to_map(self.pruner.restore(x, tokens, blank=blank), layer, tokens.hw_shape)
+
+    def _norm(self, x: Tensor, layer: int) -> Tensor:
+        norm = f'norm_layer{layer}' if layer != self.num_layers - 1 else 'ln1'
+        return getattr(self, norm)(x) if hasattr(self, norm) else x
+
     def _to_map(self, x: Tensor, layer: int, hw_shape: tuple[int, int]) -> Tensor:
         """Normalise the full sequence (B, L, C) of an output layer and fold it into (B, C, h, w)."""
-        norm = f'norm_layer{layer}' if layer != self.num_layers - 1 else 'ln1'
-        if hasattr(self, norm):
-            x = getattr(self, norm)(x)
-        return x.transpose(1, 2).unflatten(2, hw_shape).contiguous()
+        return self._norm(x, layer).transpose(1, 2).unflatten(2, hw_shape).contiguous()

@@ -57,6 +57,7 @@ class PlainMambaAdapter(PlainMamba):
         'ad_norm',
         'level_embed',
     )
+    out_types = ('featmap',)
 
     def __init__(
         self,

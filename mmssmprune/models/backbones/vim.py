@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmssmprune.models.layers.patch_embed import ConvPatchEmbed, resize_pos_embed
 from mmssmprune.models.layers.vim_block import RMSNorm, VimBlock
 from mmssmprune.pruning import TokenState, sequence_path
+from mmssmprune.pruning.kept_tokens import gather_rows
 
 from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
 
@@ -29,6 +30,9 @@ class Vim(PrunableBackbone):
         patch_size, stride: of the patch convolution; ``stride`` None means ``patch_size``.
         in_channels: channels of the image.
         out_indices: blocks whose output is returned, 0-based; negative numbers count from the end.
+        out_type: ``'featmap'`` for maps; ``'cls_token'`` for the class token of the last block, normalised (B, C), the
+            mean where there are two, which the official classifier reads; ``'avg_featmap'`` for the mean over the
+            patches that are left instead, as it reads without a class token.
         drop_path_rate: stochastic depth; block i drops its incoming hidden state at the rate of block i - 1.
         final_norm: return ``norm_f(residual + hidden)`` for the last block. Without it, and for every earlier block,
             the map is the mixer's output alone, as in the official segmentation backbone.
@@ -53,6 +57,7 @@ class Vim(PrunableBackbone):
         'base': dict(embed_dims=768, num_layers=24, mixer_cfg={}),
     }
     optional_in_checkpoint = (*PrunableBackbone.optional_in_checkpoint, 'fpn')
+    out_types = ('featmap', 'avg_featmap', 'cls_token')
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class Vim(PrunableBackbone):
         stride: int | None = None,
         in_channels: int = 3,
         out_indices: int | Sequence[int] = -1,
+        out_type: str = 'featmap',
         drop_path_rate: float = 0.0,
         final_norm: bool = True,
         if_cls_token: bool = True,
@@ -80,9 +86,10 @@ class Vim(PrunableBackbone):
         zoo = {**self.arch_zoo, **{name[0]: settings for name, settings in self.arch_zoo.items()}}
         overrides = dict(embed_dims=embed_dims, num_layers=num_layers, mixer_cfg=mixer_cfg)
         settings = resolve_arch(arch, zoo, overrides)
-        super().__init__(settings['num_layers'], pruning, with_cp, init_cfg, has_class_token=if_cls_token)
+        super().__init__(settings['num_layers'], pruning, with_cp, init_cfg, if_cls_token, out_type)
         self.embed_dims = settings['embed_dims']
         self.out_indices = resolve_out_indices(out_indices, self.num_layers)
+        self._check_classifier(if_cls_token, with_fpn, final_norm)
         self.cls_layout = _cls_layout(if_cls_token, use_middle_cls_token, use_double_cls_token)
         self.patch_embed = ConvPatchEmbed(in_channels, self.embed_dims, patch_size, stride or patch_size)
         img_hw = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
@@ -109,6 +116,14 @@ class Vim(PrunableBackbone):
     def _cls_names(self) -> tuple[str, ...]:
         names = {'none': (), 'double': ('cls_token_head', 'cls_token_tail')}
         return names.get(self.cls_layout, ('cls_token',))
+
+    def _check_classifier(self, if_cls_token: bool, with_fpn: bool, final_norm: bool) -> None:
+        """Refuse an out_type that the other settings leave without what it is read from."""
+        if self.out_type == 'cls_token' and not if_cls_token:
+            raise ValueError("out_type 'cls_token' needs a class token: set if_cls_token=True, or use 'avg_featmap'")
+        if self.returns_vector and with_fpn:
+            raise ValueError(f'with_fpn makes a pyramid of maps, and out_type {self.out_type!r} returns none')
+        self._check_vector(self.out_indices, final_norm)
 
     def _make_fpn(self, norm_cfg: dict) -> None:
         if len(self.out_indices) != 4:
@@ -169,14 +184,10 @@ class Vim(PrunableBackbone):
         return _resize_with_cls_rows(self.pos_embed, self.pos_hw, hw_shape, len(self._cls_names))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored; with_fpn: four strides."""
-        outs = [self._to_map(x, hw_shape) for x, hw_shape in self._taps(images)]
-        if self.with_fpn:
-            outs = [getattr(self, f'fpn{i}')(x) for i, x in enumerate(outs, start=1)]
-        return tuple(outs)
+        """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored; with_fpn: four strides.
 
-    def _taps(self, images: Tensor) -> list[tuple[Tensor, tuple[int, int]]]:
-        """Run the blocks; return the restored sequence (B, L, C) at every out_index with its grid."""
+        With another ``out_type`` than 'featmap': one vector (B, C).
+        """
         if self.training and self.pruner.calibrates:
             self._calibrate_if_due(images)
         hidden, hw_shape = self.embed(images)
@@ -185,22 +196,42 @@ class Vim(PrunableBackbone):
         protected = self.cls_positions(length - len(self._cls_names))
         tokens = self.pruner.start(sequence_path(length, hidden.device), hw_shape, protected)
         blank = self._blank(hw_shape)
-        taps = []
+        outs = []
         for i, block in enumerate(self.layers):
             hidden, residual, trace = self._run(block, hidden, residual, tokens)
             (hidden, residual), tokens = self.pruner.prune(i, (hidden, residual), tokens, trace, blank)
             if i in self.out_indices:
-                taps.append((self._tap(i, hidden, residual, tokens, blank), hw_shape))
+                outs.append(self._output(i, hidden, residual, tokens, blank))
                 tokens = self.pruner.tapped(tokens)
-        return taps
+        if self.with_fpn:
+            outs = [getattr(self, f'fpn{i}')(x) for i, x in enumerate(outs, start=1)]
+        return tuple(outs)
 
-    def _tap(self, block: int, hidden: Tensor, residual: Tensor, tokens: TokenState, blank: Tensor | None) -> Tensor:
-        """The restored output (B, L, C) of a block: its mixer's output, or for the last one the normalised stream."""
+    def _output(self, block: int, hidden: Tensor, residual: Tensor, tokens: TokenState, blank: Tensor | None) -> Tensor:
+        """What is returned of a block: the map (B, C, h, w) of its mixer's output, or of the normalised stream after
+        the last one; or a vector (B, C) of that stream.
+        """
+        if self.returns_vector:
+            return self._pool(self._norm(residual, hidden), tokens)
         if not self.final_norm or block != self.num_layers - 1:
-            return self.pruner.restore(hidden, tokens, blank=blank)
-        stream = self.pruner.restore(residual, tokens, stream=1, blank=blank)
-        stream = stream + self.drop_path(self.pruner.restore(hidden, tokens))
-        return self.norm_f(stream.to(self.norm_f.weight.dtype))
+            return self._to_map(self.pruner.restore(hidden, tokens, blank=blank), tokens.hw_shape)
+        residual = self.pruner.restore(residual, tokens, stream=1, blank=blank)
+        return self._to_map(self._norm(residual, self.pruner.restore(hidden, tokens)), tokens.hw_shape)
+
+    def _norm(self, residual: Tensor, hidden: Tensor) -> Tensor:
+        """The stream after the last block, normalised."""
+        return self.norm_f((residual + self.drop_path(hidden)).to(self.norm_f.weight.dtype))
+
+    def _pool(self, x: Tensor, tokens: TokenState) -> Tensor:
+        """The class tokens among x (B, K, C), or its patches, as their mean (B, C)."""
+        if self.out_type == 'cls_token':
+            positions = tokens.positions.unsqueeze(-1)
+            ranks = (positions < positions.new_tensor(tokens.protected)).sum(1)  # how many tokens stand before each
+            return gather_rows(x, ranks.expand(len(x), -1)).mean(1)
+        if not tokens.protected:
+            return x.mean(1)
+        is_patch = ~tokens.is_protected
+        return (x * is_patch.unsqueeze(-1)).sum(1) / is_patch.sum(1, keepdim=True)
 
     def _to_map(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Drop the class tokens of (B, L, C) and fold the patches into (B, C, h, w)."""

@@ -58,7 +58,7 @@ class PlainMambaMixer(nn.Module):
         self.A_log = nn.Parameter(torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         # Rows: start, right, left, up, down.
-        self.direction_Bs = nn.Parameter(torch.empty(5, d_state))
+        self.direction_Bs = nn.Parameter(torch.zeros(5, d_state))
         self.out_proj = nn.Linear(d_inner, embed_dims, bias=bias)
 
     def forward(self, x: Tensor, tokens: TokenState, lost: Tensor | None = None) -> tuple[Tensor, LayerTrace]:

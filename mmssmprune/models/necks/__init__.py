@@ -1,0 +1,5 @@
+"""Necks that mmdet does not have."""
+
+from .simple_feature_pyramid import SimpleFeaturePyramid
+
+__all__ = ['SimpleFeaturePyramid']
