@@ -1,19 +1,6 @@
 #!/usr/bin/env bash
 # Test on several GPUs (machines: see dist_train.sh):   bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]
 set -euo pipefail
-if [ $# -lt 3 ]; then
-    echo "usage: $0 CONFIG CHECKPOINT GPUS [options of tools/test.py]" >&2
-    exit 2
-fi
-CONFIG=$1
-CHECKPOINT=$2
-GPUS=$3
-TOOLS=$(cd "$(dirname "$0")" && pwd)
-
-PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$GPUS" \
-    "$TOOLS/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+need_arguments 3 'CONFIG CHECKPOINT GPUS [options of tools/test.py]' "$@"
+start_torchrun test.py "$3" "$1" "$2" "${@:4}"

@@ -2,7 +2,7 @@
 
 from .alignment import ALIGNMENT, scan_tokens
 from .conv_fill import causal_conv_over_sequence, conv_over_grid
-from .importance import IMPORTANCE, LayerTrace, RawDelta
+from .importance import IMPORTANCE, LayerTrace, RawDelta, register_importance
 from .kept_tokens import KeptTokens, choose_tokens, gather_rows
 from .plan import PrunePlan, make_plan
 from .pruner import TokenPruner
@@ -29,6 +29,7 @@ __all__ = [
     'conv_over_grid',
     'gather_rows',
     'make_plan',
+    'register_importance',
     'scan_tokens',
     'sequence_path',
     'snake_path',

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .importance import IMPORTANCE, LayerTrace
+from .importance import LayerTrace, score_tokens
 from .kept_tokens import choose_tokens
 from .plan import PrunePlan
 from .scan_path import ScanPath
@@ -55,7 +55,7 @@ class DeltaRecorder(nn.Module):
             self.means[layer] = _mean_delta(trace, ~self.alive)
             self.at_zero[layer] = torch.stack([delta.at_zero for delta in trace.deltas])
         if layer in self.plan.layers:
-            score = IMPORTANCE[self.importance](trace, tokens)
+            score = score_tokens(self.importance, trace, tokens)
             if self.alive is None:
                 self.alive = self.candidates = torch.ones_like(score, dtype=torch.bool)
             spared = len(tokens.protected)
@@ -78,14 +78,13 @@ class DeltaRecorder(nn.Module):
 
 
 def _mean_delta(trace: LayerTrace, dead: Tensor) -> Tensor | None:
-    """(sets of parameters, D) over the dead cells of the whole batch, and of all processes; None without any."""
+    """(sets of parameters, D) over the dead cells of the whole batch, and of all processes; None without any.
+
+    Every process takes part, one without dead cells too: with images of other sizes others may have some.
+    """
     weight = dead.unsqueeze(-1).float()
-    count = weight.sum()
-    if count == 0:
-        return None
     sums = torch.stack([(delta.value().float() * weight).sum((0, 1)) for delta in trace.deltas])
-    mean = sums / count
+    total = torch.cat([sums.flatten(), weight.sum()[None]])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(mean)
-        mean /= torch.distributed.get_world_size()
-    return mean
+        torch.distributed.all_reduce(total)
+    return total[:-1].view_as(sums) / total[-1] if total[-1] > 0 else None

@@ -109,3 +109,35 @@ IMPORTANCE: dict[str, Importance] = {
     'cls_similarity': cls_similarity,
 }
 NEEDS_CLASS_TOKEN = ('cls_similarity',)
+
+
+def register_importance(function: Importance) -> Importance:
+    """Decorator: make a function known to `pruning.importance` under its own name.
+
+    Registering the same function again (a module imported twice) replaces it.
+
+    Raises:
+        ValueError: the name belongs to another function.
+    """
+    name, known = function.__name__, IMPORTANCE.get(function.__name__)
+    if known is not None and (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
+        raise ValueError(
+            f'importance {name!r} is taken by {known.__module__}.{known.__qualname__}; rename the function'
+        )
+    IMPORTANCE[name] = function
+    return function
+
+
+@torch.no_grad()  # a choice has no gradient
+def score_tokens(name: str, trace: LayerTrace, tokens: TokenState) -> Tensor:
+    """The (B, K) scores of the tokens at hand by the importance of this name.
+
+    Raises:
+        ValueError: the function does not return one number per token.
+    """
+    score = IMPORTANCE[name](trace, tokens)
+    expected = tuple(trace.y.shape[:2])
+    if not isinstance(score, Tensor) or tuple(score.shape) != expected:
+        got = f'shape {tuple(score.shape)}' if isinstance(score, Tensor) else type(score).__name__
+        raise ValueError(f'importance {name!r} must return one score per token, (B, K) = {expected}, but gave {got}')
+    return score

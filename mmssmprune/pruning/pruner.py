@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .alignment import ALIGNMENT, NEEDS_CALIBRATION
 from .calibration import DeltaRecorder
 from .conv_fill import CONV_FILL
-from .importance import IMPORTANCE, NEEDS_CLASS_TOKEN, LayerTrace
+from .importance import IMPORTANCE, NEEDS_CLASS_TOKEN, LayerTrace, score_tokens
 from .kept_tokens import KeptTokens, gather_rows, most_similar
 from .plan import PLAN_KEYS, PlanTarget, PrunePlan, plan_from_config
 from .reduction import REDUCTION
@@ -23,7 +23,7 @@ from .token_state import LostTokens, TokenState
 REGIMES = ('progressive', 'per_stage')
 CHOICES = {
     'reduction': tuple(REDUCTION),
-    'importance': tuple(IMPORTANCE),
+    'importance': IMPORTANCE,  # grows with `register_importance`
     'alignment': tuple(ALIGNMENT),
     'conv_fill': CONV_FILL,
     'restoration': tuple(RESTORATION),
@@ -71,7 +71,7 @@ class TokenPruner(nn.Module):
             if key not in known:
                 raise ValueError(f'pruning has an unknown key {key!r}; the keys are {", ".join(known)}')
         for key, name in names.items():
-            if name not in CHOICES[key]:
+            if name not in tuple(CHOICES[key]):
                 raise ValueError(f'pruning.{key} is {name!r}; the names are {", ".join(CHOICES[key])}')
         if self.importance in NEEDS_CLASS_TOKEN and not has_class_token:
             raise ValueError(f'pruning.importance {self.importance!r} needs a class token, and this model has none')
@@ -133,8 +133,7 @@ class TokenPruner(nn.Module):
             The streams and the state for layer ``layer + 1``.
         """
         if self.plan is not None and layer in self.plan.layers:
-            with torch.no_grad():  # a choice has no gradient
-                score = IMPORTANCE[self.importance](trace, tokens)
+            score = score_tokens(self.importance, trace, tokens)
             if tokens.reopened:
                 streams, tokens, trace, score = self._reopen(streams, tokens, trace, score, blank)
             streams, tokens = self._reduce(layer, streams, tokens, trace, score)
@@ -231,11 +230,13 @@ class TokenPruner(nn.Module):
 
     @torch.no_grad()
     def take_in(self, recorder: DeltaRecorder) -> None:
-        """Average what a calibration pass measured into ``stored_delta``.
+        """Average what a calibration pass measured into ``stored_delta``; a pass in which nothing was pruned is none.
 
         The plain mean of the first batches, then a running one in training, where the weights move; the mean of all
         otherwise.
         """
+        if all(mean is None for mean in recorder.means):
+            return
         weight = 1 / (int(self.calibrated_batches) + 1)
         if self.training:
             weight = max(weight, MOMENTUM)

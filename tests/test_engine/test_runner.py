@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,22 @@ def test_a_foreign_checkpoint_changes_nothing(tmp_path: Path):
     with pytest.raises(ValueError, match=r'a\.pth is of another architecture .* missing in it \(backbone\.bias\)'):
         runner.load_checkpoint(str(tmp_path / 'a.pth'))
     assert torch.equal(runner.model.backbone.weight, before)
+
+
+class Trap:
+    """Unpickled without care, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path):
+    runner = make_runner(tmp_path / 'run')
+    trap = Trap(tmp_path / 'sprung')
+    torch.save({'state_dict': runner.model.state_dict(), 'meta': {'config': trap}}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='was not loaded: unpickling it could run code'):
+        runner.load_checkpoint(str(tmp_path / 'a.pth'))
+    assert not trap.path.exists()

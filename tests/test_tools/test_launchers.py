@@ -1,73 +1,74 @@
-"""The shell scripts start what they say; two processes on the CPU stand for two GPUs."""
+"""The shell scripts start what they say, with what their environment variables ask for."""
 
 from __future__ import annotations
 
 import os
-import pickle
-import socket
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, tool_environment, write_config
+from tiny_runs import REPO, tool_environment
 
 SCRIPTS = ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh')
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
+def run_script(name: str, *args: str, **extra: str) -> subprocess.CompletedProcess:
+    command = ['bash', str(REPO / 'tools' / name), *args]
+    return subprocess.run(command, env=tool_environment(**extra), capture_output=True, text=True, timeout=60)
 
 
-def run_script(name: str, *args: object, **extra: str) -> subprocess.CompletedProcess:
-    environment = tool_environment(PYTHON=sys.executable, PORT=free_port(), **extra)
-    command = ['bash', str(REPO / 'tools' / name), *map(str, args)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+def echo(folder: Path, name: str) -> Path:
+    """A command of this name that prints its arguments."""
+    script = folder / name
+    script.write_text('#!/bin/sh\necho "$@"\n')
+    script.chmod(script.stat().st_mode | stat.S_IEXEC)
+    return script
 
 
 @pytest.mark.parametrize('name', SCRIPTS)
 def test_scripts_tell_their_usage(name: str):
-    run = run_script(name)
-    assert run.returncode == 2
-    assert run.stderr.startswith('usage: ')
+    for args in ((), ('one',)):
+        run = run_script(name, *args)
+        assert run.returncode == 2
+        assert run.stderr.startswith('usage: ')
+        assert name in run.stderr
+        assert 'CONFIG' in run.stderr
 
 
 @pytest.mark.parametrize(
     ('name', 'args', 'command'),
     [
-        ('slurm_train.sh', ('gpu', 'job', 'a.py', '--amp'), 'train.py a.py --launcher slurm --amp'),
-        ('slurm_test.sh', ('gpu', 'job', 'a.py', 'b.pth', '--tta'), 'test.py a.py b.pth --launcher slurm --tta'),
+        ('dist_train.sh', ('a.py', '8', '--amp'), 'train.py a.py --amp --launcher pytorch'),
+        ('dist_test.sh', ('a.py', 'b.pth', '8', '--tta'), 'test.py a.py b.pth --tta --launcher pytorch'),
+    ],
+)
+def test_dist_scripts_call_torchrun(name: str, args: tuple[str, ...], command: str, tmp_path: Path):
+    python = str(echo(tmp_path, 'python'))
+    alone = run_script(name, *args, PYTHON=python)
+    assert alone.returncode == 0, alone.stderr
+    assert alone.stdout.startswith('-m torch.distributed.run --nnodes=1 --node_rank=0 --master_addr=127.0.0.1')
+    assert '--master_port=29500 --nproc_per_node=8' in alone.stdout
+    assert alone.stdout.rstrip().endswith(command)
+    several = dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='node0', PORT='29512')
+    nodes = run_script(name, *args, PYTHON=python, **several)
+    assert '--nnodes=2 --node_rank=1 --master_addr=node0 --master_port=29512' in nodes.stdout
+
+
+@pytest.mark.parametrize(
+    ('name', 'args', 'command'),
+    [
+        ('slurm_train.sh', ('gpu', 'job', 'a.py', '--amp'), 'train.py a.py --amp --launcher slurm'),
+        ('slurm_test.sh', ('gpu', 'job', 'a.py', 'b.pth', '--tta'), 'test.py a.py b.pth --tta --launcher slurm'),
     ],
 )
 def test_slurm_scripts_call_srun(name: str, args: tuple[str, ...], command: str, tmp_path: Path):
-    """An ``srun`` that prints its arguments, since there is no cluster here."""
-    srun = tmp_path / 'srun'
-    srun.write_text('#!/bin/sh\necho "$@"\n')
-    srun.chmod(srun.stat().st_mode | stat.S_IEXEC)
+    echo(tmp_path, 'srun')
     path = f'{tmp_path}{os.pathsep}{os.environ["PATH"]}'
-    run = run_script(name, *args, PATH=path, GPUS='4', SRUN_ARGS='--quiet --exclusive')
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith('--partition=gpu --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4')
-    assert '--quiet --exclusive' in run.stdout
-    assert run.stdout.rstrip().endswith(command)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason='two processes on the CPU; a GPU is here')
-def test_two_processes_train_and_test(seg_data: Path, det_data: Path, tmp_path: Path):
-    config = write_config(tmp_path / 'tiny_dist.py', SEG_CONFIG, seg_data, pruning=PRUNING)
-    run = run_script('dist_train.sh', config, 2, '--work-dir', tmp_path / 'work')
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert 'Iter(train) [4/4]' in run.stdout or (tmp_path / 'work' / 'iter_4.pth').is_file()
-
-    config = write_config(tmp_path / 'tiny_dist_det.py', DET_CONFIG, det_data)
-    assert run_script('dist_train.sh', config, 2, '--work-dir', tmp_path / 'det').returncode == 0
-    out = tmp_path / 'predictions.pkl'
-    args = (config, tmp_path / 'det' / 'iter_4.pth', 2, '--work-dir', tmp_path / 'det', '--out', out)
-    run = run_script('dist_test.sh', *args)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert sorted(sample['img_id'] for sample in pickle.loads(out.read_bytes())) == [0, 1]
+    few = run_script(name, *args, PATH=path, GPUS='4', SRUN_ARGS='--quiet --exclusive')
+    assert few.returncode == 0, few.stderr
+    assert few.stdout.startswith('--partition=gpu --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4')
+    assert '--cpus-per-task=5 --kill-on-bad-exit=1 --quiet --exclusive' in few.stdout
+    assert few.stdout.rstrip().endswith(command)
+    many = run_script(name, *args, PATH=path, GPUS='16', CPUS_PER_TASK='8')
+    assert '--gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=8' in many.stdout
