@@ -100,7 +100,9 @@ def last_line(capfd: pytest.CaptureFixture) -> str:
     return line
 
 
-def test_bad_input_ends_with_a_sentence(dense: tuple[Path, Path], tool: Tool, capfd: pytest.CaptureFixture):
+def test_bad_input_ends_with_a_sentence(
+    dense: tuple[Path, Path], tool: Tool, tmp_path: Path, capfd: pytest.CaptureFixture
+):
     config, checkpoint = dense
     for args, told in (
         (('--out', 'predictions.txt'), 'of a classification config is a pickle file'),
@@ -108,7 +110,7 @@ def test_bad_input_ends_with_a_sentence(dense: tuple[Path, Path], tool: Tool, ca
         (('--cfg-options', 'model.backbone.out_type=mean'), "out_type is 'mean'"),
         (('--cfg-options', 'test_dataloader.dataset.data_root=/nowhere'), '/nowhere'),
     ):
-        assert tool('test.py', config, checkpoint, *args) == 2
+        assert tool('test.py', config, checkpoint, '--work-dir', tmp_path, *args) == 2
         assert told in last_line(capfd)
 
 
