@@ -1,15 +1,4 @@
 # 70 % of the living tokens stay after each of three layers: two layers each see 256, 180, 126 and 89 tokens.
-_base_ = './plain-mamba-mini_mask-rcnn_1xb8-300i_mini-coco-128x128.py'
+_base_ = ['./plain-mamba-mini_mask-rcnn_1xb8-300i_mini-coco-128x128.py', '../_base_/pruning/paper.py']
 
-model = dict(
-    backbone=dict(
-        pruning=dict(
-            layers=[1, 3, 5],
-            keep_ratio=0.7,
-            importance='clip',
-            alignment='carry',
-            conv_fill='zero',
-            restoration='hold',
-        )
-    )
-)
+model = dict(backbone=dict(pruning=dict(_base_.paper_pruning, layers=[1, 3, 5])))

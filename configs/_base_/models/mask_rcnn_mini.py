@@ -1,89 +1,34 @@
 # Mask R-CNN with slim heads for the small data sets. One map at stride 8 becomes strides 8, 16 and 32.
+_base_ = './mask_rcnn.py'
+
 embed_dims = 64
 norm_cfg = dict(type='SyncBN', requires_grad=True)  # plain BatchNorm without a launcher
 strides = [8, 16, 32]
+rois = dict(roi_layer=dict(sampling_ratio=2), out_channels=64, finest_scale=28, featmap_strides=strides)
+proposals = dict(nms_pre=200, max_per_img=60)
 
 model = dict(
-    type='MaskRCNN',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_mask=True,
-        pad_size_divisor=32,
-    ),
     neck=dict(
         type='ChannelMapper', in_channels=[embed_dims], kernel_size=3, out_channels=64, num_outs=3, norm_cfg=norm_cfg
     ),
-    rpn_head=dict(
-        type='RPNHead',
-        in_channels=64,
-        feat_channels=64,
-        anchor_generator=dict(type='AnchorGenerator', scales=[2.5], ratios=[0.5, 1.0, 2.0], strides=strides),
-        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4),
-        loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
-        loss_bbox=dict(type='L1Loss', loss_weight=1.0),
-    ),
+    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[2.5], strides=strides)),
     roi_head=dict(
-        type='StandardRoIHead',
-        bbox_roi_extractor=dict(
-            type='SingleRoIExtractor',
-            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2),
-            out_channels=64,
-            finest_scale=28,
-            featmap_strides=strides,
-        ),
+        bbox_roi_extractor=rois,
         bbox_head=dict(
             type='Shared2FCBBoxHead',
+            norm_cfg=None,
             in_channels=64,
             fc_out_channels=128,
-            roi_feat_size=7,
             num_classes=4,
-            bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2]),
             reg_class_agnostic=True,
-            loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-            loss_bbox=dict(type='L1Loss', loss_weight=1.0),
         ),
-        mask_roi_extractor=dict(
-            type='SingleRoIExtractor',
-            roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=2),
-            out_channels=64,
-            finest_scale=28,
-            featmap_strides=strides,
-        ),
-        mask_head=dict(
-            type='FCNMaskHead',
-            num_convs=2,
-            in_channels=64,
-            conv_out_channels=32,
-            num_classes=4,
-            loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
-        ),
+        mask_roi_extractor=rois,
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=32, num_classes=4),
     ),
     train_cfg=dict(
-        rpn=dict(
-            assigner=dict(
-                type='MaxIoUAssigner', pos_iou_thr=0.6, neg_iou_thr=0.3, min_pos_iou=0.3, match_low_quality=True
-            ),
-            sampler=dict(type='RandomSampler', num=64, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False),
-            allowed_border=-1,
-            pos_weight=-1,
-            debug=False,
-        ),
-        rpn_proposal=dict(nms_pre=200, max_per_img=60, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0),
-        rcnn=dict(
-            assigner=dict(
-                type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5, match_low_quality=False
-            ),
-            sampler=dict(type='RandomSampler', num=32, pos_fraction=0.33, neg_pos_ub=-1, add_gt_as_proposals=True),
-            mask_size=28,
-            pos_weight=-1,
-            debug=False,
-        ),
+        rpn=dict(assigner=dict(pos_iou_thr=0.6), sampler=dict(num=64)),
+        rpn_proposal=proposals,
+        rcnn=dict(assigner=dict(match_low_quality=False), sampler=dict(num=32, pos_fraction=0.33)),
     ),
-    test_cfg=dict(
-        rpn=dict(nms_pre=200, max_per_img=60, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0),
-        rcnn=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=20, mask_thr_binary=0.5),
-    ),
+    test_cfg=dict(rpn=proposals, rcnn=dict(max_per_img=20)),
 )

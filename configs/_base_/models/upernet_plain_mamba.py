@@ -1,45 +1,6 @@
 # UperNet on PlainMamba, sized for L1: four taps at equal quarters of the depth, all at stride 16.
-embed_dims = 192
-norm_cfg = dict(type='SyncBN', requires_grad=True)  # plain BatchNorm without a launcher
+_base_ = './upernet.py'
 
-data_preprocessor = dict(
-    type='SegDataPreProcessor',
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    bgr_to_rgb=True,
-    pad_val=0,
-    seg_pad_val=255,
-    size=(512, 512),
-)
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=data_preprocessor,
-    backbone=dict(type='PlainMamba', arch='L1', out_indices=(5, 11, 17, 23), drop_path_rate=0.1, final_norm=True),
-    decode_head=dict(
-        type='UPerHead',
-        in_channels=[embed_dims] * 4,
-        in_index=[0, 1, 2, 3],
-        pool_scales=(1, 2, 3, 6),
-        channels=512,
-        dropout_ratio=0.1,
-        num_classes=150,
-        norm_cfg=norm_cfg,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-    ),
-    auxiliary_head=dict(
-        type='FCNHead',
-        in_channels=embed_dims,
-        in_index=3,
-        channels=256,
-        num_convs=1,
-        concat_input=False,
-        dropout_ratio=0.1,
-        num_classes=150,
-        norm_cfg=norm_cfg,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
-    ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
+    backbone=dict(type='PlainMamba', arch='L1', out_indices=(5, 11, 17, 23), drop_path_rate=0.1, final_norm=True)
 )

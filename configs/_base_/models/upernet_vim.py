@@ -1,0 +1,20 @@
+# UperNet on Vim, sized for the tiny model: four taps pass the backbone's own pyramid to strides 4, 8, 16, 32, the heads
+# are as wide as the backbone, and testing slides a window of the training size.
+_base_ = './upernet.py'
+
+embed_dims = 192
+
+model = dict(
+    backbone=dict(
+        type='Vim',
+        arch='tiny',
+        img_size=512,
+        out_indices=(5, 11, 17, 23),
+        with_fpn=True,
+        if_cls_token=False,
+        drop_path_rate=0.1,
+    ),
+    decode_head=dict(channels=embed_dims),
+    auxiliary_head=dict(in_index=2),
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
+)
