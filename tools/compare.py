@@ -1,28 +1,34 @@
-"""Compare dense and pruned models: FLOPs, parameters, latency and accuracy in one table and one plot.
+"""Compare dense and pruned models: FLOPs, parameters, latency and accuracy in one table, with plots.
 
     python tools/compare.py work_dirs/dense work_dirs/pruned --keep-ratio 1.0 0.8 0.6 --out work_dirs/compare
 
-Each model is a work_dir (it holds a config and last_checkpoint), a config (work_dirs/<its name> is looked up for a
-checkpoint), or a pair config.py:checkpoint.pth. What DIR/results/ already holds is not measured again, so an
-interrupted comparison goes on where it stopped; delete that folder to measure anew.
+Each MODEL is a work_dir (it holds a config and last_checkpoint), a config (work_dirs/<its name> is looked up for a
+checkpoint; without one the row says `not run` and needs no data), a pair config.py:checkpoint.pth, or an earlier result
+(compare.json, or the folder with it), whose rows join the table as they are. What DIR/results/ already holds is not
+measured again, so an interrupted comparison goes on where it stopped; delete that folder to measure anew. Latencies of
+different devices are refused. docs/compare.md says more.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmssmprune.engine.errors import sentence_errors
+
+if TYPE_CHECKING:
+    from mmssmprune.analysis.rows import Report
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,7 +37,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('models', nargs='+', metavar='MODEL', help='work_dir, config.py or config.py:checkpoint.pth')
+    parser.add_argument(
+        'models', nargs='+', metavar='MODEL', help='work_dir, config.py, config.py:checkpoint.pth or compare.json'
+    )
     parser.add_argument(
         '--keep-ratio',
         type=keep_ratio,
@@ -44,7 +52,8 @@ def parse_args() -> argparse.Namespace:
         type=positive,
         nargs=2,
         metavar=('H', 'W'),
-        help='input size in pixels at which FLOPs and latency are stated (default: that of the first test image)',
+        help='input size in pixels at which FLOPs and latency are stated (default: that of earlier results, else of '
+        'the first test image)',
     )
     parser.add_argument(
         '--untrained', action='store_true', help='add, per task, the first model with random weights: what chance gives'
@@ -53,7 +62,11 @@ def parse_args() -> argparse.Namespace:
         '--runs', type=non_negative, default=20, help='timed runs per row; 0 leaves latency out (default: %(default)s)'
     )
     parser.add_argument(
-        '--out', type=Path, default=Path('work_dirs/compare'), metavar='DIR', help='gets compare.md, .json and .png'
+        '--out',
+        type=Path,
+        default=Path('work_dirs/compare'),
+        metavar='DIR',
+        help='gets compare.md, .csv, .tex, .json, .html and the plots (default: %(default)s)',
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='overrides merged into every config'
@@ -94,18 +107,28 @@ def main() -> None:
         console.width = 120
     # Imported late: these bring torch, mmdet and mmseg, and a typing mistake should show at once.
     from mmssmprune.analysis.compare import compare
-    from mmssmprune.analysis.entries import find_entries
     from mmssmprune.analysis.measure import Setting
 
     with sentence_errors(building=True):
-        entries = find_entries(args.models, args.cfg_options)
+        models = find_models(args.models, args.cfg_options)
     shape = tuple(args.shape) if args.shape else None
     with sentence_errors(), progress_on(console) as progress:
         setting = Setting(args.out, shape, args.runs, progress)
-        report = compare(entries, setting, args.keep_ratio, args.untrained)
-    report['command'] = command_line()
-    write_report(report, args.out)
-    print_report(report, args.out, console)
+        report = compare(models, setting, args.keep_ratio, args.untrained)
+    report = replace(report, command=command_line())
+    names = write_report(report, args.out)
+    print_report(report, console)
+    console.print(f'Written to {args.out}: {", ".join(names)}', highlight=False)
+
+
+def find_models(targets: list[str], cfg_options: dict | None) -> list:
+    """Entries to measure and reports of earlier runs, in the order of the command line."""
+    from mmssmprune.analysis.entries import find_entries
+    from mmssmprune.analysis.report_file import is_report, read_report
+
+    earlier = {i: read_report(target) for i, target in enumerate(targets) if is_report(target)}
+    entries = iter(find_entries([target for i, target in enumerate(targets) if i not in earlier], cfg_options))
+    return [earlier[i] if i in earlier else next(entries) for i in range(len(targets))]
 
 
 @contextmanager
@@ -131,26 +154,40 @@ def command_line() -> str:
     return shlex.join(['python', script, *sys.argv[1:]])
 
 
-def write_report(report: dict, out_dir: Path) -> None:
-    """Write compare.json, compare.md and compare.png, each whole or not at all."""
+def write_report(report: Report, out_dir: Path) -> list[str]:
+    """Write the report in every format, each file whole or not at all; gives their names."""
+    from mmssmprune.analysis.export import to_csv, to_latex
+    from mmssmprune.analysis.html_report import to_html
     from mmssmprune.analysis.plot import plot_report
+    from mmssmprune.analysis.report_file import NAME, to_json
     from mmssmprune.analysis.results import write_atomically
     from mmssmprune.analysis.table import to_markdown
 
-    write_atomically(out_dir / 'compare.json', json.dumps(report, indent=1))
-    write_atomically(out_dir / 'compare.md', to_markdown(report))
-    write_atomically(out_dir / 'compare.png', plot_report(report))
+    plots = plot_report(report)
+    files = {
+        NAME: to_json(report),
+        'compare.md': to_markdown(report, {name: text for name, (text, _) in plots.items()}),
+        'compare.csv': to_csv(report),
+        'compare.tex': to_latex(report),
+        'compare.html': to_html(report, plots),
+        **{name: png for name, (_, png) in plots.items()},
+    }
+    for name, content in files.items():
+        write_atomically(out_dir / name, content)
+    return list(files)
 
 
-def print_report(report: dict, out_dir: Path, console: Console) -> None:
+def print_report(report: Report, console: Console) -> None:
     """The tables and their notes on the terminal."""
-    from mmssmprune.analysis.table import notes, to_rich
+    from mmssmprune.analysis.footnotes import Footnotes
+    from mmssmprune.analysis.notes import notes
+    from mmssmprune.analysis.table import to_rich
 
-    for table in report['tables']:
-        console.print(to_rich(table))
-    for note in notes(report):
+    footnotes = Footnotes(report)
+    for table in report.tables:
+        console.print(to_rich(table, footnotes))
+    for note in [*notes(report), *footnotes.lines()]:
         console.print(note, style='dim', markup=False, highlight=False)
-    console.print(f'Written: {out_dir}/compare.md, compare.json, compare.png', highlight=False)
 
 
 if __name__ == '__main__':

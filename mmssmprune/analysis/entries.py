@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.config import Config
 
@@ -20,19 +20,24 @@ from mmssmprune.engine.runner_setup import load_config
 from .results import digest, file_digest
 from .tasks import Task, task_of
 
+Weights = Literal['checkpoint', 'random', 'none']
+
 _TEST_SECTIONS = ('default_scope', 'model', 'test_dataloader', 'test_evaluator', 'test_cfg')
+# What shortens a training, and by what name tables call it.
+_LENGTHS = {'max_iters': 'iterations', 'max_epochs': 'epochs'}
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One model of a comparison: a config and the checkpoint to test it with.
+    """One model of a comparison: a config, and the checkpoint to test it with if there is one.
 
     Attributes:
         name: how tables call it, the stem of the config's file name.
         cfg: the config, ``--cfg-options`` merged.
         config_path: its file.
-        checkpoint: the weights, or None for seeded random ones.
+        checkpoint: the weights' file, or None.
         task: what it is measured by.
+        weights: what it is tested with: the checkpoint, seeded random weights, or nothing, where it is not run.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Entry:
     config_path: Path
     checkpoint: Path | None
     task: Task
+    weights: Weights = 'checkpoint'
 
     @property
     def pruning(self) -> dict[str, Any] | None:
@@ -50,6 +56,23 @@ class Entry:
     def keep_ratio(self) -> float | list[float] | None:
         """The keep ratio that the config sets; 1.0 for a dense model, None where it is solved for a target."""
         return 1.0 if self.pruning is None else self.pruning.get('keep_ratio')
+
+    @property
+    def family(self) -> str:
+        """Backbone and size: ``PlainMamba-L1``, ``Vim-S``, or the backbone alone where the config spells it out."""
+        backbone = self.cfg.model.backbone
+        kind, arch = str(backbone.type).rsplit('.', 1)[-1], backbone.get('arch')
+        if not isinstance(arch, str):
+            return kind
+        size = {'tiny': 'T', 'small': 'S', 'base': 'B'}.get(arch.lower(), arch.upper())
+        return f'{kind}-{size}'
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Length of the training and the types of its own hooks, which tell methods of equal pruning apart."""
+        loop = self.cfg.get('train_cfg') or {}
+        lengths = {name: loop[key] for key, name in _LENGTHS.items() if loop.get(key) is not None}
+        return {**lengths, 'hooks': [str(hook.get('type')) for hook in self.cfg.get('custom_hooks') or []]}
 
     @cached_property
     def dense_model_hash(self) -> str:
@@ -70,9 +93,11 @@ class Entry:
         return digest({name: sections.get(name) for name in _TEST_SECTIONS})
 
     @cached_property
-    def checkpoint_hash(self) -> str:
-        """SHA-256 of the checkpoint's bytes."""
-        return 'untrained, seed 0' if self.checkpoint is None else file_digest(self.checkpoint)
+    def checkpoint_hash(self) -> str | None:
+        """SHA-256 of the checkpoint's bytes; None where the model is not run."""
+        if self.checkpoint is None:
+            return 'untrained, seed 0' if self.weights == 'random' else None
+        return file_digest(self.checkpoint)
 
     @cached_property
     def data_hash(self) -> str:
@@ -88,7 +113,7 @@ class Entry:
         """The same model with seeded random weights: what chance gives."""
         cfg = copy.deepcopy(self.cfg)
         cfg.model = _without_pretrained(cfg.model.to_dict())
-        return replace(self, name=f'{self.name} (untrained)', cfg=cfg, checkpoint=None)
+        return replace(self, name=f'{self.name} (untrained)', cfg=cfg, checkpoint=None, weights='random')
 
 
 def find_entries(targets: Sequence[str], cfg_options: dict[str, Any] | None = None) -> list[Entry]:
@@ -96,11 +121,11 @@ def find_entries(targets: Sequence[str], cfg_options: dict[str, Any] | None = No
 
     Args:
         targets: a work_dir holds the config and ``last_checkpoint``; for a config alone ``work_dirs/<its stem>`` is
-            looked up for a checkpoint.
+            looked up for a checkpoint, and without one it is not run.
         cfg_options: merged into every config.
 
     Raises:
-        FileNotFoundError: a target, or a checkpoint for it, does not exist.
+        FileNotFoundError: a target, or the checkpoint of a work_dir or pair, does not exist.
         ValueError: a target is ambiguous, or cannot be compared.
     """
     entries = [_find_entry(target, cfg_options or {}) for target in targets]
@@ -109,7 +134,8 @@ def find_entries(targets: Sequence[str], cfg_options: dict[str, Any] | None = No
 
 
 def _origin(entry: Entry) -> str:
-    return '/'.join(entry.checkpoint.with_suffix('').parts[-2:])
+    file = entry.config_path if entry.checkpoint is None else entry.checkpoint
+    return '/'.join(file.with_suffix('').parts[-2:])
 
 
 def _find_entry(target: str, cfg_options: dict[str, Any]) -> Entry:
@@ -123,10 +149,10 @@ def _find_entry(target: str, cfg_options: dict[str, Any]) -> Entry:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as Runner does
     if 'backbone' not in cfg.model:
         raise ValueError(f'{config_path} has no model.backbone')
-    return Entry(name, cfg, config_path, checkpoint, task_of(cfg, name))
+    return Entry(name, cfg, config_path, checkpoint, task_of(cfg, name), 'checkpoint' if checkpoint else 'none')
 
 
-def _find_files(target: str) -> tuple[Path, Path]:
+def _find_files(target: str) -> tuple[Path, Path | None]:
     if '.py:' in target:
         config, checkpoint = target.split('.py:', 1)
         config_path = _existing_file(Path(f'{config}.py'), 'config')
@@ -134,14 +160,19 @@ def _find_files(target: str) -> tuple[Path, Path]:
         return config_path, _existing_file(Path(checkpoint).expanduser(), 'checkpoint')
     path = Path(target).expanduser()
     if path.is_dir():
-        return _config_in(path), _checkpoint_in(path, f'work_dir {path}')
+        return _config_in(path), _checkpoint_in(path)
     if path.suffix != '.py':
         raise FileNotFoundError(
-            f'{target} is neither a work_dir, nor a config (*.py), nor a pair config.py:checkpoint.pth'
+            f'{target} is neither a work_dir, nor a config (*.py), nor a pair config.py:checkpoint.pth, nor a '
+            'compare.json of this tool'
         )
-    _existing_file(path, 'config')
-    work_dir = Path('work_dirs') / path.stem
-    return path, _checkpoint_in(work_dir, f'{path}, looked for in {work_dir}; train it, or give {path}:CHECKPOINT')
+    found = find_resume_checkpoint(work_dir_of(_existing_file(path, 'config')))
+    return path, Path(found) if found else None
+
+
+def work_dir_of(config_path: Path) -> Path:
+    """Where tools/train.py leaves the checkpoints of a config unless told otherwise."""
+    return Path('work_dirs') / config_path.stem
 
 
 def _existing_file(path: Path, what: str) -> Path:
@@ -158,10 +189,10 @@ def _config_in(work_dir: Path) -> Path:
     return configs[0]
 
 
-def _checkpoint_in(work_dir: Path, place: str) -> Path:
+def _checkpoint_in(work_dir: Path) -> Path:
     checkpoint = find_resume_checkpoint(work_dir)
     if checkpoint is None:
-        raise FileNotFoundError(f'there is no checkpoint for {place}')
+        raise FileNotFoundError(f'there is no checkpoint in the work_dir {work_dir}; train it, or give its config')
     return Path(checkpoint)
 
 

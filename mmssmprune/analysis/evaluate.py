@@ -10,32 +10,25 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
-from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, set_random_seed
 from torch import nn
 
-from mmssmprune.engine.checkpoint import load_checkpoint_strict
+from mmssmprune.engine.loading import build_model
 from mmssmprune.engine.runner_setup import build_runner
 from mmssmprune.models import set_keep_ratio
 
 from .entries import Entry
+from .latency import describe_device
 from .quiet import quiet
 
 KeepRatio = float | list[float]
 
 
-def build_model(entry: Entry) -> nn.Module:
-    """The entry's model with its weights, in eval mode on mmengine's device."""
-    init_default_scope(entry.cfg.get('default_scope', 'mmengine'))
-    set_random_seed(0)
+def load_model(entry: Entry) -> nn.Module:
+    """The entry's model with its checkpoint, if it has one, in eval mode on mmengine's device."""
     with quiet():
-        model = revert_sync_batchnorm(MODELS.build(entry.cfg.model))
-        if entry.checkpoint is None:
-            _randomise(model)
-        else:
-            load_checkpoint_strict(model, str(entry.checkpoint))
-    return model.to(get_device()).eval()
+        return build_model(entry.cfg, None if entry.checkpoint is None else str(entry.checkpoint))
 
 
 def solve_plan(entry: Entry) -> float:
@@ -70,12 +63,12 @@ def evaluate(
         keep_ratios: where it is tested; a dense model has only 1.0.
         work_dir: where the Runner writes its logs.
         on_result: called after each test with the keep ratio and ``metrics`` (as the evaluator names them),
-            ``num_images`` and ``device``.
+            ``num_images`` and ``device`` (as `describe_device` says it).
         on_batch: called after each batch with the keep ratio, batches done and batches in all.
     """
     with quiet():
         runner = build_runner(_test_config(entry, work_dir), 'test')
-        if entry.checkpoint is None:
+        if entry.weights == 'random':
             _randomise(runner.model)
     progress = _Progress(on_batch)
     runner.register_hook(progress)
@@ -86,7 +79,7 @@ def evaluate(
             metrics = runner.test()
         images = len(runner.test_dataloader.dataset)
         numbers = {name: float(value) for name, value in metrics.items()}
-        on_result(keep_ratio, {'metrics': numbers, 'num_images': images, 'device': str(get_device())})
+        on_result(keep_ratio, {'metrics': numbers, 'num_images': images, 'device': describe_device(get_device())})
 
 
 def _test_config(entry: Entry, work_dir: Path) -> Config:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from mmssmprune.ops.backends import available_backends
+
 _RUNS_PER_TURN = 2
 
 
@@ -89,16 +91,19 @@ def _synchronize(device: torch.device | str) -> None:
 def describe_device(device: torch.device | str) -> dict[str, Any]:
     """Name of the device and the settings that change its speed: equal descriptions, comparable latencies."""
     device = torch.device(device)
+    # The scan takes the fastest backend that there is.
+    common = {'dtype': str(torch.get_default_dtype()).removeprefix('torch.'), 'scan': available_backends(device)[-1]}
     if device.type == 'cuda':
         return {
             'name': torch.cuda.get_device_name(device),
             'tf32_matmul': torch.backends.cuda.matmul.allow_tf32,
             'tf32_conv': torch.backends.cudnn.allow_tf32,
             'cudnn_benchmark': True,  # as `measure_latency` sets it
+            **common,
         }
     if device.type == 'cpu':
-        return {'name': _cpu_name(), 'threads': torch.get_num_threads()}
-    return {'name': device.type}
+        return {'name': _cpu_name(), 'threads': torch.get_num_threads(), **common}
+    return {'name': device.type, **common}
 
 
 def _cpu_name() -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib import import_module
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,14 +12,19 @@ from typing import Any
 from mmengine.device import get_device
 from torch import nn
 
-import mmssmprune
-
+from .conventions import CONVENTIONS
 from .entries import Entry
-from .evaluate import KeepRatio, apply_keep_ratio, build_model, evaluate, solve_plan
-from .flops import count_flops
-from .inputs import count_proposals, first_test_image, full_proposals, noise_image, prepare_inputs
+from .evaluate import KeepRatio, apply_keep_ratio, evaluate, load_model, solve_plan
+from .flops import count_class_tokens, price
+from .inputs import count_proposals, first_test_image, prepare_inputs
 from .latency import describe_device, measure_latency, turns
+from .meta_forward import record_model
 from .results import ResultStore
+from .rows import Measured
+from .software import software, source_hash
+
+# What decides a FLOP count besides the packages that `software` hashes.
+_COUNTING = ('conventions.py', 'flops.py', 'inputs.py', 'meta_forward.py', 'operations.py')
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,12 @@ class Setting:
     def model(self, entry: Entry) -> nn.Module:
         """The entry's built model, kept for the next measurement of it."""
         if entry not in self._models:
-            self._models[entry] = build_model(entry)
+            self._models[entry] = load_model(entry)
         return self._models[entry]
 
-    def forget_models(self) -> None:
-        """Free the memory that `model` holds."""
-        self._models.clear()
+    def forget(self, entry: Entry) -> None:
+        """Free the memory of an entry's model."""
+        self._models.pop(entry, None)
 
 
 def config_keep_ratio(entry: Entry, setting: Setting) -> KeepRatio:
@@ -80,8 +82,8 @@ def config_keep_ratio(entry: Entry, setting: Setting) -> KeepRatio:
     return value['keep_ratio']
 
 
-def measure_accuracy(rows: Sequence[Row], setting: Setting) -> list[dict[str, Any]]:
-    """Test what the store does not have; one Runner per model."""
+def measure_accuracy(rows: Sequence[Row], setting: Setting) -> list[Measured]:
+    """Test what the store does not have, one Runner per model, and read the raw results from the store."""
     for entry in dict.fromkeys(row.entry for row in rows):
         missing = [
             row.keep_ratio
@@ -98,7 +100,14 @@ def measure_accuracy(rows: Sequence[Row], setting: Setting) -> list[dict[str, An
                     f'testing {entry.name} at keep ratio {ratio}', done, total
                 ),
             )
-    return [setting.store.get(_accuracy_key(row.entry, row.keep_ratio)) for row in rows]
+    return [_read_accuracy(row, setting.store) for row in rows]
+
+
+def _read_accuracy(row: Row, store: ResultStore) -> Measured:
+    key = _accuracy_key(row.entry, row.keep_ratio)
+    value = store.get(key)
+    percent = row.entry.task.percentages(value['metrics'])
+    return Measured(percent, value['metrics'], value['num_images'], value['device'], store.path(key).name)
 
 
 def _accuracy_key(entry: Entry, keep_ratio: KeepRatio) -> dict[str, Any]:
@@ -128,6 +137,7 @@ def measure_cost(row: Row, shape: tuple[int, int], setting: Setting) -> dict[str
         'keep_ratio': row.keep_ratio,
         'shape': list(shape),
         'device_type': str(get_device()),
+        'counting': source_hash(Path(__file__).parent, _COUNTING),
         **software(),
     }
     value = setting.store.get(key)
@@ -135,6 +145,8 @@ def measure_cost(row: Row, shape: tuple[int, int], setting: Setting) -> dict[str
         what = f'counting FLOPs of {row.entry.name} at keep ratio {row.keep_ratio}'
         setting.progress(what, 0, 1)
         value = _count_cost(row, shape, setting.model(row.entry))
+        # Neither changes a count; kept so that a reader of the raw result knows what it was made with.
+        value |= {'checkpoint': row.entry.checkpoint_hash, 'device': describe_device(get_device())}
         setting.progress(what, 1, 1)
         setting.store.put(key, value)
     return value
@@ -142,10 +154,8 @@ def measure_cost(row: Row, shape: tuple[int, int], setting: Setting) -> dict[str
 
 def _count_cost(row: Row, shape: tuple[int, int], model: nn.Module) -> dict[str, Any]:
     apply_keep_ratio(model, row.entry, row.keep_ratio)
-    inputs = prepare_inputs(model, noise_image(shape), shape)
-    with full_proposals(model):
-        flops = count_flops(model, lambda: model(**inputs, mode='tensor'))
-    padded = tuple(inputs['inputs'].shape[-2:])
+    operations, padded = record_model(model, shape)
+    flops = price(operations, CONVENTIONS['field'], count_class_tokens(model))
     return {
         'flops': {'backbone': flops.backbone, 'neck': flops.neck, 'heads': flops.heads, 'total': flops.total},
         'flops_per_op': flops.per_op,
@@ -154,7 +164,22 @@ def _count_cost(row: Row, shape: tuple[int, int], model: nn.Module) -> dict[str,
         'proposals': count_proposals(model),
         'params': {'backbone': count_parameters(model.backbone), 'total': count_parameters(model)},
         'tokens': count_tokens(model.backbone, padded),
+        'recipe': describe_recipe(model.backbone),
     }
+
+
+def describe_recipe(backbone: nn.Module) -> dict[str, Any] | None:
+    """The pruning of a built backbone with its defaults filled in, without how much it prunes; None if it is dense.
+
+    Choices that have no effect on a reduction are left out: `merge` and `evit` bring their own.
+    """
+    pruner = getattr(backbone, 'pruner', None)
+    if pruner is None or pruner.plan is None:
+        return None
+    recipe = {'reduction': pruner.reduction, 'layers': list(pruner.plan.layers)}
+    if pruner.reduction == 'prune':
+        recipe |= {'importance': pruner.importance, 'restoration': pruner.restoration}
+    return recipe | {name: getattr(pruner, name) for name in ('alignment', 'conv_fill', 'regime')}
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -206,21 +231,7 @@ def _time_rows(rows: Sequence[Row], shape: tuple[int, int], setting: Setting) ->
         setting.progress(f'timing {len(rows)} rows in turns', next(done), total)
 
     times = measure_latency(calls, get_device(), setting.latency_runs, before_turn=before_turn, after_turn=after_turn)
-    return [{'latency': {'model': times[f'{i} model'], 'backbone': times[f'{i} backbone']}} for i in range(len(rows))]
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {name: import_module(name).__version__ for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')}
-    return {'mmssmprune': mmssmprune.__version__, 'python': platform.python_version(), **found}
-
-
-@cache
-def software() -> dict[str, Any]:
-    """Versions and our own source: a changed model must not find results of the old one."""
-    source = hashlib.sha256()
-    root = Path(mmssmprune.__file__).parent
-    for path in sorted(path for part in ('ops', 'pruning', 'models') for path in (root / part).rglob('*.py')):
-        source.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return {'versions': versions(), 'source': source.hexdigest()[:16]}
+    device = describe_device(get_device())
+    return [
+        {'model': times[f'{i} model'], 'backbone': times[f'{i} backbone'], 'device': device} for i in range(len(rows))
+    ]

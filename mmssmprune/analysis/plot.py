@@ -1,60 +1,132 @@
-"""Accuracy against FLOPs: what a token costs and what it is worth."""
+"""Accuracy against FLOPs and against latency: what a token costs and what it is worth."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.path import Path
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
-from .table import format_keep_ratio
+from .derive import AXES, SAME_COST
+from .join import group_devices, latency_devices
+from .methods import Method, group_methods
+from .pareto import pareto_front
+from .rows import Report, ReportRow, ReportTable, format_keep_ratio
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+_SCALE = {'FLOPs': 1e-9, 'latency': 1.0}
+_TITLES = {'FLOPs': 'backbone FLOPs (G)', 'latency': 'latency of the model (ms)'}
+# Where a point's keep ratio may stand, in points from it; the first place that is free is taken.
+_PLACES = ((5, -12), (5, 6), (-26, -12), (-26, 6), (-8, 10), (-8, -18))
 
 
-def plot_report(report: dict[str, Any]) -> bytes:
-    """The picture that `draw_report` draws, as PNG bytes."""
-    buffer = BytesIO()
-    draw_report(report).savefig(buffer, format='png')
-    return buffer.getvalue()
+def plot_report(report: Report) -> dict[str, tuple[str, bytes]]:
+    """All pictures of a report: file name -> what it shows, and its PNG bytes.
 
-
-def draw_report(report: dict[str, Any]) -> Figure:
-    """One panel per metric: accuracy (percent) over backbone FLOPs (G), a line per pruned model.
-
-    Dense models are stars with a dashed level line; an untrained model's level is told in the legend.
+    There is one per table and axis; one for latency only where rows have it. Rows that were not run, and published
+    numbers, are in none.
     """
-    panels = [(table, metric) for table in report['tables'] for metric in table['metrics']]
-    names = max(len({row['model'] for row in table['rows']}) for table in report['tables'])
-    figure = Figure(figsize=(5.4 * len(panels), 4.0 + 0.24 * names), layout='constrained', dpi=150)
+    tasks = Counter(table.task for table in report.tables)
+    seen: Counter[str] = Counter()
+    pictures = {}
+    for table in report.tables:
+        seen[table.task] += 1
+        name = f'{table.task}-{seen[table.task]}' if tasks[table.task] > 1 else table.task
+        for axis in AXES:
+            if any(_is_shown(row, axis) for row in table.rows):
+                text = f'{table.title}: accuracy against {axis}'
+                pictures[f'{name}-{axis.lower()}.png'] = text, _to_png(draw_table(table, axis))
+    return pictures
+
+
+def draw_table(table: ReportTable, axis: str) -> Figure:
+    """One panel per metric: accuracy (percent) over backbone FLOPs (G) or model latency (ms), a line per method.
+
+    Dense models are stars with a dashed level line, the Pareto front is the grey band, its points have a dark rim; an
+    untrained model's level is told in the legend.
+    """
+    methods = [part for method in group_methods(table.rows) for part in _shown_part(method, axis)]
+    entries = len(methods) + 2
+    figure = Figure(figsize=(max(6.4, 5.4 * len(table.metrics)), 4.2 + 0.24 * entries), layout='constrained', dpi=150)
     FigureCanvasAgg(figure)
-    for axes, (table, metric) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw_panel(axes, table, metric)
+    panels = figure.subplots(1, len(table.metrics), squeeze=False)[0]
+    labels = [
+        _draw_panel(axes, table, methods, metric, axis) for axes, metric in zip(panels, table.metrics, strict=True)
+    ]
+    figure.draw_without_rendering()  # only now it is known how much room the labels take
+    for axes, texts in zip(panels, labels, strict=True):
+        _place_labels(axes, texts)
     return figure
 
 
-def _draw_panel(axes: Axes, table: dict[str, Any], metric: str) -> None:
-    axes.set_ylim(*_visible_range([row['accuracy'][metric] for row in table['rows'] if row['kind'] != 'untrained']))
-    for i, name in enumerate(dict.fromkeys(row['model'] for row in table['rows'])):
-        rows = [row for row in table['rows'] if row['model'] == name]
+def _to_png(figure: Figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format='png')
+    return buffer.getvalue()
+
+
+def _is_shown(row: ReportRow, axis: str) -> bool:
+    return row.kind != 'untrained' and bool(row.measured) and AXES[axis](row) is not None
+
+
+def _shown_part(method: Method, axis: str) -> list[Method]:
+    """The method with the rows that have a point, from the most pruned one on; nothing if there is none."""
+    if method.kind == 'untrained':
+        return [method]
+    rows = sorted((row for row in method.rows if _is_shown(row, axis)), key=AXES['FLOPs'])
+    return [Method(method.label, method.kind, tuple(rows))] if rows else []
+
+
+def _draw_panel(axes: Axes, table: ReportTable, methods: Sequence[Method], metric: str, axis: str) -> list[Annotation]:
+    trained = [row for method in methods if method.kind != 'untrained' for row in method.rows]
+    axes.set_ylim(*_visible_range([row.measured[metric] for row in trained]))
+    front = pareto_front([(AXES[axis](row) * _SCALE[axis], row.measured[metric]) for row in trained], SAME_COST)
+    axes.plot(
+        *zip(*front, strict=True), color='0.85', linewidth=7, solid_capstyle='round', label='Pareto front', zorder=1
+    )
+    labels = []
+    for i, method in enumerate(methods):
         colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
-        _DRAW[rows[0]['kind']](axes, rows, metric, name, colour, marker)
-    height, width = table['shape']
-    axes.set_title(table['title'], fontsize=10)
-    axes.set_xlabel(f'backbone FLOPs (G) at {height} x {width}')
-    axes.set_ylabel(f'{metric} (%)')
+        if method.kind == 'untrained':
+            _draw_level(axes, method, metric)
+            continue
+        x, y = [AXES[axis](row) * _SCALE[axis] for row in method.rows], [row.measured[metric] for row in method.rows]
+        if method.kind == 'dense':
+            axes.axhline(y[0], color=colour, linestyle='--', linewidth=1, alpha=0.6, zorder=1)
+            axes.plot(x, y, '*', color=colour, markersize=14, label=method.label, zorder=4)
+        else:
+            axes.plot(x, y, '-', marker=marker, color=colour, markersize=6, linewidth=1.5, label=method.label, zorder=3)
+            labels += [_label(axes, row, point, colour) for row, *point in zip(method.rows, x, y, strict=True)]
+        _draw_rims(axes, method, x, y, metric, axis, '*' if method.kind == 'dense' else marker)
+    height, width = table.shape
+    axes.set_title(_title(table, axis), fontsize=10)
+    axes.set_xlabel(f'{_TITLES[axis]} at {height} x {width}')
+    axes.set_ylabel(f'{metric} (%), ours')
     axes.grid(alpha=0.25)
-    axes.margins(x=0.1)
-    # Below the axes: names are long, and a legend inside would cover points.
-    legend = {'loc': 'upper left', 'bbox_to_anchor': (0, -0.15), 'borderaxespad': 0}
-    axes.legend(**legend, fontsize=7.5, frameon=False, markerscale=0.7)
+    axes.margins(x=0.12)
+    # Below the axes: labels are long, and a legend inside would cover points.
+    legend = {'loc': 'upper left', 'bbox_to_anchor': (0, -0.15), 'borderaxespad': 0, 'alignment': 'left'}
+    numbers = 'number: keep ratio; ' if labels else ''
+    title = f'{numbers}dark rim: on the Pareto front'
+    axes.legend(**legend, title=title, title_fontsize=8, fontsize=8, frameon=False, markerscale=0.7)
+    return labels
 
 
-def _visible_range(values: list[float]) -> tuple[float, float]:
+def _title(table: ReportTable, axis: str) -> str:
+    devices = group_devices(latency_devices(table.rows))
+    return '\n'.join([table.title, *devices]) if axis == 'latency' else table.title
+
+
+def _visible_range(values: Sequence[float]) -> tuple[float, float]:
     """Limits around the trained models; at least 5 points apart, so that noise does not look like a trend."""
     low, high = min(values), max(values)
     margin = max(0.15 * (high - low), (5 - (high - low)) / 2, 0.5)
@@ -62,30 +134,63 @@ def _visible_range(values: list[float]) -> tuple[float, float]:
     return max(low - margin, -0.05 * top), top  # no accuracy is negative
 
 
-def _draw_dense(axes: Axes, rows: list[dict], metric: str, name: str, colour: str, marker: str) -> None:
-    x, y = _points(rows, metric)
-    axes.axhline(y[0], color=colour, linestyle='--', linewidth=1, alpha=0.6)
-    axes.plot(x, y, '*', color=colour, markersize=14, label=f'{name} (dense)', zorder=3)
+def _draw_rims(
+    axes: Axes, method: Method, x: Sequence[float], y: Sequence[float], metric: str, axis: str, marker: str
+) -> None:
+    """A dark rim around the points on the Pareto front."""
+    points = [p for row, *p in zip(method.rows, x, y, strict=True) if axis in row.pareto.get(metric, ())]
+    size = 14 if marker == '*' else 6
+    for point in points:
+        axes.plot(*point, marker, markersize=size, markerfacecolor='none', markeredgecolor='0.1', zorder=5)
 
 
-def _draw_pruned(axes: Axes, rows: list[dict], metric: str, name: str, colour: str, marker: str) -> None:
-    rows = sorted(rows, key=lambda row: row['flops']['backbone'])
-    x, y = _points(rows, metric)
-    axes.plot(x, y, '-', marker=marker, color=colour, markersize=5, linewidth=1.5, label=name)
-    for row, *point in zip(rows, x, y, strict=True):
-        text = format_keep_ratio(row['keep_ratio'])
-        axes.annotate(text, point, xytext=(4, -11), textcoords='offset points', fontsize=7, color=colour)
-
-
-def _draw_untrained(axes: Axes, rows: list[dict], metric: str, name: str, colour: str, marker: str) -> None:
+def _draw_level(axes: Axes, method: Method, metric: str) -> None:
     # Chance is far below; stretching the axis down to it would hide what pruning costs.
-    limits, value = axes.get_ylim(), rows[0]['accuracy'][metric]
-    axes.axhline(value, color='0.45', linestyle=':', linewidth=1.5, label=f'{name}: {value:.1f}')
+    limits, value = axes.get_ylim(), method.rows[0].measured[metric]
+    axes.axhline(value, color='0.45', linestyle=':', linewidth=1.5, label=f'{method.label}: {value:.1f}')
     axes.set_ylim(*limits)
 
 
-_DRAW = {'dense': _draw_dense, 'pruned': _draw_pruned, 'untrained': _draw_untrained}
+def _label(axes: Axes, row: ReportRow, point: Sequence[float], colour: str) -> Annotation:
+    text = ratio_text(row)
+    return axes.annotate(text, point, xytext=_PLACES[0], textcoords='offset points', fontsize=7, color=colour, zorder=6)
 
 
-def _points(rows: list[dict], metric: str) -> tuple[list[float], list[float]]:
-    return [row['flops']['backbone'] / 1e9 for row in rows], [row['accuracy'][metric] for row in rows]
+def ratio_text(row: ReportRow) -> str:
+    """The keep ratio at a point, short."""
+    ratio = row.keep_ratio
+    return f'{ratio:.2g}' if isinstance(ratio, (int, float)) and ratio != 1 else format_keep_ratio(ratio)
+
+
+def _place_labels(axes: Axes, labels: Sequence[Annotation]) -> None:
+    """Move each label to the first place where it covers no point, label or line; hide it where none is free.
+
+    Where lines run everywhere, a place on a line will do.
+    """
+    points = [point for line in axes.lines if line.get_marker() != 'None' for point in _in_pixels(line).vertices]
+    lines = [_in_pixels(line) for line in axes.lines if line.get_linestyle() == '-']
+    taken: list[Bbox] = []
+    for label in labels:
+        own = axes.transData.transform(label.xy)
+        others = [point for point in points if max(abs(point - own)) > 1]
+        free = [place for place in _PLACES if _is_free(_box_at(label, place), axes.bbox, others, taken)]
+        clear = [place for place in free if not any(p.intersects_bbox(_box_at(label, place), False) for p in lines)]
+        if not free:
+            label.set_visible(False)
+            continue
+        taken.append(_box_at(label, (clear or free)[0]))
+
+
+def _in_pixels(line: Line2D) -> Path:
+    return line.get_transform().transform_path(line.get_path())
+
+
+def _box_at(label: Annotation, place: tuple[int, int]) -> Bbox:
+    label.xyann = place
+    return label.get_window_extent()
+
+
+def _is_free(box: Bbox, panel: Bbox, points: Sequence[Sequence[float]], taken: Sequence[Bbox]) -> bool:
+    inside = panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0 and box.y1 <= panel.y1
+    near = box.padded(8)  # half a marker, in pixels
+    return inside and not any(near.contains(*p) for p in points) and not any(box.overlaps(b) for b in taken)

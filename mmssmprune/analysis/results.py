@@ -24,7 +24,7 @@ class ResultStore:
     def get(self, key: dict[str, Any]) -> Any | None:
         """The value stored under ``key``, or None. An unreadable or foreign file counts as not there."""
         try:
-            record = json.loads(self._path(key).read_text(encoding='utf-8'))
+            record = json.loads(self.path(key).read_text(encoding='utf-8'))
         except (OSError, ValueError):
             return None
         same = isinstance(record, dict) and record.get('key') == _plain(key)
@@ -34,9 +34,10 @@ class ResultStore:
         """Store ``value``; ``key['what']`` and ``key['model']`` also name the file."""
         created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
         record = {'key': key, 'value': value, 'created': created}
-        write_atomically(self._path(key), json.dumps(record, indent=1))
+        write_atomically(self.path(key), json.dumps(record, indent=1))
 
-    def _path(self, key: dict[str, Any]) -> Path:
+    def path(self, key: dict[str, Any]) -> Path:
+        """The file of a key's value, which may not exist yet."""
         readable = re.sub(r'[^\w.+-]+', '_', f'{key["what"]}-{key["model"]}')[:120]
         return self.folder / f'{readable}-{digest(key)[:16]}.json'
 

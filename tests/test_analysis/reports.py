@@ -1,15 +1,31 @@
-"""A report as `compare` makes it, with numbers chosen for the tests."""
+"""A report as `compare` makes it, with numbers chosen for the tests and every kind of row."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from mmssmprune.analysis.derive import derive
+from mmssmprune.analysis.rows import Measured, NotRun, Published, Report, ReportRow, ReportTable, Software
 
-def row(model: str, kind: str, keep_ratio: Any, accuracy: dict[str, float], **more: Any) -> dict[str, Any]:
-    return {'model': model, 'kind': kind, 'keep_ratio': keep_ratio, 'accuracy': accuracy, **more}
+LONG = '8xb2-1x_coco-with-a-long-file-name-as-configs-have-them'
+METRICS = ('bbox mAP', 'segm mAP')
+DEVICE = {'name': 'Some CPU', 'threads': 2, 'dtype': 'float32', 'scan': 'cpp'}
+SOFTWARE = Software({'torch': '2.13.0', 'mmcv': '2.3.6'}, 'abc')
+RECIPE = {'reduction': 'prune', 'layers': [1], 'importance': 'clip', 'restoration': 'follow', 'alignment': 'carry'}
+PAPER = Published(
+    {'bbox mAP': 44.1, 'segm mAP': 39.1}, 'Some Model (official repository), https://example.org', recipe='1x'
+)
+QUOTED = Published({'bbox mAP': 41.0}, 'Some Paper (paper), https://example.org/paper', quoted=True)
 
 
-def cost(backbone: float, share: float, latency: float) -> dict[str, Any]:
+def measured(bbox: float, segm: float, **more: Any) -> Measured:
+    values = {'bbox mAP': bbox, 'segm mAP': segm}
+    raw = {f'coco/{name.split()[0]}_mAP': value / 100 for name, value in values.items()}
+    return Measured(values, raw, 5000, {'name': 'Some CPU', 'threads': 2}, 'accuracy-x.json', **more)
+
+
+def cost(backbone: float, share: float, recipe: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         'flops': {'backbone': int(backbone * 1e9), 'neck': 0, 'heads': int(1e9), 'total': int((backbone + 1) * 1e9)},
         'flops_unsupported': {'aten.grid_sampler_2d.default': 4},
@@ -17,39 +33,75 @@ def cost(backbone: float, share: float, latency: float) -> dict[str, Any]:
         'proposals': 64,
         'params': {'backbone': 100, 'total': 7_345_678},
         'tokens': {'per_layer': [48], 'mean_share': share},
-        'latency': {'model': {'median_ms': latency, 'runs_ms': [latency] * 7}, 'backbone': {'median_ms': latency / 2}},
+        'recipe': recipe,
     }
 
 
-def make_report() -> dict[str, Any]:
-    long = '8xb2-1x_coco-with-a-long-file-name-as-configs-have-them'
-    rows = [
-        row(f'dense_{long}', 'dense', 1.0, {'bbox mAP': 40.04, 'segm mAP': 36.0}, **cost(4.123, 1.0, 20.0)),
+def latency(ms: float, device: dict[str, Any] = DEVICE) -> dict[str, Any]:
+    return {
+        'model': {'median_ms': ms, 'runs_ms': [ms] * 7},
+        'backbone': {'median_ms': ms / 2, 'runs_ms': [ms / 2] * 7},
+        'device': device,
+    }
+
+
+def row(model: str, kind: str, keep_ratio: Any, ours: Measured | NotRun, **more: Any) -> ReportRow:
+    defaults = {
+        'family': 'PlainMamba-L1',
+        'architecture': 'MaskRCNN',
+        'config': f'configs/{model}.py',
+        'config_hash': f'config of {model}',
+        'dense_model_hash': 'l1',
+        'software': SOFTWARE,
+        'checkpoint': f'{model}.pth',
+        'checkpoint_hash': f'weights of {model}',
+        'data_hash': 'coco',
+        'recipe': more['cost']['recipe'] if more.get('cost') else None,
+    }
+    return ReportRow(model, kind, keep_ratio, ours, **(defaults | more))
+
+
+def make_rows() -> list[ReportRow]:
+    pruned = {'pruning': {'keep_ratio': 0.7}}
+    return [
+        row(f'dense_{LONG}', 'dense', 1.0, measured(40.04, 36.0), cost=cost(4.123, 1.0), latency=latency(20.0)),
         row(
-            f'pruned_{long}',
+            f'pruned_{LONG}',
             'pruned',
             0.7,
-            {'bbox mAP': 38.49, 'segm mAP': 35.99},
-            **cost(2.9, 0.7251, 15.0),
-            accuracy_difference={'bbox mAP': -1.55, 'segm mAP': -0.01},
-            backbone_flops_change=2.9 / 4.123 - 1,
+            measured(38.49, 35.99),
+            cost=cost(2.9, 0.7251, RECIPE),
+            latency=latency(15.0),
+            **pruned,
         ),
-        row(f'pruned_{long}', 'pruned', [0.9, 0.5], {'bbox mAP': 30.0, 'segm mAP': 28.0}, **cost(2.2, 0.5, 12.0)),
-        row(f'dense_{long} (untrained)', 'untrained', 1.0, {'bbox mAP': 0.3, 'segm mAP': 0.1}),
+        row(
+            f'pruned_{LONG}',
+            'pruned',
+            [0.9, 0.5],
+            measured(30.0, 28.0),
+            cost=cost(2.2, 0.5, RECIPE),
+            latency=latency(12.0),
+            **pruned,
+        ),
+        row(
+            'dense_l2',
+            'dense',
+            1.0,
+            NotRun('no checkpoint in work_dirs/dense_l2'),
+            cost=cost(9.0, 1.0),
+            checkpoint=None,
+            checkpoint_hash=None,
+            data_hash=None,
+            dense_model_hash='l2',
+            family='PlainMamba-L2',
+            paper=PAPER,
+        ),
+        row(f'dense_{LONG} (untrained)', 'untrained', 1.0, measured(0.3, 0.1), checkpoint=None),
     ]
-    table = {
-        'task': 'detection',
-        'title': 'Detection and instance segmentation',
-        'metrics': ['bbox mAP', 'segm mAP'],
-        'shape': [96, 120],
-        'shape_from': 'the command line',
-        'num_images': 5000,
-        'rows': rows,
-    }
-    return {
-        'tables': [table],
-        'device': {'name': 'Some CPU', 'threads': 2},
-        'conventions': 'A multiply-add is 1.',
-        'versions': {'torch': '2.13.0', 'mmcv': '2.3.6'},
-        'command': 'python tools/compare.py a b',
-    }
+
+
+def make_report(rows: list[ReportRow] | None = None, **table: Any) -> Report:
+    rows = derive(make_rows() if rows is None else rows, METRICS)
+    shown = ReportTable('detection', 'Detection and instance segmentation', METRICS, (96, 120), 'the command line', ())
+    shown = replace(shown, rows=tuple(rows), **table)
+    return Report((shown,), 'A multiply-add is 1.', SOFTWARE, 'python tools/compare.py a b')

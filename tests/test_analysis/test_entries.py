@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmssmprune.analysis.compare import find_dense
 from mmssmprune.analysis.entries import find_entries
-from mmssmprune.analysis.measure import Row, Setting, config_keep_ratio
+from mmssmprune.analysis.measure import Setting, config_keep_ratio
 
 CONFIG = """
 default_scope = 'mmseg'
@@ -106,13 +105,49 @@ def test_untrained_has_no_pretrained_weights(place: Path):
     assert untrained.checkpoint_hash != entry.checkpoint_hash
 
 
+def test_a_config_without_checkpoint_is_not_run(place: Path):
+    (place / 'work_dirs').mkdir()
+    dense, again, untrained = (find_entries([f'{name}.py'])[0] for name in ('dense', 'pruned', 'dense'))
+    assert (dense.weights, dense.checkpoint, dense.checkpoint_hash) == ('none', None, None)
+    assert again.weights == 'none'
+    untrained = untrained.untrained()
+    assert (untrained.weights, untrained.checkpoint_hash) == ('random', 'untrained, seed 0')
+    make_work_dir(place / 'work_dirs' / 'dense', 'dense.py')
+    assert find_entries(['dense.py'])[0].weights == 'checkpoint'
+    # twice the same config: the folder tells them apart
+    one, two = find_entries(['pruned.py', str(place / 'pruned.py')])
+    assert one.name == 'pruned (pruned)' and two.name.endswith(f'({place.name}/pruned)')
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'family'),
+    [
+        ({'type': 'PlainMamba', 'arch': 'L2'}, 'PlainMamba-L2'),
+        ({'type': 'mmdet.Vim', 'arch': 'small'}, 'Vim-S'),
+        ({'type': 'Vim', 'arch': 't'}, 'Vim-T'),
+        ({'type': 'Vim', 'arch': {'embed_dims': 8}}, 'Vim'),
+        ({'type': 'ResNet', 'depth': 50}, 'ResNet'),
+    ],
+)
+def test_family(place: Path, backbone: dict, family: str):
+    (entry,) = find_entries(['dense.py'], {'model.backbone': {**backbone, '_delete_': True}})
+    assert entry.family == family
+
+
+def test_training(place: Path):
+    options = {'train_cfg': {'max_iters': 10}, 'custom_hooks': [{'type': 'ElasticKeepRatioHook', 'keep_ratios': [1]}]}
+    (entry,) = find_entries(['dense.py'], options)
+    assert entry.training == {'iterations': 10, 'hooks': ['ElasticKeepRatioHook']}
+    assert find_entries(['dense.py'])[0].training == {'hooks': []}
+
+
 BAD = {
     'nothing there': ('nowhere', FileNotFoundError, 'neither a work_dir, nor a config'),
     'no such config': ('nowhere.py', FileNotFoundError, 'config nowhere.py does not exist'),
     'no such config in a pair': ('nowhere.py:weights.pth', FileNotFoundError, 'config nowhere.py does not exist'),
     'no such checkpoint': ('dense.py:none.pth', FileNotFoundError, 'checkpoint none.pth does not exist'),
     'not a checkpoint': ('dense.py:dense.py', ValueError, 'no file that torch.save wrote'),
-    'nothing trained': ('dense.py', FileNotFoundError, 'no checkpoint for dense.py, looked for in work_dirs/dense'),
+    'nothing trained in a work_dir': ('empty', FileNotFoundError, 'no checkpoint in the work_dir empty'),
     'no config in the work_dir': ('data', ValueError, 'should hold one config'),
     'no test set': ('bare.py:weights.pth', ValueError, 'has no test_dataloader'),
 }
@@ -121,6 +156,8 @@ BAD = {
 @pytest.mark.parametrize('case', BAD.values(), ids=BAD.keys())
 def test_bad_targets(case, place: Path):
     target, kind, told = case
+    Path('empty').mkdir()
+    Path('empty/dense.py').write_text(Path('dense.py').read_text())
     Path('bare.py').write_text("default_scope = 'mmseg'\nmodel = dict(backbone=dict())")
     with pytest.raises(kind, match=told):
         find_entries([target])
@@ -130,17 +167,3 @@ def test_missing_data_is_named(place: Path):
     (entry,) = find_entries(['dense.py:weights.pth'], {'test_dataloader.dataset.data_prefix.seg_map_path': 'gone'})
     with pytest.raises(FileNotFoundError, match='data/gone, which does not exist'):
         _ = entry.data_hash
-
-
-def test_dense_baseline_of_a_row(place: Path):
-    def row(name: str, arch: str) -> Row:
-        return Row(find_entries([f'{name}.py:weights.pth'], {'model.backbone.arch': arch})[0], 1.0)
-
-    dense_l1, dense_l2 = row('dense', 'L1'), row('dense', 'L2')
-    pruned_l2, pruned_l3 = row('pruned', 'L2'), row('pruned', 'L3')
-    rows = [dense_l1, dense_l2, pruned_l2, pruned_l3]
-    assert find_dense(pruned_l2, rows) is dense_l2
-    assert find_dense(dense_l1, rows) is dense_l1
-    # with several dense models none of which is its own, a row has no baseline; a single one serves all
-    assert find_dense(pruned_l3, rows) is None
-    assert find_dense(pruned_l3, [dense_l1, pruned_l3]) is dense_l1

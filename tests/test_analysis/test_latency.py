@@ -34,3 +34,5 @@ def test_device_is_named():
     device = describe_device('cpu')
     assert device['name']
     assert device['threads'] >= 1
+    assert device['dtype'] == 'float32'
+    assert device['scan'] in ('cpp', 'torch')

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from tiny_runs import DET_CONFIG, PRUNING, SEG_CONFIG, write_config
+from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, write_config
 
 Tool = Callable[..., int]
 OPTIONS = ('--keep-ratio', '1.0', '0.5', '--runs', '2', '--untrained')
@@ -49,6 +51,10 @@ def report_of(out: Path) -> dict:
     return json.loads((out / 'compare.json').read_text())
 
 
+def miou(row: dict) -> float:
+    return row['ours']['percent']['mIoU']
+
+
 def stamps(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (out / 'results').iterdir()}
 
@@ -72,23 +78,47 @@ def test_one_table_from_one_command(compared: Path):
     assert [row['kind'] for row in table['rows']] == ['dense', 'pruned', 'pruned', 'untrained']
     assert [row['keep_ratio'] for row in table['rows']] == [1.0, 1.0, 0.5, 1.0]
     assert table['shape'] == [96, 96]
-    assert table['num_images'] == 4
+    assert {row['ours']['num_images'] for row in table['rows']} == {4}
     # the same weights at keep ratio 1.0: the same model
-    assert dense['accuracy'] == whole['accuracy'] != half['accuracy']
-    assert dense['flops'] == whole['flops']
-    assert half['flops']['backbone'] < dense['flops']['backbone']
-    assert half['flops']['heads'] == dense['flops']['heads']
-    assert half['flops']['total'] == sum(half['flops'][part] for part in ('backbone', 'neck', 'heads'))
+    assert dense['ours']['percent'] == whole['ours']['percent'] != half['ours']['percent']
+    flops = [row['cost']['flops'] for row in (dense, whole, half)]
+    assert flops[0] == flops[1]
+    assert flops[2]['backbone'] < flops[0]['backbone']
+    assert flops[2]['heads'] == flops[0]['heads']
+    assert flops[2]['total'] == sum(flops[2][part] for part in ('backbone', 'neck', 'heads'))
     # layer 1 of 4 prunes half of the tokens, so two layers run on them
-    assert half['tokens'] == {'per_layer': [36, 36, 18, 18], 'mean_share': 0.75}
-    assert half['accuracy_difference']['mIoU'] == pytest.approx(half['accuracy']['mIoU'] - dense['accuracy']['mIoU'])
-    assert half['backbone_flops_change'] == pytest.approx(half['flops']['backbone'] / dense['flops']['backbone'] - 1)
+    assert half['cost']['tokens'] == {'per_layer': [36, 36, 18, 18], 'mean_share': 0.75}
+    assert miou(half) - miou(dense) == pytest.approx(half['accuracy_difference']['mIoU'])
+    assert half['backbone_flops_change'] == pytest.approx(flops[2]['backbone'] / flops[0]['backbone'] - 1)
     assert [len(row['latency']['model']['runs_ms']) for row in (dense, whole, half)] == [2, 2, 2]
     assert half['latency']['backbone']['median_ms'] > 0
-    assert 'flops' not in untrained
-    assert 0 <= untrained['accuracy']['mIoU'] <= 100
-    assert (compared / 'compare.png').read_bytes().startswith(b'\x89PNG')
-    assert '| dense_seg | 1.0 | 100.0 |' in (compared / 'compare.md').read_text()
+    assert untrained['cost'] is untrained['latency'] is None
+    assert 0 <= miou(untrained) <= 100
+
+
+def test_every_output_is_written(compared: Path):
+    for name in ('segmentation-flops.png', 'segmentation-latency.png'):
+        assert (compared / name).read_bytes().startswith(b'\x89PNG')
+        assert f']({name})' in (compared / 'compare.md').read_text()
+    assert '| dense_seg | PlainMamba, dense | 1.0 | 100.0 |' in (compared / 'compare.md').read_text()
+    frame = pd.read_csv(StringIO((compared / 'compare.csv').read_text()))
+    rows = report_of(compared)['tables'][0]['rows']
+    assert list(frame['mIoU (ours)']) == [miou(row) for row in rows]
+    assert '\\begin{tabular}' in (compared / 'compare.tex').read_text()
+    assert (compared / 'compare.html').read_text().count('data:image/png;base64,') == 2
+
+
+def test_raw_results_say_what_made_them(compared: Path):
+    rows = report_of(compared)['tables'][0]['rows']
+    for row in rows:
+        raw = json.loads((compared / 'results' / row['ours']['result']).read_text())
+        assert raw['value']['metrics'] == row['ours']['raw']
+        assert raw['key']['config'] == row['config_hash'] and raw['key']['checkpoint'] == row['checkpoint_hash']
+        assert raw['value']['device']['name']
+    for path in (compared / 'results').iterdir():
+        assert {'versions', 'source', 'what'} <= set(json.loads(path.read_text())['key'])
+    costs = [json.loads(path.read_text())['value'] for path in (compared / 'results').glob('cost-*')]
+    assert {cost['checkpoint'] for cost in costs} == {row['checkpoint_hash'] for row in rows[:3]}
 
 
 def test_the_second_call_measures_nothing(compared: Path, models: dict[str, str], tool: Tool):
@@ -113,7 +143,7 @@ def test_an_interrupted_comparison_goes_on(compared: Path, models: dict[str, str
     after = stamps(out)
     assert {name for name in after if after[name] != before[name]} == {lost.name}
     assert runners_started(out) == runs + 1
-    assert report_of(out)['tables'][0]['rows'][2]['accuracy'] == report['tables'][0]['rows'][2]['accuracy']
+    assert miou(report_of(out)['tables'][0]['rows'][2]) == miou(report['tables'][0]['rows'][2])
 
 
 def test_changed_weights_are_tested_anew(compared: Path, models: dict[str, str], tool: Tool, tmp_path: Path):
@@ -146,9 +176,10 @@ def test_two_tasks_give_two_tables_and_nothing_found_is_zero(
     pruned, dense = detection['rows']
     assert pruned['keep_ratio'] == PRUNING['keep_ratio']
     assert pruned['dense'] == dense['model'] == 'dense_det'
-    assert pruned['accuracy'] == dense['accuracy'] == {'bbox mAP': 0.0}
-    assert pruned['accuracy_raw'] == {}
-    assert 'latency' not in dense
+    assert pruned['ours']['percent'] == dense['ours']['percent'] == {'bbox mAP': 0.0}
+    assert pruned['ours']['raw'] == {}
+    assert dense['latency'] is None
+    assert not list(out.glob('*-latency.png'))
     printed = capsys.readouterr().out
     assert 'Semantic segmentation' in printed and 'bbox' in printed
     assert 'pruned_det' in printed
@@ -172,9 +203,124 @@ def test_a_detector_through_the_whole_tool(models: dict[str, str], tool: Tool, t
     out = tmp_path / 'compare'
     assert tool('compare.py', models['dense_det'], models['pruned_det'], *OPTIONS, '--out', out) == 0
     dense, whole, half, untrained = report_of(out)['tables'][0]['rows']
-    assert dense['accuracy'] == whole['accuracy']
-    assert 0 < half['flops']['backbone'] < dense['flops']['backbone']
-    assert untrained['accuracy']['bbox mAP'] < 5
+    assert dense['ours']['percent'] == whole['ours']['percent']
+    assert 0 < half['cost']['flops']['backbone'] < dense['cost']['flops']['backbone']
+    assert untrained['ours']['percent']['bbox mAP'] < 5
+
+
+def test_configs_without_checkpoint_need_no_data(
+    models: dict[str, str], tool: Tool, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)  # there are no work_dirs here
+    configs = [models[name].split(':')[0] for name in ('dense_seg', 'pruned_seg')]
+    no_data = ('--cfg-options', 'test_dataloader.dataset.data_root=/no/data')
+    assert tool('compare.py', *configs, '--out', 'out', '--shape', '96', '96', *no_data) == 0
+    dense, pruned = report_of(tmp_path / 'out')['tables'][0]['rows']
+    assert dense['ours'] == {'run': 'not run', 'reason': 'no checkpoint in work_dirs/dense_seg'}
+    assert pruned['backbone_flops_change'] < 0 and pruned['cost']['params']['total'] > 0
+    assert pruned['latency'] is None and pruned['data_hash'] is None
+    table = (tmp_path / 'out/compare.md').read_text()
+    assert table.count('| not run |') == 2
+    assert not list((tmp_path / 'out').glob('*.png'))
+    capsys.readouterr()
+    assert tool('compare.py', *configs, '--out', 'out2', *no_data) == 2
+    assert 'without data, --shape H W says at which size' in capsys.readouterr().err
+
+
+def test_published_numbers_stand_beside_not_run(tool: Tool, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = REPO / 'configs/plain_mamba/plain-mamba-l1_upernet_8xb2-160k_ade20k-512x512.py'
+    assert tool('compare.py', config, '--out', 'out', '--shape', '128', '128') == 0
+    (row,) = report_of(tmp_path / 'out')['tables'][0]['rows']
+    assert row['ours']['run'] == 'not run'
+    assert row['paper']['percent'] == {'mIoU': 44.1}
+    (line,) = [line for line in (tmp_path / 'out/compare.md').read_text().splitlines() if line.startswith('| plain')]
+    assert '| 44.1 [1] | not run |' in line
+
+
+def test_earlier_results_join_without_being_measured(
+    compared: Path, models: dict[str, str], tool: Tool, tmp_path: Path
+):
+    out = tmp_path / 'joined'
+    config, checkpoint = models['dense_seg'].split(':')
+    other = tmp_path / 'other_seg.py'
+    other.write_text(Path(config).read_text())
+    args = (compared, f'{other}:{checkpoint}', '--runs', '2', '--out', out)
+    assert tool('compare.py', *args) == 0
+    assert runners_started(out) == 1
+    rows = report_of(out)['tables'][0]['rows']
+    earlier = report_of(compared)['tables'][0]['rows']
+    # the same config and checkpoint under another name: what this run measured stays
+    assert [row['model'] for row in rows] == [*(row['model'] for row in earlier[1:]), 'other_seg']
+    assert [row['ours'] for row in rows[:3]] == [row['ours'] for row in earlier[1:]]
+    assert {row['origin'] for row in rows[:3]} == {str(compared)} and rows[3]['origin'] == ''
+    assert rows[1]['dense'] == 'other_seg'
+    text = (out / 'compare.md').read_text()
+    assert f'[a] Row of the earlier result {compared}, same software.' in text
+    # alone, they need neither data nor models
+    assert tool('compare.py', compared / 'compare.json', '--out', tmp_path / 'again') == 0
+    assert not (tmp_path / 'again/results').exists()
+    again = report_of(tmp_path / 'again')['tables'][0]['rows']
+    assert [row['accuracy_difference'] for row in again] == [row['accuracy_difference'] for row in earlier]
+
+
+def changed_copy(compared: Path, folder: Path, change: Callable[[dict], None]) -> Path:
+    """The report of another machine: a copy with some of its rows' facts changed."""
+    report = report_of(compared)
+    for row in report['tables'][0]['rows']:
+        change(row)
+    folder.mkdir()
+    (folder / 'compare.json').write_text(json.dumps(report))
+    return folder
+
+
+def on_another_device(row: dict) -> None:
+    row['checkpoint_hash'] = 'other weights'
+    if row['latency']:
+        row['latency']['device'] = {'name': 'Other GPU', 'dtype': 'float32'}
+
+
+def test_latencies_of_different_devices_are_refused(
+    compared: Path, models: dict[str, str], tool: Tool, tmp_path: Path, capsys
+):
+    other = changed_copy(compared, tmp_path / 'other', on_another_device)
+    out = tmp_path / 'out'
+    for targets in ((other, models['dense_seg']), (other, compared)):
+        assert tool('compare.py', *targets, '--out', out) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert 'latencies measured on different devices do not share a column' in line
+        assert 'dense_seg' in line and 'on Other GPU, dtype float32' in line and '--runs 0' in line
+        assert not out.exists()  # before anything is measured
+    assert tool('compare.py', other, compared, '--runs', '0', '--out', out) == 0
+    rows = report_of(out)['tables'][0]['rows']
+    assert len(rows) == 8 and all(row['latency'] is None for row in rows)
+    text = (out / 'compare.md').read_text()
+    assert '(ms)' not in text
+    assert 'Latency of Semantic segmentation is left out. It was measured on: ' in text and 'on Other GPU' in text
+
+
+def test_other_software_is_told_and_other_data_refused(compared: Path, tool: Tool, tmp_path: Path, capsys):
+    def older(row: dict) -> None:
+        row['checkpoint_hash'] = 'other weights'
+        row['software']['versions']['torch'] = '2.4.0'
+
+    def elsewhere(row: dict) -> None:
+        row['data_hash'] = 'other images'
+
+    older_result = changed_copy(compared, tmp_path / 'older', older)
+    assert tool('compare.py', compared, older_result, '--out', tmp_path / 'out') == 0
+    text = (tmp_path / 'out/compare.md').read_text()
+    assert 'measured with other software: torch 2.4.0 instead of' in text
+    assert f'dense_seg (from {older_result}) [b]' in text
+    capsys.readouterr()
+    assert tool('compare.py', compared, changed_copy(compared, tmp_path / 'data', elsewhere), '--out', tmp_path) == 2
+    assert 'are tested on different data' in capsys.readouterr().err
+    assert tool('compare.py', compared, '--shape', '64', '64', '--out', tmp_path) == 2
+    assert 'FLOPs and latency at 64 x 64 and 96 x 96 do not share a column' in capsys.readouterr().err
+    other = changed_copy(compared, tmp_path / 'convention', lambda row: None) / 'compare.json'
+    other.write_text(json.dumps({**json.loads(other.read_text()), 'conventions': 'A multiply-add is 2.'}))
+    assert tool('compare.py', other, '--out', tmp_path) == 2
+    assert f'the earlier result {other} counts FLOPs by another convention' in capsys.readouterr().err
 
 
 def bad_arguments(models: dict[str, str]) -> dict[str, tuple[list[str], str]]:
@@ -186,7 +332,7 @@ def bad_arguments(models: dict[str, str]) -> dict[str, tuple[list[str], str]]:
         'keep ratio a': ([good, '--keep-ratio', 'a'], 'above 0 and at most 1, got a'),
         'shape 0': ([good, '--shape', '0', '64'], 'whole number above 0, got 0'),
         'unknown path': (['nowhere/at/all'], 'nowhere/at/all is neither a work_dir'),
-        'no checkpoint': ([config], 'there is no checkpoint for'),
+        'missing result': (['nowhere/compare.json'], 'earlier result nowhere/compare.json does not exist'),
         'missing checkpoint': ([f'{config}:none.pth'], 'checkpoint none.pth does not exist'),
         'other architecture': ([f'{config}:{models["dense_det"].split(":")[1]}'], 'is of another architecture'),
         'missing data': ([good, '--cfg-options', 'test_dataloader.dataset.data_root=/no/data'], '/no/data'),

@@ -1,0 +1,81 @@
+"""What papers and official repositories report for our configs, each number with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import load
+
+from .rows import Published
+
+FILE = Path(__file__).with_name('published.yml')
+# How near a config's pruning.flops_reduction has to be to that of a published operating point.
+_SAME_REDUCTION = 0.005
+
+
+@cache
+def read_published(path: Path = FILE) -> tuple[dict[str, Any], ...]:
+    """The entries of the file, each with its ``citation`` in place of the source's key.
+
+    Raises:
+        ValueError: an entry has no known source, or no numbers.
+    """
+    content = load(str(path))
+    entries = []
+    for entry in content['entries']:
+        source = content['sources'].get(entry.get('source'))
+        if source is None or not entry.get('percent'):
+            raise ValueError(f'{path.name}: the entry {entry} needs percent, and a source that sources lists')
+        entries.append({**entry, 'citation': f'{source["title"]} ({source["kind"]}), {source["url"]}'})
+    return tuple(entries)
+
+
+def find_published(
+    config: str,
+    family: str,
+    task: str,
+    metrics: Sequence[str],
+    pruning: Mapping[str, Any] | None,
+    path: Path = FILE,
+) -> Published | None:
+    """What was published for a config.
+
+    Args:
+        config: its file name without suffix.
+        family: backbone and size, such as ``PlainMamba-L1``.
+        task: name of the task.
+        metrics: the titles that are wanted.
+        pruning: the config's pruning dict; a pruned config has only numbers of the same reduction and FLOPs.
+
+    Raises:
+        ValueError: several entries of the file fit.
+    """
+    found = [
+        entry
+        for entry in read_published(path)
+        if entry['family'] == family
+        and entry['task'] == task
+        and fnmatch(config, entry['config'])
+        and _same_operating_point(entry, pruning)
+    ]
+    if len(found) > 1:
+        raise ValueError(f'{path.name} has {len(found)} entries for {config}; keep the one that is nearest to it')
+    percent = (
+        {title: float(found[0]['percent'][title]) for title in metrics if title in found[0]['percent']} if found else {}
+    )
+    if not percent:
+        return None
+    return Published(percent, found[0]['citation'], bool(found[0].get('quoted')), found[0].get('recipe', ''))
+
+
+def _same_operating_point(entry: Mapping[str, Any], pruning: Mapping[str, Any] | None) -> bool:
+    published = entry.get('flops_reduction')
+    if pruning is None or published is None:
+        return pruning is None and published is None
+    ours = pruning.get('flops_reduction')
+    same_method = entry.get('reduction', 'prune') == pruning.get('reduction', 'prune')
+    return same_method and ours is not None and abs(ours - published) <= _SAME_REDUCTION

@@ -1,0 +1,33 @@
+"""From a config and a checkpoint to a model that is ready for inference."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import set_random_seed
+from torch import nn
+
+from .checkpoint import load_checkpoint_strict
+
+
+def build_model(cfg: Config, checkpoint: str | None = None, seed: int = 0) -> nn.Module:
+    """Build a config's whole model in eval mode on mmengine's device, its SyncBatchNorm made an ordinary one.
+
+    Args:
+        cfg: an mmdet or mmseg config.
+        checkpoint: file or address of the weights, all of which must fit; None leaves what building makes, which is
+            no initialisation: mmengine's Runner calls ``init_weights`` for that.
+        seed: for what the checkpoint does not hold.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the checkpoint is damaged or of another architecture.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    set_random_seed(seed)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    if checkpoint is not None:
+        load_checkpoint_strict(model, checkpoint)
+    return model.to(get_device()).eval()
