@@ -27,12 +27,14 @@ setup-lint:
 demo: setup ## small data sets, training, evaluation and the table of dense against pruned, in work_dirs/demo
 	@PATH="$$(cd "$(VENV)/bin" && pwd):$$PATH" bash tools/demo.sh
 
-# The scans loop in Python: threads on top of that slow them down by a factor of ten and more.
+# The scans loop in Python: threads on top of that slow them down by a factor of ten and more. Processes do not.
+PYTEST = OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: setup ## the quick tests; PYTEST_ARGS='...' adds arguments
-	@OMP_NUM_THREADS=1 "$(PY)" -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 test-all: setup ## the slow tests as well
-	@OMP_NUM_THREADS=1 "$(PY)" -m pytest -m '' $(PYTEST_ARGS)
+	@$(PYTEST) -m '' $(PYTEST_ARGS)
 
 data: setup ## the small data sets, in data/
 	@"$(PY)" tools/dataset_tools/make_mini.py

@@ -11,6 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 
+from mmssmprune._stack import make_torchvision_importable
+
 from .checkpoint import check_state_dict, extract_state_dict, read_checkpoint, training_state_allowed
 
 
@@ -25,6 +27,7 @@ class CheckedRunner(Runner):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        make_torchvision_importable()  # mmengine logs its version at the start
         super().__init__(*args, **kwargs)
         self.register_hook(_CheckStateDictHook())
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_proposals import full_proposals
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
 from mmssmprune.analysis.conventions import CONVENTIONS
 from mmssmprune.analysis.flops import count_flops, price
-from mmssmprune.analysis.inputs import full_proposals, noise_image, prepare_inputs
+from mmssmprune.analysis.inputs import noise_image, prepare_inputs
 from mmssmprune.analysis.meta_forward import record_model
 from mmssmprune.engine.runner_setup import load_config
 

@@ -12,16 +12,14 @@ import argparse
 
 import torch
 from mmengine.config import DictAction
-from mmengine.device import get_device
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS
 from rich.console import Console
 from rich.table import Table
 
 from mmssmprune.datasets import check_data_root
 from mmssmprune.engine import runner_setup
-from mmssmprune.engine.checkpoint import load_checkpoint_strict
 from mmssmprune.engine.errors import sentence_errors
+from mmssmprune.engine.loading import build_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,9 +45,7 @@ def main() -> None:
             raise ValueError(f'--images must be at least 1, got {args.images}')
         cfg = runner_setup.load_config(args.config, args.cfg_options)
         check_data_root(cfg, ('test_dataloader',))
-        init_default_scope(cfg.default_scope)
-        model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(get_device()).eval()
-        load_checkpoint_strict(model, args.checkpoint)
+        model = build_model(cfg, args.checkpoint)
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
     with sentence_errors():
         samples = [dataset[i] for i in range(min(args.images, len(dataset)))]

@@ -14,8 +14,7 @@ from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import CheckpointLoader, Runner, set_random_seed
-from mmengine.runner.checkpoint import load_state_dict
+from mmengine.runner import Runner, set_random_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -25,12 +24,7 @@ from mmssmprune.analysis.flops import count_flops
 from mmssmprune.analysis.quiet import quiet
 from mmssmprune.analysis.tasks import task_of
 from mmssmprune.datasets import check_data_root
-from mmssmprune.engine.checkpoint import (
-    check_checkpoint_file,
-    compare_state_dict,
-    extract_state_dict,
-    training_state_allowed,
-)
+from mmssmprune.engine.checkpoint import load_checkpoint_strict
 from mmssmprune.engine.runner_setup import load_config
 from mmssmprune.pruning.alignment import NEEDS_CALIBRATION
 
@@ -60,19 +54,8 @@ def build_model(setting: Setting, pruning: dict[str, Any] | None, checkpoint: Pa
     model_cfg.backbone.pruning = pruning
     with quiet():
         model = revert_sync_batchnorm(MODELS.build(model_cfg))
-        _load(model, checkpoint)
+        load_checkpoint_strict(model, str(checkpoint))
     return model.to(get_device()).eval()
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    check_checkpoint_file(str(path))
-    with training_state_allowed():
-        checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
-    state = extract_state_dict(checkpoint, str(path))
-    difference = compare_state_dict(model, state)
-    if difference:
-        raise ValueError(f'checkpoint {path} does not fit its model: {difference}')
-    load_state_dict(model, state)
 
 
 @cache
