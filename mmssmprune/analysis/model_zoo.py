@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from torch import nn
 
-from .entries import Entry
-from .model_cost import model_cost, usual_shape
-from .published import find_published
+from mmssmprune.analysis.comparison.entries import Entry
+from mmssmprune.analysis.comparison.published import find_published
+from mmssmprune.analysis.cost.model_cost import model_cost, usual_shape
 
 BEGIN = '<!-- tables: written by tools/analysis_tools/update_model_zoo.py -->'
 END = '<!-- end of tables -->'

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mmssmprune
-
-from .rows import Software
+from mmssmprune.analysis.comparison.rows import Software
 
 # What Python leaves beside the source.
 _LEFTOVERS = ('.pyc', '.pyo', '.so')

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import mmssmprune.models  # noqa: F401  (registers the backbones)
-from mmssmprune.analysis.flops import count_flops
+from mmssmprune.analysis.cost.flops import count_flops
 from mmssmprune.analysis.inputs import count_proposals, noise_image, prepare_inputs
 
 MIXER = {'d_state': 4, 'expand': 1, 'conv_size': 3}

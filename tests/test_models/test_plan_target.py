@@ -7,7 +7,7 @@ import torch
 from mmengine.logging import MMLogger
 from tiny_backbones import make
 
-from mmssmprune.analysis.flops import count_flops
+from mmssmprune.analysis.cost.flops import count_flops
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
 from mmssmprune.models.flops import count_on_meta, on_meta
 from mmssmprune.models.plan_target import meet_target

@@ -63,8 +63,13 @@ def main() -> None:
     if not console.is_terminal:
         console.width = 120
     with sentence_errors(building=True):
-        from mmssmprune.analysis.conventions import CONVENTIONS
-        from mmssmprune.analysis.model_cost import build_without_weights, fitting_conventions, model_cost, usual_shape
+        from mmssmprune.analysis.cost.conventions import CONVENTIONS
+        from mmssmprune.analysis.cost.model_cost import (
+            build_without_weights,
+            fitting_conventions,
+            model_cost,
+            usual_shape,
+        )
         from mmssmprune.analysis.quiet import quiet
         from mmssmprune.engine.runner_setup import load_config
 
@@ -134,7 +139,7 @@ def plan_lines(cost: dict, conventions: list[str]) -> str:
 
 def conventions_table(names: list[str]) -> Table:
     """What each convention counts, and who counts so."""
-    from mmssmprune.analysis.conventions import convention_named
+    from mmssmprune.analysis.cost.conventions import convention_named
 
     table = Table('convention', 'counts', 'as in')
     for name in names:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.device import get_device
 
-from mmssmprune.analysis.measure import software
+from mmssmprune.analysis.comparison.measure import software
 from mmssmprune.analysis.results import digest, file_digest, write_atomically
 from mmssmprune.engine.checkpoint import save_checkpoint
 

@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import mmssmprune.models  # noqa: F401  (registers the backbones)
-from mmssmprune.analysis.entries import Entry
-from mmssmprune.analysis.flops import count_flops
+from mmssmprune.analysis.comparison.entries import Entry
+from mmssmprune.analysis.cost.flops import count_flops
 from mmssmprune.analysis.quiet import quiet
 from mmssmprune.analysis.tasks import task_of
 from mmssmprune.datasets import check_data_root

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 from reports import RECIPE, cost, latency, make_report, make_rows, measured, row
 
-from mmssmprune.analysis.plot import draw_table, plot_report
-from mmssmprune.analysis.rows import Report
+from mmssmprune.analysis.comparison.plot import draw_table, plot_report
+from mmssmprune.analysis.comparison.rows import Report
 
 
 def panels(report: Report, axis: str = 'FLOPs') -> list[Axes]:

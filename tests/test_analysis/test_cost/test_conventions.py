@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmssmprune.analysis.conventions import CONVENTIONS, convention_named
-from mmssmprune.analysis.flops import count_flops
+from mmssmprune.analysis.cost.conventions import CONVENTIONS, convention_named
+from mmssmprune.analysis.cost.flops import count_flops
 from mmssmprune.models import PlainMamba, Vim
 from mmssmprune.models.flops import on_meta
 
@@ -86,7 +86,7 @@ def test_vim_by_every_named_convention(arch: str):
 
 
 def test_the_page_has_these_numbers():
-    page = (Path(__file__).resolve().parents[2] / 'docs' / 'flops.md').read_text(encoding='utf-8')
+    page = (Path(__file__).resolve().parents[3] / 'docs' / 'flops.md').read_text(encoding='utf-8')
     for arch, parts in PLAIN_MAMBA.items():
         assert re.search(rf'^\| {arch} \| [\d.]+ \| {sum(parts) / 1e9:.3f} \|$', page, re.MULTILINE), arch
     columns = ('local-mamba', 'vmamba', 'r-meeto', 'both-directions-9', 'both-directions-3')

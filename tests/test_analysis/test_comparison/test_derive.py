@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from reports import METRICS, cost, make_rows, measured, row
 
-from mmssmprune.analysis.derive import derive, find_dense
+from mmssmprune.analysis.comparison.derive import derive, find_dense
 
 
 def test_differences_and_front():

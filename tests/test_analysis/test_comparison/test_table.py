@@ -6,9 +6,9 @@ import pytest
 from reports import PAPER, QUOTED, SOFTWARE, make_report, make_rows
 from rich.console import Console
 
-from mmssmprune.analysis.footnotes import Footnotes
-from mmssmprune.analysis.rows import Measured, NotRun, Published, Report, ReportRow, format_keep_ratio
-from mmssmprune.analysis.table import columns, three_digits, to_markdown, to_rich
+from mmssmprune.analysis.comparison.footnotes import Footnotes
+from mmssmprune.analysis.comparison.rows import Measured, NotRun, Published, Report, ReportRow, format_keep_ratio
+from mmssmprune.analysis.comparison.table import columns, three_digits, to_markdown, to_rich
 
 
 @pytest.mark.parametrize(

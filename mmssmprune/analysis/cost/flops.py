@@ -68,7 +68,7 @@ def count_flops(model: nn.Module, forward: Callable[[], Any] | Tensor, conventio
         model: in eval mode. Its children ``backbone`` and ``neck`` are counted apart; a model without them, such as a
             backbone alone, is all ``heads``.
         forward: calls the model, or the input tensor to call it with.
-        convention: a name in `mmssmprune.analysis.conventions.CONVENTIONS`.
+        convention: a name in `mmssmprune.analysis.cost.conventions.CONVENTIONS`.
 
     Raises:
         ValueError: there is no such convention, or it was not made for this model's backbone.

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from mmssmprune.analysis.entries import find_entries
-from mmssmprune.analysis.published import FILE, find_published, read_published
-from mmssmprune.analysis.rows import Published
+from mmssmprune.analysis.comparison.entries import find_entries
+from mmssmprune.analysis.comparison.published import FILE, find_published, read_published
+from mmssmprune.analysis.comparison.rows import Published
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 UPERNET = 'plain-mamba-l1_upernet_8xb2-160k_ade20k-512x512'
 MIOU = ('mIoU',)
 

@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from mmengine.config import Config
 
+from mmssmprune.analysis.results import digest, file_digest
+from mmssmprune.analysis.tasks import Task, task_of
 from mmssmprune.datasets import check_data_root
 from mmssmprune.engine.checkpoint import check_checkpoint_file, find_resume_checkpoint
 from mmssmprune.engine.runner_setup import load_config
-
-from .results import digest, file_digest
-from .tasks import Task, task_of
 
 Weights = Literal['checkpoint', 'random', 'none']
 

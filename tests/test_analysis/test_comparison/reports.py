@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mmssmprune.analysis.derive import derive
-from mmssmprune.analysis.rows import Measured, NotRun, Published, Report, ReportRow, ReportTable, Software
+from mmssmprune.analysis.comparison.derive import derive
+from mmssmprune.analysis.comparison.rows import Measured, NotRun, Published, Report, ReportRow, ReportTable, Software
 
 LONG = '8xb2-1x_coco-with-a-long-file-name-as-configs-have-them'
 METRICS = ('bbox mAP', 'segm mAP')

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmssmprune.analysis.entries import find_entries
-from mmssmprune.analysis.measure import Setting, config_keep_ratio
+from mmssmprune.analysis.comparison.entries import find_entries
+from mmssmprune.analysis.comparison.measure import Setting, config_keep_ratio
 
 CONFIG = """
 default_scope = 'mmseg'

@@ -10,13 +10,13 @@ from full_proposals import full_proposals
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
-from mmssmprune.analysis.conventions import CONVENTIONS
-from mmssmprune.analysis.flops import count_flops, price
+from mmssmprune.analysis.cost.conventions import CONVENTIONS
+from mmssmprune.analysis.cost.flops import count_flops, price
+from mmssmprune.analysis.cost.meta_forward import record_model
 from mmssmprune.analysis.inputs import noise_image, prepare_inputs
-from mmssmprune.analysis.meta_forward import record_model
 from mmssmprune.engine.runner_setup import load_config
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 MINI = {
     'two stages': 'plain_mamba/plain-mamba-mini-top70_mask-rcnn_1xb8-300i_mini-coco-128x128.py',
     'segmentation': 'vim/vim-mini-top70_upernet_1xb8-450i_mini-ade-128x128.py',

@@ -14,13 +14,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, set_random_seed
 from torch import nn
 
+from mmssmprune.analysis.quiet import quiet
 from mmssmprune.engine.loading import build_model
 from mmssmprune.engine.runner_setup import build_runner
 from mmssmprune.models import set_keep_ratio
 
 from .entries import Entry
 from .latency import describe_device
-from .quiet import quiet
 
 KeepRatio = float | list[float]
 

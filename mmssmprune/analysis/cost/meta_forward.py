@@ -10,9 +10,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmssmprune.analysis.inputs import count_proposals, noise_image, prepare_inputs
 from mmssmprune.models.flops import on_meta
 
-from .inputs import count_proposals, noise_image, prepare_inputs
 from .operations import Operation, record_operations
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.device import get_device
 
+from mmssmprune.analysis.software import this_software
 from mmssmprune.datasets import check_data_root
 from mmssmprune.models.flops import CONVENTION
 
@@ -29,7 +30,6 @@ from .measure import (
 )
 from .published import find_published
 from .rows import Measured, NotRun, Report, ReportRow, ReportTable
-from .software import this_software
 
 
 @dataclass

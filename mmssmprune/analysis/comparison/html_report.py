@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
+from mmssmprune.analysis.html_page import heading, page, picture
+
 from .footnotes import Footnotes
-from .html_page import heading, page, picture
 from .notes import notes
 from .rows import NotRun, Report, ReportRow, ReportTable
 from .table import Column, columns

@@ -10,11 +10,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmssmprune.analysis.inputs import count_proposals
 from mmssmprune.models.keep_ratio import keep_ratio_set_to
 
 from .conventions import CONVENTIONS, convention_named
 from .flops import FlopCount, check_family, count_class_tokens, price
-from .inputs import count_proposals
 from .meta_forward import record_model
 
 _USUAL_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}

@@ -12,19 +12,20 @@ from typing import Any
 from mmengine.device import get_device
 from torch import nn
 
-from .conventions import CONVENTIONS
+from mmssmprune.analysis.cost.conventions import CONVENTIONS
+from mmssmprune.analysis.cost.flops import count_class_tokens, price
+from mmssmprune.analysis.cost.meta_forward import record_model
+from mmssmprune.analysis.inputs import count_proposals, first_test_image, prepare_inputs
+from mmssmprune.analysis.results import ResultStore
+from mmssmprune.analysis.software import software, source_hash
+
 from .entries import Entry
 from .evaluate import KeepRatio, apply_keep_ratio, evaluate, load_model, solve_plan
-from .flops import count_class_tokens, price
-from .inputs import count_proposals, first_test_image, prepare_inputs
 from .latency import describe_device, measure_latency, turns
-from .meta_forward import record_model
-from .results import ResultStore
 from .rows import Measured
-from .software import software, source_hash
 
 # What decides a FLOP count besides the packages that `software` hashes.
-_COUNTING = ('conventions.py', 'flops.py', 'inputs.py', 'meta_forward.py', 'operations.py')
+_COUNTING = ('inputs.py', *(f'cost/{name}.py' for name in ('conventions', 'flops', 'meta_forward', 'operations')))
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def measure_cost(row: Row, shape: tuple[int, int], setting: Setting) -> dict[str
         'keep_ratio': row.keep_ratio,
         'shape': list(shape),
         'device_type': str(get_device()),
-        'counting': source_hash(Path(__file__).parent, _COUNTING),
+        'counting': source_hash(Path(__file__).parents[1], _COUNTING),
         **software(),
     }
     value = setting.store.get(key)

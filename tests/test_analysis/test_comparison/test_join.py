@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from reports import DEVICE, SOFTWARE, make_report, make_rows
 
-from mmssmprune.analysis.join import (
+from mmssmprune.analysis.comparison.join import (
     check_devices,
     check_same_data,
     common_shape,

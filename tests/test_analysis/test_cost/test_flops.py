@@ -8,7 +8,7 @@ from mmcv.ops import RoIAlign
 from torch import nn
 from torch.nn import functional as F
 
-from mmssmprune.analysis.flops import count_flops
+from mmssmprune.analysis.cost.flops import count_flops
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim, set_keep_ratio
 from mmssmprune.models.flops import count_on_meta, on_meta
 from mmssmprune.ops import selective_scan

@@ -1,0 +1,1 @@
+"""The comparison of dense and pruned models that tools/compare.py makes."""

@@ -1,0 +1,76 @@
+"""The numbers in READMEs, metafiles and model-index.yml are those that the configs give today.
+
+test_all_configs.py solves the plans that are targets; here they are taken from the metafile, which saves the time.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from config_files import CONFIGS
+
+from mmssmprune.analysis import model_zoo
+from mmssmprune.analysis.comparison.entries import find_entries
+from mmssmprune.analysis.cost.model_cost import build_without_weights
+from mmssmprune.pruning.plan import PLAN_KEYS
+
+FAMILIES = [CONFIGS / 'plain_mamba', CONFIGS / 'vim']
+ZOO = [path for family in FAMILIES for path in model_zoo.zoo_configs(family)]
+
+
+@cache
+def metafile(family: Path) -> dict:
+    return yaml.safe_load((family / 'metafile.yml').read_text(encoding='utf-8'))
+
+
+def listed(config: Path) -> dict:
+    models = {model['Name']: model for model in metafile(config.parent)['Models']}
+    return models[config.stem]
+
+
+@pytest.mark.parametrize('path', ZOO, ids=lambda path: path.stem)
+def test_numbers_have_not_drifted(path: Path):
+    if 'in1k' in path.stem:
+        pytest.importorskip('mmpretrain')
+    entry, model = find_entries([str(path)])[0], listed(path)
+    cfg = copy.deepcopy(entry.cfg)
+    if entry.pruning:
+        others = {name: value for name, value in entry.pruning.items() if name not in PLAN_KEYS}
+        plan = {'layers': model['Metadata']['Pruned After Layers'], 'keep_ratio': model['Metadata']['Keep Ratios']}
+        cfg.model.backbone.pruning = {**others, **plan}
+    cfg.model.backbone.init_cfg = None
+    counted = model_zoo.zoo_entry(entry, build_without_weights(cfg))
+    assert model_zoo.metafile_model(counted) == model
+    readme = (path.parent / 'README.md').read_text(encoding='utf-8')
+    assert model_zoo.readme_row(counted) in readme.splitlines()
+
+
+@pytest.mark.parametrize('family', FAMILIES, ids=lambda path: path.name)
+def test_every_config_is_listed_once_in_openmmlab_format(family: Path):
+    content = metafile(family)
+    (collection,) = content['Collections']
+    names = [model['Name'] for model in content['Models']]
+    assert names == [path.stem for path in model_zoo.zoo_configs(family)]
+    for model in content['Models']:
+        assert model['In Collection'] == collection['Name']
+        assert (CONFIGS.parent / model['Config']).is_file()
+        assert all('Metrics' in result and not result['Metrics'] for result in model['Results'])
+    assert (CONFIGS.parent / collection['README']).is_file()
+
+
+def test_the_index_names_every_metafile():
+    index = (CONFIGS.parent / 'model-index.yml').read_text(encoding='utf-8')
+    assert index == model_zoo.model_index([family.name for family in FAMILIES])
+    assert all((CONFIGS.parent / name).is_file() for name in yaml.safe_load(index)['Import'])
+
+
+def test_tables_go_between_their_marks_only():
+    text = f'before\n{model_zoo.BEGIN}\nold\n{model_zoo.END}\nafter'
+    new = f'{model_zoo.BEGIN}\nnew\n{model_zoo.END}'
+    assert model_zoo.put_tables_into(text, new) == f'before\n{new}\nafter'
+    with pytest.raises(ValueError, match='one place for its tables'):
+        model_zoo.put_tables_into('before', new)
