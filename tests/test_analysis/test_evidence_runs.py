@@ -132,9 +132,7 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, tmp_path: Path):
     state = torch.load(checkpoint)['state_dict']
     state.pop('backbone.layers.1.mamba.D')
     torch.save({'state_dict': state}, checkpoint)
-    with pytest.raises(
-        ValueError, match=r'another architecture .*: 1 key missing in it \(backbone.layers.1.mamba.D\)'
-    ):
+    with pytest.raises(ValueError, match=r'another architecture .*: 1 key missing in it \(backbone.layers.1.mamba.D\)'):
         testing.build_model(setting, PRUNING, checkpoint, 0)
 
 
