@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -19,8 +20,10 @@ _LEFTOVERS = ('.pyc', '.pyo', '.so')
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of what the numbers depend on; of mmpretrain where a config of classification has brought it in."""
     found = {name: import_module(name).__version__ for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')}
+    if 'mmpretrain' in sys.modules:
+        found['mmpretrain'] = sys.modules['mmpretrain'].__version__
     return {'mmssmprune': mmssmprune.__version__, 'python': platform.python_version(), **found}
 
 

@@ -199,6 +199,8 @@ def _dataset_paths(dataset: dict[str, Any]) -> list[Path]:
     """The paths below a dataset's config, wrappers such as ConcatDataset included."""
     root = Path(dataset.get('data_root') or '')
     named = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
+    if dataset.get('split') and not dataset.get('ann_file'):
+        named.append(f'meta/{dataset["split"]}.txt')  # where mmpretrain's ImageNet looks for labels by itself
     paths = [root / name for name in named if isinstance(name, str) and name]
     inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
     return paths + [path for wrapped in inner for path in _dataset_paths(wrapped)]

@@ -167,3 +167,18 @@ def test_missing_data_is_named(place: Path):
     (entry,) = find_entries(['dense.py:weights.pth'], {'test_dataloader.dataset.data_prefix.seg_map_path': 'gone'})
     with pytest.raises(FileNotFoundError, match='data/gone, which does not exist'):
         _ = entry.data_hash
+
+
+def test_data_hash_sees_the_labels_that_imagenet_finds_by_itself(place: Path):
+    labels = place / 'data' / 'meta' / 'val.txt'
+    labels.parent.mkdir()
+    (place / 'data' / 'val').mkdir()
+    split = "type='ImageNet', data_root='data', split='val', data_prefix=dict(img_path='val')"
+    text = CONFIG.format(pruning=None, root='data')
+    start, end = text.index("type='ADE20KDataset'"), text.index('))\ntest_evaluator')
+    Path('imagenet.py').write_text(text[:start] + split + text[end:])
+    hashes = []
+    for content in ('a.JPEG 0', 'a.JPEG 1'):
+        labels.write_text(content)
+        hashes.append(find_entries(['imagenet.py'])[0].data_hash)
+    assert hashes[0] != hashes[1]
