@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmssmprune.engine.errors import sentence_errors
 
 if TYPE_CHECKING:
-    from mmssmprune.analysis.rows import Report
+    from mmssmprune.analysis.comparison.rows import Report
 
 
 def parse_args() -> argparse.Namespace:
@@ -106,8 +106,8 @@ def main() -> None:
     if not console.is_terminal:
         console.width = 120
     # Imported late: these bring torch, mmdet and mmseg, and a typing mistake should show at once.
-    from mmssmprune.analysis.compare import compare
-    from mmssmprune.analysis.measure import Setting
+    from mmssmprune.analysis.comparison.compare import compare
+    from mmssmprune.analysis.comparison.measure import Setting
 
     with sentence_errors(building=True):
         models = find_models(args.models, args.cfg_options)
@@ -123,8 +123,8 @@ def main() -> None:
 
 def find_models(targets: list[str], cfg_options: dict | None) -> list:
     """Entries to measure and reports of earlier runs, in the order of the command line."""
-    from mmssmprune.analysis.entries import find_entries
-    from mmssmprune.analysis.report_file import is_report, read_report
+    from mmssmprune.analysis.comparison.entries import find_entries
+    from mmssmprune.analysis.comparison.report_file import is_report, read_report
 
     earlier = {i: read_report(target) for i, target in enumerate(targets) if is_report(target)}
     entries = iter(find_entries([target for i, target in enumerate(targets) if i not in earlier], cfg_options))
@@ -156,12 +156,12 @@ def command_line() -> str:
 
 def write_report(report: Report, out_dir: Path) -> list[str]:
     """Write the report in every format, each file whole or not at all; gives their names."""
-    from mmssmprune.analysis.export import to_csv, to_latex
-    from mmssmprune.analysis.html_report import to_html
-    from mmssmprune.analysis.plot import plot_report
-    from mmssmprune.analysis.report_file import NAME, to_json
+    from mmssmprune.analysis.comparison.export import to_csv, to_latex
+    from mmssmprune.analysis.comparison.html_report import to_html
+    from mmssmprune.analysis.comparison.plot import plot_report
+    from mmssmprune.analysis.comparison.report_file import NAME, to_json
+    from mmssmprune.analysis.comparison.table import to_markdown
     from mmssmprune.analysis.results import write_atomically
-    from mmssmprune.analysis.table import to_markdown
 
     plots = plot_report(report)
     files = {
@@ -179,9 +179,9 @@ def write_report(report: Report, out_dir: Path) -> list[str]:
 
 def print_report(report: Report, console: Console) -> None:
     """The tables and their notes on the terminal."""
-    from mmssmprune.analysis.footnotes import Footnotes
-    from mmssmprune.analysis.notes import notes
-    from mmssmprune.analysis.table import to_rich
+    from mmssmprune.analysis.comparison.footnotes import Footnotes
+    from mmssmprune.analysis.comparison.notes import notes
+    from mmssmprune.analysis.comparison.table import to_rich
 
     footnotes = Footnotes(report)
     for table in report.tables:
