@@ -160,7 +160,7 @@ def test_large_scale_jitter(stand_in: Path, monkeypatch: pytest.MonkeyPatch):
 
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    np.random.seed(0)
+    np.random.seed(1)
     samples = [dataset[i % 2] for i in range(6)]
     sides = [max(sample['inputs'].shape[1:]) for sample in samples]
     assert min(sides) < 700 < max(sides) <= 1024
