@@ -63,6 +63,22 @@ def test_stored_delta_is_the_mean_over_pruned_cells_and_batches(kind):
     assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
 
 
+def test_learned_gets_its_start_after_a_warm_up_at_ratio_1():
+    model = make('vim_seg', pruning=dict(PRUNING, alignment='learned')).train()
+    model.calibration_interval = 2
+    images = torch.randn(2, 3, 64, 64)
+    model.set_keep_ratio(1.0)
+    with torch.no_grad():
+        for _ in range(3):
+            model(images)
+        assert int(model.pruner.calibrated_batches) == 0
+        model.set_keep_ratio(0.6)
+        for _ in range(3):
+            model(images)
+    assert int(model.pruner.calibrated_batches) == 1
+    assert model.pruner.stored_delta[1:].abs().sum() > 0
+
+
 def test_learned_starts_at_the_calibrated_delta():
     images = [torch.randn(2, 3, 64, 96)]
     models = {name: make('vim_seg', pruning=dict(PRUNING, alignment=name)) for name in ('calibrated', 'learned')}

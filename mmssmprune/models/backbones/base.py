@@ -216,10 +216,10 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
 
     @torch.compiler.disable
     def _calibrate_if_due(self, images: Tensor) -> None:
-        """In training: `calibrated` follows the model, `learned` is only given its start."""
+        """In training: `calibrated` follows the model, `learned` is only given its start, once something is pruned."""
         due = self._forwards % self.calibration_interval == 0
-        if self.pruner.alignment == 'learned':
-            due = self._forwards == 0 and int(self.pruner.calibrated_batches) == 0
+        if due and self.pruner.alignment == 'learned':
+            due = int(self.pruner.calibrated_batches) == 0
         self._forwards += 1
         if due:
             self.calibrate(images)
