@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .backends import BACKENDS, choose_backend, chunked, cpp
+from .backends import BACKENDS, announce, choose_backend
 from .backends.common import ScanInputs
 
 _OPERANDS = (
@@ -40,7 +40,8 @@ def selective_scan(
         B, C: (B, N, L) input and output vectors.
         D, delta_bias: (D,) skip weight and bias of the step size.
         delta_softplus: pass ``delta + delta_bias`` through softplus.
-        backend: ``'naive'``, ``'torch'``, ``'cpp'``, ``'mamba_ssm'``, or None for the fastest that runs here.
+        backend: ``'naive'``, ``'torch'``, ``'cpp'``, ``'mamba_ssm'``, ``'triton'``, or None for what the environment
+            variable MMSSMPRUNE_SCAN_BACKEND names, and without it for the fastest that runs here.
 
     Returns:
         (B, D, L) in the dtype of ``u``. It is computed in float32, or in float64 where an operand is. Inside autocast
@@ -93,6 +94,7 @@ def _check(p: ScanInputs) -> None:
 
 def _forward(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
     p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
+    announce(backend, u.device.type)
     with torch.autocast(u.device.type, enabled=False):
         p = p.to(p.compute_dtype)
         module = BACKENDS[backend]
@@ -133,12 +135,8 @@ def _empty_result(like: Tensor, backend: str) -> Tensor:
 def _(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
     p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
     saved = u.new_empty(0, dtype=p.compute_dtype)
-    if backend == 'torch':
-        batch, dim, length = u.shape
-        size = chunked.chunk_length(batch, A.shape[1], dim, length)
-        saved = saved.new_empty(-(-length // size), batch, A.shape[1], dim)
-    elif backend == 'cpp':
-        saved = saved.new_empty(cpp.saved_shape(*u.shape[:2], A.shape[1], u.shape[2]))
+    if hasattr(BACKENDS[backend], 'saved_shape'):
+        saved = saved.new_empty(BACKENDS[backend].saved_shape(*u.shape[:2], A.shape[1], u.shape[2]))
     return _empty_result(u, backend), saved
 
 

@@ -43,11 +43,17 @@ def test_every_requirement_has_a_pin_within_its_bounds(name, python):
 
 
 def test_pins_are_exact_and_pull_no_torch():
-    for requirement in [*read('constraints'), *read('mminstall'), *read('classification')]:
+    for requirement in [*read('constraints'), *read('mminstall'), *read('classification'), *read('triton')]:
         assert [s.operator for s in requirement.specifier] == ['=='], requirement
     names = {canonicalize_name(r.name) for r in read('constraints')}
     assert not names & OPENMMLAB
     assert not [name for name in names if name.startswith('nvidia') or name == 'triton']
+
+
+def test_the_triton_of_the_tests_is_one_that_is_supported():
+    (pinned,) = read('triton')
+    (supported,) = (r for r in read('optional') if r.name == 'triton')
+    assert supported.specifier.contains(next(iter(pinned.specifier)).version)
 
 
 @pytest.mark.skipif(not (Path(sys.prefix) / '.setup').is_dir(), reason='an environment that make did not set up')

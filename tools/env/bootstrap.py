@@ -90,7 +90,7 @@ def repair_interrupted() -> None:
     torn = STEPS.remove_torn_packages() if STEPS.interrupted() else []
     if torn:
         say(f'the last set-up was cut off, installing again: {", ".join(torn)}')
-        STEPS.forget('lint', 'torch', 'build', 'mmcv', 'packages', 'torchvision', 'project')
+        STEPS.forget('lint', 'torch', 'build', 'mmcv', 'packages', 'torchvision', 'triton', 'project')
 
 
 def forget_changed_packages() -> None:
@@ -98,7 +98,7 @@ def forget_changed_packages() -> None:
     state = STEPS.stamps / 'state'
     if state.is_file() and state.read_text().split('\n') != STEPS.installed():
         say(f'packages in {VENV.name} were changed by hand since the last set-up: checking them')
-        STEPS.forget('state', 'build', 'mmcv', 'packages', 'torchvision', 'project')
+        STEPS.forget('state', 'build', 'mmcv', 'packages', 'torchvision', 'triton', 'project')
         if not torch_version():
             STEPS.forget('torch')
 
@@ -118,6 +118,12 @@ def install_packages() -> None:
 def install_torchvision() -> None:
     # mmpretrain imports it without asking for it. It names the one torch that it belongs to, so there is one choice.
     pip_install('-c', requirement_file('constraints'), *TORCH_INDEX_ARGS, f'torch=={torch_version()}', 'torchvision')
+
+
+def install_triton() -> None:
+    # A GPU build of torch has brought its own, and no other belongs to it.
+    if not any('triton' in name for name in STEPS.installed()):
+        pip_install('-r', requirement_file('triton'))
 
 
 def install_project() -> None:
@@ -150,6 +156,8 @@ def set_up() -> None:
     STEPS.step('packages', 'mmdet, mmseg and the rest, a minute or two', key, install_packages)
     key = digest(key, *TORCH_INDEX_ARGS)
     STEPS.step('torchvision', 'the torchvision of this torch', key, install_torchvision)
+    key = digest(key, requirement_file('triton'))
+    STEPS.step('triton', 'Triton, whose interpreter the tests of the GPU kernels need', key, install_triton)
     key = digest(key, str(ROOT), ROOT / 'setup.py', ROOT / 'pyproject.toml')
     STEPS.step('project', 'mmssmprune in editable mode, and a check of it all', key, install_project)
     state = STEPS.stamps / 'state'

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmssmprune.ops.backends import available_backends
+from mmssmprune.ops.backends import choose_backend
 
 _RUNS_PER_TURN = 2
 
@@ -91,8 +91,8 @@ def _synchronize(device: torch.device | str) -> None:
 def describe_device(device: torch.device | str) -> dict[str, Any]:
     """Name of the device and the settings that change its speed: equal descriptions, comparable latencies."""
     device = torch.device(device)
-    # The scan takes the fastest backend that there is.
-    common = {'dtype': str(torch.get_default_dtype()).removeprefix('torch.'), 'scan': available_backends(device)[-1]}
+    dtype = torch.get_default_dtype()
+    common = {'dtype': str(dtype).removeprefix('torch.'), 'scan': choose_backend(None, device, dtype)}
     if device.type == 'cuda':
         return {
             'name': torch.cuda.get_device_name(device),

@@ -26,6 +26,11 @@ def chunk_length(batch: int, d_state: int, dim: int, length: int) -> int:
     return max(1, min(max(fit, MIN_CHUNK), MAX_CHUNK, length))
 
 
+def saved_shape(batch: int, dim: int, d_state: int, length: int) -> tuple[int, int, int, int]:
+    """Shape of what `forward` saves: the states before each chunk."""
+    return -(-length // chunk_length(batch, d_state, dim, length)), batch, d_state, dim
+
+
 @dataclass
 class _TimeMajor:
     """The operands, time first, channels last: ``u``, ``delta``, ``elapsed`` [L, B, D]; ``B``, ``C`` [L, B, N]."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -55,3 +56,19 @@ class ScanInputs:
         found = torch.autograd.grad(out, present, grad_out.to(out.dtype), allow_unused=True, materialize_grads=True)
         grads = iter(found)
         return [None if t is None else next(grads) for t in leaves]
+
+
+def fold_gap(p: ScanInputs, scan: Callable[[ScanInputs], Tensor]) -> Tensor:
+    """Call a ``scan`` that knows one delta only: a gap goes into delta and u. Differentiable if ``scan`` is."""
+    if p.gap_delta is None:
+        return scan(p)
+    delta = p.delta if p.delta_bias is None else p.delta + p.delta_bias[:, None]
+    if p.delta_softplus:
+        delta = F.softplus(delta)
+    elapsed = delta + p.gap_delta
+    # Where no time passes at all nothing is added either, so any finite ratio will do.
+    u = p.u * delta / torch.where(elapsed == 0, torch.ones_like(elapsed), elapsed)
+    y = scan(ScanInputs(u, elapsed, p.A, p.B, p.C, None, None, None, None, False))
+    if p.D is not None:
+        y = y + p.D[:, None] * p.u
+    return y if p.z is None else y * F.silu(p.z)

@@ -1,0 +1,87 @@
+"""What every backend of the multi-directional scan receives, and the walks it knows without being given an order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class MultiScanInputs:
+    """The operands of one scan along R directions over K tokens in raster order.
+
+    Shapes, with S sets of parameters, 1 or R: ``u``, ``delta`` (S, B, K, D); ``A`` (S, D, N); ``B``, ``C``
+    (S, B, K, N); ``D``, ``delta_bias``, ``delta_gap`` (S, D); ``z`` (B, K, D); ``direction_B`` (M, N); integers
+    ``order``, ``move`` (1 or B, R, K) and ``gap`` (B, R, K). The rest as in `mmssmprune.ops.multi_scan`; ``width`` is
+    that of the grid, or 0 where the dense walk is the sequence itself.
+    """
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    direction_B: Tensor | None
+    delta_gap: Tensor | None
+    order: Tensor | None
+    move: Tensor | None
+    gap: Tensor | None
+    directions: int
+    width: int
+    delta_softplus: bool
+    permute_params: bool
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """The ten floating-point operands in signature order; gradients come back in this order."""
+        return [getattr(self, field.name) for field in fields(self)[:10]]
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The float64 of any operand, else float32."""
+        wide = any(t is not None and t.dtype == torch.float64 for t in self.tensors)
+        return torch.float64 if wide else torch.float32
+
+    @property
+    def sets(self) -> int:
+        """Number of sets of parameters, 1 or R."""
+        return self.u.shape[0]
+
+    def with_tensors(self, tensors: list[Tensor | None]) -> MultiScanInputs:
+        """The same scan of other floating-point operands."""
+        rest = [getattr(self, field.name) for field in fields(self)[10:]]
+        return MultiScanInputs(*tensors, *rest)
+
+    def walk(self) -> tuple[Tensor, Tensor | None]:
+        """The cell visited at each step and the move that led there, (1 or B, R, K) int64."""
+        if self.order is not None:
+            return self.order.long(), None if self.move is None else self.move.long()
+        length = self.u.shape[2]
+        if self.width == 0:
+            cells = torch.arange(length, device=self.u.device)
+            return torch.stack([cells, cells.flip(0)][: self.directions])[None], None
+        order = snake_order(length // self.width, self.width).to(self.u.device)
+        return order[None], snake_moves(order, self.width)[None]
+
+
+def snake_order(height: int, width: int) -> Tensor:
+    """PlainMamba's four walks (4, H*W): the snake along rows, its reverse, the snake along columns, its reverse."""
+    cells = torch.arange(height * width).view(height, width)
+    walks = []
+    for lines in (cells, cells.t()):
+        snake = torch.stack([line.flip(0) if i % 2 else line for i, line in enumerate(lines)]).flatten()
+        walks += [snake, snake.flip(0)]
+    return torch.stack(walks)
+
+
+def snake_moves(order: Tensor, width: int) -> Tensor:
+    """How each cell was reached: 0 at the start, then 1 right, 2 left, 3 up, 4 down."""
+    step = order.diff(dim=-1)
+    right = (order // width).diff(dim=-1) == 0  # the row stays
+    move = torch.where(right, torch.where(step > 0, 1, 2), torch.where(step > 0, 4, 3))
+    return torch.nn.functional.pad(move, (1, 0))

@@ -1,0 +1,207 @@
+"""The scan along several directions as one torch.library operator: what a mixer layer does between two projections."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from .backends import BACKENDS, announce, choose_backend, composed
+from .backends.multi_inputs import MultiScanInputs
+
+_OPERANDS = (
+    'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
+    'Tensor? direction_B, Tensor? delta_gap, Tensor? order, Tensor? move, Tensor? gap, int directions, int width, '
+    'bool delta_softplus, bool permute_params, str backend'
+)
+PARAM_ORDERS = ('raster', 'scan')
+
+
+def multi_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    order: Tensor | None = None,
+    move: Tensor | None = None,
+    direction_B: Tensor | None = None,
+    hw_shape: tuple[int, int] | None = None,
+    gap: Tensor | None = None,
+    delta_gap: Tensor | None = None,
+    delta_softplus: bool = True,
+    param_order: str = 'scan',
+    backend: str | None = None,
+) -> Tensor:
+    """Selective scan of K tokens along R directions, summed where the tokens are and gated.
+
+    Tokens are in raster order, channels last. Direction r visits token ``order[r, t]`` at step t:
+
+        delta = softplus(delta + delta_bias)                           (each if asked)
+        h_t = exp((delta_t + gap_t delta_gap) A) h_{t-1} + delta_t (B_t + direction_B[move_t]) u_{order[t]}
+        y_{order[t]} += C_t h_t + D u_{order[t]};   after all directions y *= SiLU(z)
+
+    Where S = R every direction has operands of its own (Vim), where S = 1 all share them (PlainMamba). The axis S may
+    be left out of all operands when it is 1.
+
+    Args:
+        u, delta: (S, B, K, D) input and step size.
+        A: (S, D, N) decay rates, negative.
+        B, C: (S, B, K, N) input and output vectors.
+        D, delta_bias: (S, D) skip weight and bias of the step size.
+        z: (B, K, D) gate.
+        order: (R, K) or (B, R, K) integers. None: with ``hw_shape`` PlainMamba's four snakes over the grid, without it
+            the sequence forward and backward.
+        move: shaped as ``order``, the row of ``direction_B`` for each step; not needed for the snakes.
+        direction_B: (M, N) what is added to B; the snakes use row 0 at their start, then 1 right, 2 left, 3 up, 4 down.
+        hw_shape: (H, W) with H W = K.
+        gap: (B, R, K) integers: pruned cells just before each token in scan order.
+        delta_gap: (S, D) step size of each of those cells; where negative, and where None, it is the delta of the
+            step before.
+        delta_softplus: pass ``delta + delta_bias`` through softplus.
+        param_order: ``'scan'``: delta, B and C at step t are those of the visited token. ``'raster'`` (the official
+            PlainMamba): those of token t, only u is permuted.
+        backend: as in `selective_scan`.
+
+    Returns:
+        (B, K, D) in the dtype of ``u``, inside autocast too. It is computed in float32, or in float64 where an operand
+        is.
+
+    Raises:
+        ValueError: shapes do not fit each other, or the backend is unknown or cannot run these tensors.
+    """
+    if param_order not in PARAM_ORDERS:
+        raise ValueError(f'param_order is {param_order!r}; the names are {", ".join(PARAM_ORDERS)}')
+    if u.dim() == 3:
+        u, delta, A, B, C, D, delta_bias, delta_gap = (
+            None if t is None else t.unsqueeze(0) for t in (u, delta, A, B, C, D, delta_bias, delta_gap)
+        )
+    order, move = (t.unsqueeze(0) if t is not None and t.dim() == 2 else t for t in (order, move))
+    directions = order.shape[1] if order is not None and order.dim() == 3 else 2 if hw_shape is None else 4
+    width = 0 if order is not None or hw_shape is None else hw_shape[1]
+    operands = (u, delta, A, B, C, D, z, delta_bias, direction_B, delta_gap, order, move, gap)
+    p = MultiScanInputs(*operands, directions, width, delta_softplus, param_order == 'scan')
+    _check(p, hw_shape)
+    name = choose_backend(backend, u.device, p.compute_dtype)
+    return torch.ops.mmssmprune.multi_scan(*operands, directions, width, delta_softplus, p.permute_params, name)[0]
+
+
+def _check(p: MultiScanInputs, hw_shape: tuple[int, int] | None) -> None:
+    if p.u.dim() != 4 or p.A.dim() != 3:
+        raise ValueError(f'u must be (S, B, K, D) and A (S, D, N), got {tuple(p.u.shape)} and {tuple(p.A.shape)}')
+    sets, batch, tokens, dim = p.u.shape
+    if sets not in (1, p.directions):
+        raise ValueError(f'u has {sets} sets of parameters for {p.directions} directions; it must be 1 or as many')
+    if p.width and hw_shape[0] * hw_shape[1] != tokens:
+        raise ValueError(f'hw_shape {tuple(hw_shape)} must have as many cells as u has tokens, {tokens}')
+    if p.direction_B is not None and p.move is None and not p.width:
+        raise ValueError('direction_B needs move, which only the snakes over hw_shape know by themselves')
+    d_state = p.A.shape[2]
+    sequence, vector, state = (sets, batch, tokens, dim), (sets, dim), (sets, batch, tokens, d_state)
+    walk = (batch, p.directions, tokens)
+    expected = {'delta': [sequence], 'A': [(sets, dim, d_state)], 'B': [state], 'C': [state], 'D': [vector]}
+    expected |= {'z': [sequence[1:]], 'delta_bias': [vector], 'delta_gap': [vector], 'gap': [walk]}
+    expected |= {'order': [walk, (1, *walk[1:])], 'move': [walk, (1, *walk[1:])]}
+    if p.direction_B is not None:
+        expected['direction_B'] = [(len(p.direction_B), d_state)]
+    for name, shapes in expected.items():
+        tensor = getattr(p, name)
+        if tensor is not None and tuple(tensor.shape) not in shapes:
+            raise ValueError(
+                f'{name} must be {" or ".join(map(str, shapes))} for u {sequence} and A {tuple(p.A.shape)}, '
+                f'got {tuple(tensor.shape)}'
+            )
+
+
+def _forward(*operands):
+    *operands, backend = operands
+    p = MultiScanInputs(*operands)
+    announce(backend, p.u.device.type)
+    with torch.autocast(p.u.device.type, enabled=False):
+        module = BACKENDS[backend]
+        if hasattr(module, 'multi_forward'):
+            return module.multi_forward(p)
+        out, total, saved = composed.forward(p, module)
+    return out.to(p.u.dtype), total, saved
+
+
+def _backward(grad_out, total, saved, *operands):
+    *operands, backend = operands
+    p = MultiScanInputs(*operands)
+    grads = BACKENDS[backend].multi_backward(p, total, saved, grad_out)
+    # An operator returns no optional tensors, so an absent operand has an empty gradient.
+    return [p.u.new_empty(0) if g is None else g for g in grads]
+
+
+_scan_op = torch.library.custom_op(
+    'mmssmprune::multi_scan', _forward, mutates_args=(), schema=f'({_OPERANDS}) -> (Tensor, Tensor, Tensor)'
+)
+_scan_backward_op = torch.library.custom_op(
+    'mmssmprune::multi_scan_backward',
+    _backward,
+    mutates_args=(),
+    schema=f'(Tensor grad_out, Tensor total, Tensor saved, {_OPERANDS}) -> Tensor[]',
+)
+
+
+@_scan_op.register_fake
+def _(*operands):
+    *operands, backend = operands
+    p = MultiScanInputs(*operands)
+    module = BACKENDS[backend]
+    shape = p.u.shape[1:]
+    if hasattr(module, 'multi_forward'):
+        total, saved = (
+            p.u.new_empty(0 if p.z is None else shape),
+            p.u.new_empty(module.multi_saved_shape(p), dtype=torch.float32),
+        )
+    else:
+        total, saved = (p.u.new_empty(size, dtype=p.compute_dtype) for size in composed.saved_shapes(p, module))
+    return p.u.new_empty(shape), total, saved
+
+
+@_scan_backward_op.register_fake
+def _(grad_out, total, saved, *operands):
+    p = MultiScanInputs(*operands[:-1])
+    return [p.u.new_empty(0 if t is None else t.shape, dtype=None if t is None else t.dtype) for t in p.tensors]
+
+
+def _save(ctx, inputs, output):
+    ctx.options = inputs[13:]
+    ctx.save_for_backward(*output[1:], *inputs[:13])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad_out, grad_total, grad_saved):
+    if grad_out is None:
+        return (None,) * 18
+    total, saved, *tensors = ctx.saved_tensors
+    *options, backend = ctx.options
+    if hasattr(BACKENDS[backend], 'multi_backward'):
+        grads = torch.ops.mmssmprune.multi_scan_backward(grad_out, total, saved, *tensors, *ctx.options)
+    else:
+        with torch.autocast(grad_out.device.type, enabled=False):
+            p = MultiScanInputs(*tensors, *options)
+            grads = composed.backward(p, total, saved, grad_out, BACKENDS[backend], backend)
+    return (*(None if t is None else g for t, g in zip(tensors[:10], grads, strict=True)), *(None,) * 8)
+
+
+torch.library.register_autograd('mmssmprune::multi_scan', _differentiate, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.mmssmprune.multi_scan)
+def multi_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -> int:
+    """The field's count per direction, 9 B K D N and B K D for D u, and B K D for the gate."""
+    _, batch, tokens, dim = u
+    directions = args[6]
+    return batch * tokens * dim * (directions * (9 * A[2] + (D is not None)) + (z is not None))
+
+
+@register_flop_formula(torch.ops.mmssmprune.multi_scan_backward)
+def multi_scan_backward_flops(grad_out, total, saved, *operands, out_shape=None, **kwargs) -> int:
+    """Twice the forward count, as FlopCounterMode takes it for every other operator."""
+    return 2 * multi_scan_flops(*operands)

@@ -1,0 +1,87 @@
+"""Random operands of a scan along several directions, dense and pruned."""
+
+from __future__ import annotations
+
+import torch
+from scan_operands import assert_same, grads_of
+from torch import Tensor
+
+from mmssmprune.ops import multi_scan
+from mmssmprune.pruning.kept_tokens import KeptTokens
+from mmssmprune.pruning.scan_path import sequence_path, snake_path
+
+PARAMETERS = ('A', 'D', 'delta_bias', 'direction_B', 'delta_gap')
+
+
+def multi_operands(
+    batch: int = 2,
+    hw_shape: tuple[int, int] = (3, 5),
+    dim: int = 5,
+    d_state: int = 3,
+    *,
+    kept: int | None = None,
+    own_parameters: bool = False,
+    snakes: bool = True,
+    given_gap: bool = True,
+    without: tuple[str, ...] = (),
+) -> tuple[dict[str, Tensor], dict]:
+    """Float64 leaves, and the other arguments: PlainMamba's with ``snakes``, else Vim's.
+
+    ``kept`` tokens are drawn per image; with ``given_gap`` half of the channels have a delta of their own at pruned
+    cells. ``without`` names operands to leave out.
+    """
+    directions = 4 if snakes else 2
+    cells = hw_shape[0] * hw_shape[1]
+    sets, tokens = directions if own_parameters else 1, kept or cells
+    leaves = {
+        'u': torch.randn(sets, batch, tokens, dim),
+        'delta': torch.randn(sets, batch, tokens, dim),
+        'A': -0.1 - 2 * torch.rand(sets, dim, d_state),
+        'B': torch.randn(sets, batch, tokens, d_state),
+        'C': torch.randn(sets, batch, tokens, d_state),
+        'D': torch.randn(sets, dim),
+        'z': torch.randn(batch, tokens, dim),
+        'delta_bias': torch.randn(sets, dim),
+    }
+    options = {'param_order': 'raster' if snakes else 'scan'}
+    if snakes:
+        leaves['direction_B'] = torch.randn(5, d_state)
+    if kept is not None:
+        path = snake_path(*hw_shape) if snakes else sequence_path(cells)
+        index = torch.stack([torch.randperm(cells)[:kept].sort().values for _ in range(batch)])
+        walk = path.over(KeptTokens(index, cells))
+        options |= {'gap': walk.gap, **({'order': walk.order, 'move': walk.move} if snakes else {})}
+        if given_gap:
+            leaves['delta_gap'] = torch.where(torch.arange(dim) % 2 == 0, torch.rand(sets, dim), -1.0)
+    elif snakes:
+        options['hw_shape'] = hw_shape
+    leaves = {name: t.double().requires_grad_() for name, t in leaves.items() if name not in without}
+    return leaves, options
+
+
+def rounded(leaves: dict[str, Tensor], dtype: torch.dtype, device: str = 'cpu') -> dict[str, Tensor]:
+    """The leaves in ``dtype``, parameters in float32 at least, as autocast has them."""
+    wide = torch.promote_types(dtype, torch.float32)
+    dtypes = {name: wide if name in PARAMETERS else dtype for name in leaves}
+    return {name: t.detach().to(device, dtypes[name]).requires_grad_() for name, t in leaves.items()}
+
+
+def assert_equals_naive(
+    leaves: dict[str, Tensor],
+    options: dict,
+    backend: str,
+    rtol: float,
+    dtype: torch.dtype = torch.float64,
+    device: str = 'cpu',
+) -> None:
+    """Compare the output and every gradient with the naive scan, in float64, of the same rounded operands."""
+    narrow = rounded(leaves, dtype, device)
+    exact = {name: t.detach().double().requires_grad_() for name, t in narrow.items()}
+    options = {name: t.to(device) if isinstance(t, Tensor) else t for name, t in options.items()}
+    out, expected = multi_scan(**narrow, **options, backend=backend), multi_scan(**exact, **options, backend='naive')
+    assert out.dtype == dtype
+    weight = torch.randn_like(expected).to(dtype)
+    grads = grads_of(out, narrow, weight)
+    assert all(grads[name].dtype == narrow[name].dtype for name in narrow)
+    assert_same({'out': out}, {'out': expected}, rtol)
+    assert_same(grads, grads_of(expected, exact, weight.double()), rtol)

@@ -1,0 +1,116 @@
+"""The scan along several directions in every portable backend."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from multi_operands import assert_equals_naive, multi_operands, rounded
+from scan_operands import FAST, assert_same, grads_of
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmssmprune.ops import multi_scan
+from mmssmprune.ops.backends.multi_inputs import snake_moves, snake_order
+from mmssmprune.pruning.scan_path import snake_path
+
+CASES = {
+    'snakes': dict(),
+    'snakes pruned': dict(kept=9),
+    'snakes pruned carry': dict(kept=9, given_gap=False),
+    'snakes own parameters': dict(own_parameters=True, kept=9),
+    'sequence': dict(snakes=False, own_parameters=True),
+    'sequence pruned': dict(snakes=False, own_parameters=True, kept=9),
+    'bare': dict(without=('D', 'z', 'delta_bias', 'direction_B')),
+}
+
+
+@pytest.mark.parametrize('hw_shape', [(3, 5), (4, 2), (1, 4), (5, 1)])
+def test_walks_are_those_of_the_models(hw_shape):
+    path = snake_path(*hw_shape)
+    assert torch.equal(snake_order(*hw_shape), path.order)
+    if min(hw_shape) > 1:  # on a single line two moves have the same length
+        assert torch.equal(snake_moves(path.order, hw_shape[1]), path.move)
+
+
+@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('param_order', ['raster', 'scan'])
+@pytest.mark.parametrize('backend', FAST)
+def test_fast_backend_equals_naive(backend, param_order, case, poisoned_memory):
+    leaves, options = multi_operands(**CASES[case])
+    assert_equals_naive(leaves, {**options, 'param_order': param_order}, backend, 1e-11)
+
+
+@pytest.mark.parametrize('backend', ['naive', *FAST])
+def test_gradients_by_finite_differences(backend):
+    leaves, options = multi_operands(1, (2, 2), 2, 2, kept=3, given_gap=False)
+    names = list(leaves)
+    assert torch.autograd.gradcheck(
+        lambda *t: multi_scan(**dict(zip(names, t, strict=True)), **options, backend=backend), tuple(leaves.values())
+    )
+
+
+@pytest.mark.parametrize('backend', ['naive', *FAST])
+def test_half_precision_is_rounded_once_inside_autocast_too(backend):
+    leaves, options = multi_operands()
+    half = rounded(leaves, torch.bfloat16)
+    wide = {name: t.detach().float() for name, t in half.items()}
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = multi_scan(**half, **options, backend=backend)
+    out.float().sum().backward()
+    assert torch.equal(out, multi_scan(**wide, **options, backend=backend).bfloat16())
+    assert half['B'].grad.dtype == torch.bfloat16
+    assert half['A'].grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize('backend', ['naive', *FAST])
+def test_operator_passes_opcheck(backend):
+    leaves, _ = multi_operands(1, (2, 2), 2, 1)
+    operands = [leaves.get(n) for n in ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'direction_B')]
+    rest = (None, None, None, None, 4, 2, True, False, backend)
+    torch.library.opcheck(torch.ops.mmssmprune.multi_scan.default, (*operands, *rest))
+    bare = (*operands[:5], *(None,) * 8, 2, 0, False, True, backend)
+    torch.library.opcheck(torch.ops.mmssmprune.multi_scan.default, bare)
+
+
+def test_compiles_without_graph_breaks():
+    leaves, options = multi_operands(kept=9)
+
+    def scan(**leaves):
+        return multi_scan(**leaves, **options)
+
+    out, expected = torch.compile(scan, fullgraph=True, backend='aot_eager')(**leaves), scan(**leaves)
+    weight = torch.randn_like(out)
+    assert torch.equal(out, expected)
+    assert_same(grads_of(out, leaves, weight), grads_of(expected, leaves, weight))
+
+
+@pytest.mark.parametrize('backend', ['naive', *FAST])
+def test_flop_formula_is_the_sum_over_the_directions(backend):
+    leaves, options = multi_operands()
+    with FlopCounterMode(display=False) as counter:
+        multi_scan(**leaves, **options, backend=backend)
+    assert counter.get_total_flops() == 2 * 15 * 5 * (4 * (9 * 3 + 1) + 1)
+
+
+def test_wrong_operands_are_named():
+    leaves, options = multi_operands()
+    for wrong, message in [
+        ({'z': leaves['z'][:, :3]}, r'z must be \(2, 15, 5\)'),
+        ({'hw_shape': (2, 5)}, r'hw_shape \(2, 5\) must have as many cells as u has tokens, 15'),
+        ({'hw_shape': None}, 'direction_B needs move'),
+        ({'param_order': 'random'}, "param_order is 'random'; the names are raster, scan"),
+        ({'gap': torch.zeros(2, 3, 15)}, r'gap must be \(2, 4, 15\)'),
+        ({'u': leaves['u'].expand(3, -1, -1, -1)}, 'u has 3 sets of parameters for 4 directions'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            multi_scan(**{**leaves, **options, **wrong})
+
+
+def test_the_variable_chooses_where_it_can(monkeypatch):
+    leaves, options = multi_operands(1, (2, 2), 2, 2)
+    monkeypatch.setenv('MMSSMPRUNE_SCAN_BACKEND', 'naive')
+    assert torch.equal(multi_scan(**leaves, **options), multi_scan(**leaves, **options, backend='naive'))
+    monkeypatch.setenv('MMSSMPRUNE_SCAN_BACKEND', 'mamba_ssm')  # not on a CPU: the default runs
+    multi_scan(**leaves, **options)
+    monkeypatch.setenv('MMSSMPRUNE_SCAN_BACKEND', 'cuda')
+    with pytest.raises(ValueError, match="unknown selective scan backend 'cuda' in MMSSMPRUNE_SCAN_BACKEND"):
+        multi_scan(**leaves, **options)
