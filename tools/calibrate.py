@@ -11,15 +11,13 @@ from __future__ import annotations
 import argparse
 
 from mmengine.config import DictAction
-from mmengine.device import get_device
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import Runner
 
 from mmssmprune.datasets import check_data_root
 from mmssmprune.engine import runner_setup
 from mmssmprune.engine.checkpoint import load_checkpoint_strict, save_checkpoint
 from mmssmprune.engine.errors import sentence_errors
+from mmssmprune.engine.loading import build_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,12 +42,9 @@ def main() -> None:
 
         cfg = runner_setup.load_config(args.config, args.cfg_options)
         check_data_root(cfg, ('train_dataloader',))
-        init_default_scope(cfg.default_scope)
-        set_random_seed(0)  # which images are seen
-        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+        model = build_model(cfg, seed=0)  # the seed also decides which images are seen
         backbones_to_calibrate(model)
         checkpoint = load_checkpoint_strict(model, args.checkpoint)
-        model.to(get_device())
         dataloader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     with sentence_errors():
         images = calibrate(model, dataloader, args.batches)

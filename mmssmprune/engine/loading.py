@@ -12,14 +12,15 @@ from torch import nn
 from .checkpoint import load_checkpoint_strict
 
 
-def build_model(cfg: Config, checkpoint: str | None = None, seed: int = 0) -> nn.Module:
-    """Build a config's whole model in eval mode on mmengine's device, its SyncBatchNorm made an ordinary one.
+def build_model(cfg: Config, checkpoint: str | None = None, seed: int = 0, device: str | None = None) -> nn.Module:
+    """Build a config's whole model in eval mode, its SyncBatchNorm made an ordinary one.
 
     Args:
-        cfg: an mmdet or mmseg config.
+        cfg: as `load_config` reads it.
         checkpoint: file or address of the weights, all of which must fit; None leaves what building makes, which is
             no initialisation: mmengine's Runner calls ``init_weights`` for that.
         seed: for what the checkpoint does not hold.
+        device: where it goes; None means mmengine's choice.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -30,4 +31,4 @@ def build_model(cfg: Config, checkpoint: str | None = None, seed: int = 0) -> nn
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if checkpoint is not None:
         load_checkpoint_strict(model, checkpoint)
-    return model.to(get_device()).eval()
+    return model.to(device or get_device()).eval()

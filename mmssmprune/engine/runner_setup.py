@@ -44,6 +44,8 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
         )
     if cfg.default_scope == 'mmpretrain':
         check_mmpretrain()
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as Runner does, for those who build alone
     return cfg
 
 

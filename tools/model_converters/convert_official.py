@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 
 from mmssmprune.analysis.results import file_digest, write_atomically
 from mmssmprune.engine import runner_setup
 from mmssmprune.engine.checkpoint import read_checkpoint
 from mmssmprune.engine.errors import sentence_errors
+from mmssmprune.engine.loading import build_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,13 +41,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build_model(config: str):
-    """The model of a config, whose values do not matter here."""
-    cfg = runner_setup.load_config(config)
-    init_default_scope(cfg.default_scope)
-    return revert_sync_batchnorm(MODELS.build(cfg.model))
-
-
 def main() -> None:
     args = parse_args()
     with sentence_errors(building=True):
@@ -57,7 +49,7 @@ def main() -> None:
         if args.arch is not None and args.arch not in official.ARCHITECTURES:
             raise ValueError(f'--arch is {args.arch!r}; the names are {", ".join(official.ARCHITECTURES)}')
         official.check_destination(args.source, args.destination, force=args.force)
-        model = build_model(args.config) if args.config else None
+        model = build_model(runner_setup.load_config(args.config), device='cpu') if args.config else None
     with sentence_errors():
         checkpoint = read_checkpoint(args.source)
         direction = 'mmssmprune to official' if args.to_official else 'official to mmssmprune'

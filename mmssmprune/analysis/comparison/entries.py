@@ -144,8 +144,6 @@ def _find_entry(target: str, cfg_options: dict[str, Any]) -> Entry:
     for section in ('test_dataloader', 'test_evaluator'):
         if not cfg.get(section):
             raise ValueError(f'{config_path} has no {section}, so it cannot be tested')
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as Runner does
     if 'backbone' not in cfg.model:
         raise ValueError(f'{config_path} has no model.backbone')
     return Entry(name, cfg, config_path, checkpoint, task_of(cfg, name), 'checkpoint' if checkpoint else 'none')

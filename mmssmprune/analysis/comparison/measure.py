@@ -15,6 +15,7 @@ from torch import nn
 from mmssmprune.analysis.cost.conventions import CONVENTIONS
 from mmssmprune.analysis.cost.flops import count_class_tokens, price
 from mmssmprune.analysis.cost.meta_forward import record_model
+from mmssmprune.analysis.cost.model_cost import count_parameters
 from mmssmprune.analysis.inputs import count_proposals, first_test_image, prepare_inputs
 from mmssmprune.analysis.results import ResultStore
 from mmssmprune.analysis.software import software, source_hash
@@ -158,7 +159,7 @@ def _count_cost(row: Row, shape: tuple[int, int], model: nn.Module) -> dict[str,
     operations, padded = record_model(model, shape)
     flops = price(operations, CONVENTIONS['field'], count_class_tokens(model))
     return {
-        'flops': {'backbone': flops.backbone, 'neck': flops.neck, 'heads': flops.heads, 'total': flops.total},
+        'flops': flops.parts,
         'flops_per_op': flops.per_op,
         'flops_unsupported': flops.unsupported,
         'padded_shape': list(padded),
@@ -181,11 +182,6 @@ def describe_recipe(backbone: nn.Module) -> dict[str, Any] | None:
     if pruner.reduction == 'prune':
         recipe |= {'importance': pruner.importance, 'restoration': pruner.restoration}
     return recipe | {name: getattr(pruner, name) for name in ('alignment', 'conv_fill', 'regime')}
-
-
-def count_parameters(module: nn.Module) -> int:
-    """All parameters, shared ones once."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_tokens(backbone: nn.Module, shape: tuple[int, int]) -> dict[str, Any] | None:

@@ -60,6 +60,11 @@ class FlopCount:
         """FLOPs of the whole model."""
         return self.backbone + self.neck + self.heads
 
+    @property
+    def parts(self) -> dict[str, int]:
+        """Backbone, neck, heads and total by name, as tables and JSON have them."""
+        return {'backbone': self.backbone, 'neck': self.neck, 'heads': self.heads, 'total': self.total}
+
 
 def count_flops(model: nn.Module, forward: Callable[[], Any] | Tensor, convention: str = 'field') -> FlopCount:
     """Run one forward pass without gradients and count it.

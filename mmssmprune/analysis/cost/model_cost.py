@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,10 +26,7 @@ def build_without_weights(cfg: Config) -> nn.Module:
         ValueError, KeyError, TypeError: the config cannot be built.
     """
     init_default_scope(cfg.default_scope)
-    model = copy.deepcopy(cfg.model)
-    if cfg.get('data_preprocessor'):
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as Runner does
-    return MODELS.build(model).eval()
+    return MODELS.build(cfg.model).eval()
 
 
 def usual_shape(cfg: Config) -> tuple[int, int]:
@@ -87,7 +83,7 @@ def model_cost(model: nn.Module, shape: tuple[int, int], conventions: Sequence[s
         'padded_shape': list(padded),
         'proposals': count_proposals(model),
         'params': _params(model),
-        'flops': {name: _parts(count) for name, count in counts.items()},
+        'flops': {name: count.parts for name, count in counts.items()},
         'unsupported': first.unsupported,
     }
     if hasattr(model.backbone, 'tokens_per_layer'):
@@ -98,15 +94,14 @@ def model_cost(model: nn.Module, shape: tuple[int, int], conventions: Sequence[s
     return cost
 
 
-def _parts(count: FlopCount) -> dict[str, int]:
-    return {'backbone': count.backbone, 'neck': count.neck, 'heads': count.heads, 'total': count.total}
+def count_parameters(module: nn.Module | None) -> int:
+    """All parameters, shared ones once; 0 for a part that a model does not have."""
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
 
 
 def _params(model: nn.Module) -> dict[str, int]:
-    def number(module: nn.Module | None) -> int:
-        return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
-
-    backbone, neck, total = number(model.backbone), number(getattr(model, 'neck', None)), number(model)
+    parts = (model.backbone, getattr(model, 'neck', None), model)
+    backbone, neck, total = map(count_parameters, parts)
     return {'backbone': backbone, 'neck': neck, 'heads': total - backbone - neck, 'total': total}
 
 
@@ -130,4 +125,4 @@ def _dense_flops(model: nn.Module, shape: tuple[int, int], conventions: Sequence
     with keep_ratio_set_to(model, 1.0):
         operations, _ = record_model(model, shape)
     class_tokens = count_class_tokens(model)
-    return {name: _parts(price(operations, CONVENTIONS[name], class_tokens)) for name in conventions}
+    return {name: price(operations, CONVENTIONS[name], class_tokens).parts for name in conventions}

@@ -24,7 +24,7 @@ from mmssmprune.analysis.cost.flops import count_flops
 from mmssmprune.analysis.quiet import quiet
 from mmssmprune.analysis.tasks import task_of
 from mmssmprune.datasets import check_data_root
-from mmssmprune.engine.checkpoint import load_checkpoint_strict
+from mmssmprune.engine import loading
 from mmssmprune.engine.runner_setup import load_config
 from mmssmprune.pruning.alignment import NEEDS_CALIBRATION
 
@@ -47,15 +47,10 @@ def build_model(setting: Setting, pruning: dict[str, Any] | None, checkpoint: Pa
     Raises:
         ValueError: the checkpoint does not fit.
     """
-    cfg = dense_config(setting)
-    init_default_scope(cfg.default_scope)
-    set_random_seed(seed)
-    model_cfg = copy.deepcopy(cfg.model)
-    model_cfg.backbone.pruning = pruning
+    cfg = copy.deepcopy(dense_config(setting))
+    cfg.model.backbone.pruning = pruning
     with quiet():
-        model = revert_sync_batchnorm(MODELS.build(model_cfg))
-        load_checkpoint_strict(model, str(checkpoint))
-    return model.to(get_device()).eval()
+        return loading.build_model(cfg, str(checkpoint), seed)
 
 
 @cache

@@ -10,12 +10,11 @@ from typing import Any
 from mmcv.transforms import Pad
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.device import get_device
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS
 from torch import nn
 
 from mmssmprune.engine.checkpoint import check_checkpoint_file, load_checkpoint_strict
+from mmssmprune.engine.loading import build_model
 from mmssmprune.models.backbones.base import pruned_backbones, set_keep_ratio
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -48,16 +47,12 @@ def load_model(
         FileNotFoundError: there is no such checkpoint.
         ValueError: the backbone is not pruned, ``keep_ratio`` is wrong, or the checkpoint does not fit.
     """
-    init_default_scope(cfg.default_scope)
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as Runner does
     check_checkpoint_file(checkpoint)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model = build_model(cfg, device=device)
     pruned_backbones(model)
     if keep_ratio is not None:
         set_keep_ratio(model, keep_ratio)
-    loaded = load_checkpoint_strict(model, checkpoint)
-    return model.to(device or get_device()).eval(), loaded
+    return model, load_checkpoint_strict(model, checkpoint)
 
 
 def test_pipeline(cfg: Config) -> Compose:
