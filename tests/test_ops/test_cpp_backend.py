@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from scan_operands import NO_CPP, assert_same, grads_of, scan_operands
 
-from mmssmprune.ops import available_backends, selective_scan
+from mmssmprune.ops import available_backends, compile_cpp, selective_scan
 from mmssmprune.ops.backends import cpp
-from mmssmprune.ops.backends.cpp import build
 from mmssmprune.ops.selective_scan import run_scan
 
 NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'gap_delta')
@@ -170,14 +169,14 @@ def test_without_a_compiler_the_portable_scan_is_used():
 def test_a_compiler_that_fails_is_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv('CXX', 'false')
     monkeypatch.setenv('MMSSMPRUNE_CACHE', str(tmp_path))
-    assert build.load() == (None, 'false failed: ')
+    assert compile_cpp.load(cpp.SOURCE) == (None, 'false failed: ')
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('MMSSMPRUNE_CACHE', str(tmp_path / 'file'))
-    library, reason = build.load()
+    library, reason = compile_cpp.load(cpp.SOURCE)
     assert library is None
     assert reason
 
@@ -185,9 +184,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
 @NO_CPP
 def test_two_at_once_compile_into_one_cache(monkeypatch, tmp_path):
     monkeypatch.setenv('MMSSMPRUNE_CACHE', str(tmp_path))
-    monkeypatch.setattr(build, 'FLAGS', ['-O0', *build.FLAGS[2:], '-std=c++17'])
+    monkeypatch.setattr(compile_cpp, 'FLAGS', ['-O0', *compile_cpp.FLAGS[2:], '-std=c++17'])
     with ThreadPoolExecutor(2) as pool:
-        loaded = list(pool.map(lambda _: build.load(), range(2)))
+        loaded = list(pool.map(lambda _: compile_cpp.load(cpp.SOURCE), range(2)))
     assert all(reason is None for _, reason in loaded)
     (made,) = tmp_path.iterdir()
     assert made.suffix == '.so'

@@ -47,7 +47,7 @@ def start_script(name: str, *args: object, cwd: Path, **variables: str) -> subpr
 def output_of(process: subprocess.Popen) -> str:
     """What it prints until its end, which has to be a good one."""
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err[-3000:]
+    assert process.returncode == 0, err  # whole: the rank that failed first stands far above torchrun's summary
     return out
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mmssmprune.ops import compile_cpp
+
 from .. import naive
 from ..common import ScanInputs
-from . import build
 
+SOURCE = Path(__file__).with_name('selective_scan.cpp')
 CHUNK, GROUP, PAD = 16, 8, 16  # the first two as in the source; PAD channels hold any vector
 
 
@@ -47,7 +50,7 @@ problem._dynamo_marked_constant = True  # what torch.compiler.assume_constant_re
 
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
-    return build.load()
+    return compile_cpp.load(SOURCE)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Compile the C++ scan once per source, compiler and CPU, and load it."""
+"""Compile a C++ file once per source, compiler and CPU, and load it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name('selective_scan.cpp')
 FLAGS = ['-std=c++17', '-O3', '-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math', '-fPIC', '-shared', '-w']
 # The first that compiles is taken: some compilers know no -fopenmp (macOS), some no -march=native.
 EXTRA_FLAGS = (('-march=native', '-fopenmp'), ('-march=native',), ())
@@ -20,20 +19,23 @@ COMPILERS = ('c++', 'g++', 'clang++')  # where CXX names none
 TIMEOUT = 120  # seconds for one call of the compiler
 
 
-def load() -> tuple[ctypes.CDLL | None, str | None]:
-    """Return the library and None, or None and the reason why there is none.
+def load(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
+    """Compile ``source``, unless that was done before, and load it.
 
-    It is kept in ``$MMSSMPRUNE_CACHE``, else ``$XDG_CACHE_HOME/mmssmprune``, else ``~/.cache/mmssmprune``. ``CXX``
-    names the compiler; ``CXX=none`` thus does without this backend.
+    What is compiled is kept in ``$MMSSMPRUNE_CACHE``, else ``$XDG_CACHE_HOME/mmssmprune``, else
+    ``~/.cache/mmssmprune``. ``CXX`` names the compiler; ``CXX=none`` thus does without C++.
+
+    Returns:
+        The library and None, or None and the reason why there is none.
     """
     names = [os.environ['CXX']] if os.environ.get('CXX') else COMPILERS
     compiler = next((shlex.split(name) for name in names if shutil.which(shlex.split(name)[0])), None)
     if compiler is None:
         return None, f'no C++ compiler ({", ".join(names)}) was found'
     try:
-        path = cache_folder() / f'selective_scan-{_key(compiler)}.so'
+        path = cache_folder() / f'{source.stem}-{_key(source, compiler)}.so'
         if not path.is_file():
-            _compile(compiler, path)
+            _compile(source, compiler, path)
         return ctypes.CDLL(str(path)), None
     except subprocess.CalledProcessError as error:
         return None, f'{shlex.join(compiler)} failed: {(error.stderr or "").strip()[-400:]}'
@@ -47,10 +49,10 @@ def cache_folder() -> Path:
     return Path(root or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmssmprune')
 
 
-def _key(compiler: list[str]) -> str:
+def _key(source: Path, compiler: list[str]) -> str:
     """What the compiled code depends on; -march=native makes the CPU one of it."""
     version = _run([*compiler, '--version'])
-    parts = (SOURCE.read_text(encoding='utf-8'), compiler, version, FLAGS, EXTRA_FLAGS, _cpu())
+    parts = (source.read_text(encoding='utf-8'), compiler, version, FLAGS, EXTRA_FLAGS, _cpu())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -62,14 +64,14 @@ def _cpu() -> str:
     return ' '.join(about + sorted({line for line in lines if line.startswith(('model name', 'flags', 'Features'))}))
 
 
-def _compile(compiler: list[str], path: Path) -> None:
+def _compile(source: Path, compiler: list[str], path: Path) -> None:
     """Write the library under a temporary name, then rename: another process may be doing the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         for extra in EXTRA_FLAGS:
             try:
-                _run([*compiler, *FLAGS, *extra, str(SOURCE), '-o', str(made)])
+                _run([*compiler, *FLAGS, *extra, str(source), '-o', str(made)])
                 break
             except subprocess.CalledProcessError:
                 if extra == EXTRA_FLAGS[-1]:
