@@ -7,20 +7,20 @@ never compared on half of its settings.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import golden_weights as gw
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
 from mmssmprune.models.layers.deformable_attention import MSDeformAttn, grid_reference_points
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
 from mmssmprune.models.layers.vim_block import VimMixer
-from mmssmprune.ops import selective_scan
-from mmssmprune.pruning import TokenState, sequence_path, snake_path
+from mmssmprune.ops import multi_scan, selective_scan
+from mmssmprune.pruning import RawDelta, TokenState, Walk, sequence_path, snake_path
 
 
 @dataclass
@@ -213,13 +213,17 @@ def build_plain_mamba_mixer(config: dict, meta: dict, arrays: dict, dtype: torch
     module = load(PlainMambaMixer(**kwargs), meta, dtype)
     tokens = TokenState.dense(snake_path(*hw), hw)
 
+    def alone(r: int, u: Tensor, raw_delta: RawDelta, B: Tensor, C: Tensor) -> Tensor:
+        """Direction r without a gate, (B, D, K) in scan order."""
+        order, move = tokens.walk.order[r], tokens.walk.move[r]
+        at_home = module.scan(u, raw_delta, B, C, None, replace(tokens, walk=Walk(order[None], move[None])))
+        return at_home[:, order].transpose(1, 2)
+
     def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        scans = []
-        original = module.scan
-        module.scan = lambda *args: scans.append(original(*args)) or scans[0]
-        out, _ = module(inputs['input'], tokens)
-        module.scan = original
-        return {'out': out} | {f'scan{r}': s.transpose(1, 2) for r, s in enumerate(scans[0].unbind(1))}
+        with patch.object(module, 'scan', wraps=module.scan) as scan:
+            out, _ = module(inputs['input'], tokens)
+        u, raw_delta, B, C, _, _ = scan.call_args.args
+        return {'out': out} | {f'scan{r}': alone(r, u, raw_delta, B, C) for r in range(4)}
 
     return Subject(module, {'input': image(meta, dtype)}, run)
 
@@ -232,13 +236,18 @@ def build_vim_mixer(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) 
     module = load(VimMixer(**kwargs), meta, dtype)
     tokens = TokenState.dense(sequence_path(length), (1, length))
 
+    def alone(r: int, z: Tensor, u: Tensor, raw_delta: RawDelta, B: Tensor, C: Tensor) -> Tensor:
+        """Branch r with its gate, (B, K, D) in sequence order."""
+        A, D = (module.A_b_log, module.D_b) if r else (module.A_log, module.D)
+        order = tokens.walk.order[r : r + 1]
+        return multi_scan(u, raw_delta.raw, -torch.exp(A), B, C, D, z, raw_delta.bias, order=order)
+
     def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         x, z = module.in_proj(inputs['input']).chunk(2, dim=-1)
-        gate = F.silu(z)
-        forward, backward = (module.branch(x, None, tokens, r)[0] for r in (0, 1))
+        forward, backward = (alone(r, z, *module.branch(x, None, tokens, r)) for r in (0, 1))
         out, _ = module(inputs['input'], tokens)
-        named = {'out': out, 'branch_forward': (forward * gate).transpose(1, 2)}
-        return named | {'branch_backward': (backward * gate.flip(1)).transpose(1, 2)}
+        named = {'out': out, 'branch_forward': forward.transpose(1, 2)}
+        return named | {'branch_backward': backward.flip(1).transpose(1, 2)}
 
     return Subject(module, {'input': image(meta, dtype)}, run)
 

@@ -1,5 +1,6 @@
 """Every golden case: numbers of the official models, reproduced in float64 (gradients too) and in float32.
 
+Each case runs with every backend of the scan; `MMSSMPRUNE_SCAN_BACKEND=NAME` names another one to run it with.
 The cases are in tests/data/golden; another folder is taken from the environment variable MMSSMPRUNE_GOLDEN.
 """
 
@@ -15,6 +16,9 @@ import numpy as np
 import pytest
 import torch
 from golden_families import BUILDERS, Subject, build_selective_scan
+from scan_operands import FAST
+
+from mmssmprune.ops.backends import VARIABLE
 
 FOLDER = Path(os.environ.get('MMSSMPRUNE_GOLDEN', Path(__file__).parent / 'data' / 'golden'))
 CASES = sorted(p.stem for p in FOLDER.glob('*.npz'))
@@ -31,13 +35,20 @@ def read(case: str) -> tuple[dict, dict[str, np.ndarray]]:
     return json.loads(arrays.pop('meta').tobytes()), arrays
 
 
-def subjects(meta: dict, arrays: dict, dtype: torch.dtype) -> list[Subject]:
-    """One subject, or one per backend for the bare scan. An unknown family is an error."""
+@pytest.fixture(params=[os.environ[VARIABLE]] if VARIABLE in os.environ else ['naive', *FAST])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the scan backend that runs everything."""
+    monkeypatch.setenv(VARIABLE, request.param)
+    return request.param
+
+
+def build_subject(meta: dict, arrays: dict, dtype: torch.dtype, backend: str) -> Subject:
+    """What the case is about. An unknown family is an error."""
     if meta['family'] == 'selective_scan':
-        return [build_selective_scan(meta['config'], meta, arrays, dtype, b) for b in ('naive', 'torch')]
+        return build_selective_scan(meta['config'], meta, arrays, dtype, backend)
     if meta['family'] not in BUILDERS:
         raise KeyError(f'golden case of the unknown family {meta["family"]!r}; known are {sorted(BUILDERS)}')
-    return [BUILDERS[meta['family']](meta['config'], meta, arrays, dtype)]
+    return BUILDERS[meta['family']](meta['config'], meta, arrays, dtype)
 
 
 def sampled(value: torch.Tensor, stored: str, arrays: dict) -> np.ndarray:
@@ -69,22 +80,22 @@ def assert_close(name: str, actual: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_float64(case: str):
+def test_float64(case: str, backend: str):
     meta, arrays = read(case)
-    for subject in subjects(meta, arrays, torch.float64):
-        outputs = subject.run(subject.inputs)
-        unchecked = {k for k in arrays if not re.match(r'idx_|in_', k)}
-        for name, value in outputs.items():
-            if name in arrays:
-                spec = meta.get('arrays', {}).get(name, {'stored': 'full'})
-                assert_close(name, actual_array(name, value, spec, arrays), arrays[name])
-                unchecked.discard(name)
-            if f'{name}_stats' in arrays:
-                assert_close(f'{name}_stats', stats(value), arrays[f'{name}_stats'])
-                unchecked.discard(f'{name}_stats')
-        unchecked -= check_gradients(meta, arrays, subject, outputs)
-        unchecked -= check_running_statistics(arrays, subject)
-        assert not unchecked, f'arrays of the case that nothing was compared with: {sorted(unchecked)}'
+    subject = build_subject(meta, arrays, torch.float64, backend)
+    outputs = subject.run(subject.inputs)
+    unchecked = {k for k in arrays if not re.match(r'idx_|in_', k)}
+    for name, value in outputs.items():
+        if name in arrays:
+            spec = meta.get('arrays', {}).get(name, {'stored': 'full'})
+            assert_close(name, actual_array(name, value, spec, arrays), arrays[name])
+            unchecked.discard(name)
+        if f'{name}_stats' in arrays:
+            assert_close(f'{name}_stats', stats(value), arrays[f'{name}_stats'])
+            unchecked.discard(f'{name}_stats')
+    unchecked -= check_gradients(meta, arrays, subject, outputs)
+    unchecked -= check_running_statistics(arrays, subject)
+    assert not unchecked, f'arrays of the case that nothing was compared with: {sorted(unchecked)}'
 
 
 def loss_of(meta: dict, outputs: dict) -> torch.Tensor:
@@ -133,19 +144,19 @@ def check_running_statistics(arrays: dict, subject: Subject) -> set[str]:
 
 
 @pytest.mark.parametrize('case', [c for c in CASES if 'f32_maxdiff' in read(c)[0]])
-def test_float32(case: str):
+def test_float32(case: str, backend: str):
     """Allow five times what the official float32 run itself is off, or 2e-5 of the largest value."""
     meta, arrays = read(case)
-    for subject in subjects(meta, arrays, torch.float32):
-        with torch.no_grad():
-            outputs = subject.run(subject.inputs)
-        for name, allowed in meta['f32_maxdiff'].items():
-            spec = meta.get('arrays', {}).get(name, {'stored': 'full'})
-            error = np.abs(actual_array(name, outputs[name], spec, arrays) - arrays[name])
-            if isinstance(allowed, list):
-                worst = np.abs(arrays[name]).max(axis=1)
-                limits = np.maximum(5 * np.array(allowed), 2e-5 * worst)
-                assert (error.max(axis=1) <= limits).all(), name
-            else:
-                largest = meta['absmax'].get(name, np.abs(arrays[name]).max())
-                assert error.max() <= max(5 * allowed, 2e-5 * largest), name
+    subject = build_subject(meta, arrays, torch.float32, backend)
+    with torch.no_grad():
+        outputs = subject.run(subject.inputs)
+    for name, allowed in meta['f32_maxdiff'].items():
+        spec = meta.get('arrays', {}).get(name, {'stored': 'full'})
+        error = np.abs(actual_array(name, outputs[name], spec, arrays) - arrays[name])
+        if isinstance(allowed, list):
+            worst = np.abs(arrays[name]).max(axis=1)
+            limits = np.maximum(5 * np.array(allowed), 2e-5 * worst)
+            assert (error.max(axis=1) <= limits).all(), name
+        else:
+            largest = meta['absmax'].get(name, np.abs(arrays[name]).max())
+            assert error.max() <= max(5 * allowed, 2e-5 * largest), name

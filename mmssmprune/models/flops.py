@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import mmssmprune.ops  # noqa: F401  (registers the scan's FLOP formula)
 
+# Their formulas give the field's count; all others give two per multiply-add.
+SCANS = ('mmssmprune.selective_scan', 'mmssmprune.multi_scan')
 CONVENTION = (
     'One multiply-add of a matrix product or convolution counts as 1 FLOP (the habit of this field; strictly a MAC); '
     'one direction of a selective scan over L tokens with D channels and N states counts 9*L*D*N, plus L*D for the '
@@ -32,11 +34,7 @@ def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
 
 def field_count(counts: dict[Any, int]) -> dict[str, int]:
     """FlopCounterMode's counts by `CONVENTION`: multiply-adds, and our scan as its formula gives it."""
-    return {str(op): n if _is_scan(op) else n // 2 for op, n in counts.items()}
-
-
-def _is_scan(op: Any) -> bool:
-    return str(op).startswith('mmssmprune.')
+    return {str(op): n if str(op) in SCANS else n // 2 for op, n in counts.items()}
 
 
 def on_meta(module: nn.Module) -> nn.Module:

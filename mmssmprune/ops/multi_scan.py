@@ -195,10 +195,10 @@ torch.library.register_autograd('mmssmprune::multi_scan', _differentiate, setup_
 
 @register_flop_formula(torch.ops.mmssmprune.multi_scan)
 def multi_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -> int:
-    """The field's count per direction, 9 B K D N and B K D for D u, and B K D for the gate."""
+    """The field's count per direction, 9 B K D N and B K D for D u; the one gate is an activation and left out."""
     _, batch, tokens, dim = u
     directions = args[6]
-    return batch * tokens * dim * (directions * (9 * A[2] + (D is not None)) + (z is not None))
+    return batch * tokens * dim * directions * (9 * A[2] + (D is not None))
 
 
 @register_flop_formula(torch.ops.mmssmprune.multi_scan_backward)

@@ -1,6 +1,6 @@
 """Token pruning for selective scans: which cells live, how the state crosses the rest, how maps become full again."""
 
-from .alignment import ALIGNMENT, scan_tokens
+from .alignment import ALIGNMENT, time_at_pruned_cells
 from .conv_fill import causal_conv_over_sequence, conv_over_grid
 from .importance import IMPORTANCE, LayerTrace, RawDelta, register_importance
 from .kept_tokens import KeptTokens, choose_tokens, gather_rows
@@ -30,7 +30,7 @@ __all__ = [
     'gather_rows',
     'make_plan',
     'register_importance',
-    'scan_tokens',
     'sequence_path',
     'snake_path',
+    'time_at_pruned_cells',
 ]

@@ -1,8 +1,11 @@
 """Pruning-aware hidden state alignment: how much time passes at a pruned cell.
 
 A pruned cell has no features any more, so its step size delta_p has to be chosen. Each choice returns what
-`mmssmprune.ops.aligned_selective_scan` takes as ``delta_gap``. Sources: arXiv 2409.18962 section 4 for the alignment
-as such; what stands for delta_p is ours, since the paper's text leaves it open.
+`mmssmprune.ops.multi_scan` takes as ``delta_gap``: a step size, or None for that of the step before. Sources: arXiv
+2409.18962 section 4 for the alignment as such; what stands for delta_p is ours, since the paper's text leaves it open.
+
+Below, ``raw_delta_at_zero`` and ``stored`` are (S, D) with S sets of parameters, or (D,) where all directions share
+one, and so is what is returned.
 """
 
 from __future__ import annotations
@@ -13,41 +16,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssmprune.ops import aligned_selective_scan, selective_scan
+from .token_state import TokenState
 
 
-def carry(delta: Tensor, raw_delta_at_zero: Tensor, stored: Tensor | None) -> Tensor:
-    """Each pruned cell takes the delta of the kept token before it in scan order: (B, D, K) -> (B, D, K)."""
-    return F.pad(delta[:, :, :-1], (1, 0))
+def carry(raw_delta_at_zero: Tensor, stored: Tensor | None) -> None:
+    """Each pruned cell takes the delta of the kept token before it in scan order."""
+    return None
 
 
-def bias(delta: Tensor, raw_delta_at_zero: Tensor, stored: Tensor | None) -> Tensor:
-    """Each pruned cell takes the delta of zero features, as if it were masked: (D,)."""
+def bias(raw_delta_at_zero: Tensor, stored: Tensor | None) -> Tensor:
+    """Each pruned cell takes the delta of zero features, as if it were masked."""
     return F.softplus(raw_delta_at_zero)
 
 
-def calibrated(delta: Tensor, raw_delta_at_zero: Tensor, stored: Tensor | None) -> Tensor:
-    """Each pruned cell takes the mean delta that such cells show in the dense model, ``stored`` (D,).
+def calibrated(raw_delta_at_zero: Tensor, stored: Tensor | None) -> Tensor | None:
+    """Each pruned cell takes the mean delta that such cells show in the dense model, ``stored``.
 
-    A stored 0 means that nothing was measured yet; there it is `carry`.
+    A stored 0 means that nothing was measured yet; there it is `carry`, which a negative delta stands for.
     """
-    carried = carry(delta, raw_delta_at_zero, stored)
-    if stored is None:
-        return carried
-    stored = stored.to(delta.dtype)[:, None]
-    return torch.where(stored > 0, stored, carried)
+    return None if stored is None else torch.where(stored > 0, stored, -1.0)
 
 
-def learned(delta: Tensor, raw_delta_at_zero: Tensor, stored: Tensor | None) -> Tensor:
-    """Each pruned cell takes a trained delta: ``stored`` (D,) is added to the raw delta of zero features.
+def learned(raw_delta_at_zero: Tensor, stored: Tensor | None) -> Tensor:
+    """Each pruned cell takes a trained delta: ``stored`` is added to the raw delta of zero features.
 
     A stored 0 is `bias`.
     """
-    return F.softplus(raw_delta_at_zero if stored is None else raw_delta_at_zero + stored.to(delta.dtype))
+    return F.softplus(raw_delta_at_zero if stored is None else raw_delta_at_zero + stored)
 
 
 # 'none' lets no time pass: plain compaction, the control of every experiment.
-ALIGNMENT: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor] | None] = {
+ALIGNMENT: dict[str, Callable[[Tensor, Tensor | None], Tensor | None] | None] = {
     'none': None,
     'carry': carry,
     'bias': bias,
@@ -58,36 +57,19 @@ ALIGNMENT: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor] | None] =
 NEEDS_CALIBRATION = ('calibrated', 'learned')
 
 
-def scan_tokens(
-    u: Tensor,
-    raw_delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    raw_delta_at_zero: Tensor,
-    gap: Tensor | None,
-    alignment: str,
-    stored_delta: Tensor | None = None,
-) -> Tensor:
-    """Scan dense tokens, or kept tokens with the chosen alignment.
+def time_at_pruned_cells(tokens: TokenState, raw_delta_at_zero: Tensor) -> dict[str, Tensor | None]:
+    """The arguments ``gap`` and ``delta_gap`` of `mmssmprune.ops.multi_scan`; none where no time passes unseen.
 
     Args:
-        u, raw_delta: (B, D, K) in scan order; ``raw_delta`` before ``delta_bias`` (D,) and softplus.
-        A, B, C, D: as in `mmssmprune.ops.selective_scan`.
-        raw_delta_at_zero: (D,) what ``raw_delta + delta_bias`` is at a token of zero features.
-        gap: (B, K) pruned cells just before each token; None where nothing is pruned.
-        alignment: a name in `ALIGNMENT`.
-        stored_delta: (D,) what `calibrated` or `learned` keeps for this layer and set of parameters.
-
-    Returns:
-        (B, D, K).
+        tokens: which tokens are at hand, and the alignment.
+        raw_delta_at_zero: (S, D), or (D,) where all directions share one set of parameters: what the raw delta, biases
+            included, is at a token of zero features.
     """
-    delta_of_pruned = ALIGNMENT[alignment]
-    if gap is None or delta_of_pruned is None:
-        return selective_scan(u, raw_delta, A, B, C, D, None, delta_bias, True)
-    wide = torch.promote_types(raw_delta.dtype, torch.float32)
-    delta = F.softplus(raw_delta.to(wide) + delta_bias.to(wide)[:, None])
-    delta_gap = delta_of_pruned(delta, raw_delta_at_zero.to(wide), stored_delta)
-    return aligned_selective_scan(u, delta, A, B, C, D, gap=gap, delta_gap=delta_gap)
+    delta_of_pruned = ALIGNMENT[tokens.alignment]
+    if tokens.walk.gap is None or delta_of_pruned is None:
+        return {}
+    wide = torch.promote_types(raw_delta_at_zero.dtype, torch.float32)
+    stored = tokens.stored_delta
+    if stored is not None and raw_delta_at_zero.dim() == 1:
+        stored = stored[0]
+    return {'gap': tokens.walk.gap, 'delta_gap': delta_of_pruned(raw_delta_at_zero.to(wide), stored)}

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .kept_tokens import KeptTokens, gather_rows
+from .kept_tokens import KeptTokens
 
 # The move by which a walk reached a cell: the rows of PlainMamba's direction_Bs.
 START, RIGHT, LEFT, UP, DOWN = range(5)
@@ -20,57 +20,47 @@ class Walk:
 
     Attributes:
         order: (R, K), or (B, R, K) once tokens are pruned: the token visited at each step.
-        inverse: same shape: the step at which each token is visited.
         move: same shape: how the dense walk reached the visited cell (`START` ... `DOWN`).
         gap: (B, R, K): how many pruned cells the dense walk visits between this token and the one before it (before
             the first token: since the start); None for the dense walk.
+        snakes_over: (h, w) where these are the four snakes over that whole grid, whose order a kernel knows by itself.
     """
 
     order: Tensor
-    inverse: Tensor
     move: Tensor
     gap: Tensor | None = None
-
-    def visit(self, x: Tensor) -> Tensor:
-        """(B, K, C) -> (B, R, K, C): the tokens in the order of each direction."""
-        return self._pick(x, self.order)
-
-    def bring_home(self, y: Tensor) -> Tensor:
-        """(B, R, K, C) in scan order -> (B, R, K, C) with every direction back in raster order."""
-        batch, directions, tokens = y.shape[:3]
-        inverse = self.inverse.expand(batch, directions, tokens).flatten(0, 1)
-        return gather_rows(y.flatten(0, 1), inverse).unflatten(0, (batch, directions))
-
-    @staticmethod
-    def _pick(x: Tensor, order: Tensor) -> Tensor:
-        directions, tokens = order.shape[-2:]
-        index = order.expand(x.shape[0], directions, tokens).flatten(1)
-        return gather_rows(x, index).unflatten(1, (directions, tokens))
+    snakes_over: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class ScanPath:
-    """For each of R directions the cell visited at each step, the step of each cell, and the move: all (R, L)."""
+    """For each of R directions the cell visited at each step, the step of each cell, and the move: all (R, L).
+
+    ``snakes_over`` as in `Walk`.
+    """
 
     order: Tensor
     step: Tensor
     move: Tensor
+    snakes_over: tuple[int, int] | None = None
 
     def over(self, kept: KeptTokens | None) -> Walk:
         """The walk over all cells, or over the kept ones with the gaps between them."""
         if kept is None:
-            return Walk(self.order, self.step, self.move)
+            return Walk(self.order, self.move, snakes_over=self.snakes_over)
         # When each kept cell is visited, [B, R, K]; contiguous, since torch.compile mistakes the strides otherwise.
         steps = self.step[:, kept.index].transpose(0, 1).contiguous()
         visited, order = steps.sort(dim=-1)
         gap = torch.diff(visited, dim=-1, prepend=visited.new_full((*visited.shape[:2], 1), -1)) - 1
         directions = torch.arange(len(self.order), device=order.device)[None, :, None]
-        return Walk(order, order.argsort(dim=-1), self.move[directions, visited], gap)
+        return Walk(order, self.move[directions, visited], gap)
 
 
-def _path(order: Tensor, move: Tensor, device: torch.device | str) -> ScanPath:
+def _path(
+    order: Tensor, move: Tensor, device: torch.device | str, snakes_over: tuple[int, int] | None = None
+) -> ScanPath:
     order, move = order.to(device), move.to(device)
-    return ScanPath(order, order.argsort(dim=-1), move)
+    return ScanPath(order, order.argsort(dim=-1), move, snakes_over)
 
 
 @lru_cache(maxsize=64)
@@ -83,7 +73,7 @@ def snake_path(height: int, width: int, device: torch.device | str = 'cpu') -> S
     cells = torch.arange(height * width).view(height, width)
     rows, columns = _snake(cells), _snake(cells.t())
     orders = torch.stack([rows, rows.flip(0), columns, columns.flip(0)])
-    return _path(orders, torch.stack([_moves(order, width) for order in orders]), device)
+    return _path(orders, torch.stack([_moves(order, width) for order in orders]), device, (height, width))
 
 
 def _snake(cells: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, make
 from torch import nn
 
 from mmssmprune.models import set_keep_ratio
+from mmssmprune.models.layers import plain_mamba_layer, vim_block
+from mmssmprune.ops import multi_scan
 from mmssmprune.pruning import TokenPruner
 from mmssmprune.pruning.importance import NEEDS_CLASS_TOKEN
 from mmssmprune.pruning.pruner import CHOICES
@@ -135,13 +137,13 @@ def rows_seen(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
 @pytest.mark.parametrize('kind', MAKERS)
 def test_later_layers_run_on_kept_tokens_only(kind, with_cp, names, monkeypatch):
     lengths = []
-    from mmssmprune.pruning import alignment
 
-    for name in ('selective_scan', 'aligned_selective_scan'):
-        original = getattr(alignment, name)
-        monkeypatch.setattr(
-            alignment, name, lambda u, *a, o=original, **k: (lengths.append(u.shape[2]), o(u, *a, **k))[1]
-        )
+    def measured(u, *args, **kwargs):
+        lengths.append(u.shape[-2])
+        return multi_scan(u, *args, **kwargs)
+
+    for module in (plain_mamba_layer, vim_block):
+        monkeypatch.setattr(module, 'multi_scan', measured)
     model = make(kind, pruning=PRUNING | names, with_cp=with_cp).train()
     hw = (64, 96)
     plan = model.tokens_per_layer(hw)

@@ -88,7 +88,7 @@ def test_flop_formula_is_the_sum_over_the_directions(backend):
     leaves, options = multi_operands()
     with FlopCounterMode(display=False) as counter:
         multi_scan(**leaves, **options, backend=backend)
-    assert counter.get_total_flops() == 2 * 15 * 5 * (4 * (9 * 3 + 1) + 1)
+    assert counter.get_total_flops() == 2 * 15 * 5 * 4 * (9 * 3 + 1)
 
 
 def test_wrong_operands_are_named():

@@ -33,6 +33,19 @@ def test_kernels_are_right_in_the_interpreter():
     assert ' passed' in done.stdout
 
 
+@NEEDS_TRITON
+def test_mixers_are_the_official_ones_in_the_interpreter():
+    """The smallest golden cases of either family; the interpreter takes minutes for a whole model."""
+    cases = 'float32 and mixer and (3x4 or L12)'
+    done = run(
+        *('-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(HERE.parent / 'test_golden.py'), '-k', cases),
+        TRITON_INTERPRET='1',
+        MMSSMPRUNE_SCAN_BACKEND='triton',
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert '2 passed' in done.stdout
+
+
 def kernels_compiled_for(capability: str, cache: Path, *choice: str) -> list[str]:
     variables = {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(cache), 'PYTHONPATH': str(HERE.parent)}
     done = run(str(HERE.parent / 'triton_targets.py'), capability, *choice, **variables)

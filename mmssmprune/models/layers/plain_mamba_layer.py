@@ -6,11 +6,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmssmprune.models.layers.drop_path import DropPath
 from mmssmprune.models.layers.projection import project_x_half
-from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, Walk, conv_over_grid, scan_tokens
+from mmssmprune.ops import multi_scan
+from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, time_at_pruned_cells
 
 PARAM_ORDERS = ('raster', 'scan')
 
@@ -70,11 +71,9 @@ class PlainMambaMixer(nn.Module):
         fill = None if lost is None else project_x_half(lost, self.in_proj)
         u = F.silu(conv_over_grid(x, self.conv2d, tokens, fill))
         delta, B, C = self.parameters_of(u)
-        scanned = self.scan(u, delta, B, C, tokens)
-        # The four directions are summed, not averaged, so D u counts four times.
-        y = tokens.walk.bring_home(scanned).sum(1) * F.silu(z)
-        y = y.to(x.dtype)
-        return self.out_proj(y), LayerTrace(y, (self._raw_delta(delta),))
+        raw_delta = self._raw_delta(delta)
+        y = self.scan(u, raw_delta, B, C, z, tokens)
+        return self.out_proj(y), LayerTrace(y, (raw_delta,))
 
     def _raw_delta(self, delta: Tensor) -> RawDelta:
         """Official: dt_proj was called with its bias, and the scan adds the bias once more."""
@@ -85,38 +84,29 @@ class PlainMambaMixer(nn.Module):
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         return self.dt_proj(dt), B, C
 
-    def scan(self, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, tokens: TokenState) -> Tensor:
-        """Scan u (B, K, d_inner) along every direction; returns (B, R, K, d_inner) in scan order."""
+    def scan(self, u: Tensor, raw_delta: RawDelta, B: Tensor, C: Tensor, z: Tensor, tokens: TokenState) -> Tensor:
+        """Scan u (B, K, d_inner) along the four snakes, which share every parameter; gated by z (B, K, d_inner).
+
+        The directions are summed, not averaged, so D u counts four times.
+        """
         walk = tokens.walk
-        raw_delta = self._raw_delta(delta)
-        # One batch entry per image and direction; the four share A and D.
-        steps = [self._along(t, walk) for t in (delta, B, C)]
-        move_B = self.direction_Bs[walk.move].expand(u.shape[0], -1, -1, -1)
-        y = scan_tokens(
-            u=_as_sequences(walk.visit(u)),
-            raw_delta=_as_sequences(steps[0]),
-            A=-torch.exp(self.A_log),
-            B=_as_sequences(steps[1] + move_B),
-            C=_as_sequences(steps[2]),
-            D=self.D,
-            delta_bias=raw_delta.bias,
-            raw_delta_at_zero=raw_delta.at_zero,
-            gap=None if walk.gap is None else walk.gap.flatten(0, 1),
-            alignment=tokens.alignment,
-            stored_delta=None if tokens.stored_delta is None else tokens.stored_delta[0],
+        is_snake = walk.snakes_over is not None
+        return multi_scan(
+            u,
+            raw_delta.raw,
+            -torch.exp(self.A_log),
+            B,
+            C,
+            self.D,
+            z,
+            raw_delta.bias,
+            hw_shape=walk.snakes_over,
+            order=None if is_snake else walk.order,
+            move=None if is_snake else walk.move,
+            direction_B=self.direction_Bs,
+            param_order=self.param_order,
+            **time_at_pruned_cells(tokens, raw_delta.at_zero),
         )
-        return y.transpose(1, 2).unflatten(0, (u.shape[0], -1))
-
-    def _along(self, x: Tensor, walk: Walk) -> Tensor:
-        """(B, K, C) -> (B, R, K, C): permuted as the input is, or left in raster order as the official code does."""
-        if self.param_order == 'scan':
-            return walk.visit(x)
-        return x.unsqueeze(1).expand(-1, walk.order.shape[-2], -1, -1)
-
-
-def _as_sequences(x: Tensor) -> Tensor:
-    """(B, R, K, C) -> (B*R, C, K)."""
-    return x.flatten(0, 1).transpose(1, 2)
 
 
 class PlainMambaLayer(nn.Module):

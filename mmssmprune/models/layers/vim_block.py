@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmssmprune.models.layers.drop_path import DropPath
 from mmssmprune.models.layers.projection import project_x_half
-from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, causal_conv_over_sequence, scan_tokens
+from mmssmprune.ops import multi_scan
+from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, causal_conv_over_sequence, time_at_pruned_cells
 
 
 class RMSNorm(nn.Module):
@@ -76,46 +78,50 @@ class VimMixer(nn.Module):
         """
         x, z = self.in_proj(x).chunk(2, dim=-1)
         fill = None if lost is None else project_x_half(lost, self.in_proj)
-        scans, deltas = zip(*(self.branch(x, fill, tokens, direction) for direction in (0, 1)), strict=True)
-        y = tokens.walk.bring_home(torch.stack(scans, dim=1)).sum(1) * F.silu(z)
+        branches = [self.branch(x, fill, tokens, direction) for direction in (0, 1)]
+        y = self.scan(*zip(*branches, strict=True), z, tokens)
         if self.if_divide_out:
             y = y / 2
-        y = y.to(x.dtype)
-        return self.out_proj(y), LayerTrace(y, deltas)
+        return self.out_proj(y), LayerTrace(y, tuple(raw_delta for _, raw_delta, _, _ in branches))
 
-    def branch(self, x: Tensor, fill: Tensor | None, tokens: TokenState, direction: int) -> tuple[Tensor, RawDelta]:
-        """Scan x (B, K, d_inner) forward (0) or backward (1), ``fill`` (B, P, d_inner) being at the pruned cells.
+    def branch(
+        self, x: Tensor, fill: Tensor | None, tokens: TokenState, direction: int
+    ) -> tuple[Tensor, RawDelta, Tensor, Tensor]:
+        """What the scan forward (0) or backward (1) reads, all in sequence order: u, its step sizes, B and C.
 
-        Returns (B, K, d_inner) in scan order, not gated, and the step sizes in sequence order.
+        ``x`` (B, K, d_inner) are the tokens at hand, ``fill`` (B, P, d_inner) what is at the pruned cells.
         """
         suffix = ('', '_b')[direction]
         dt_proj = getattr(self, f'dt_proj{suffix}')
-        x = F.silu(causal_conv_over_sequence(x, getattr(self, f'conv1d{suffix}'), bool(direction), tokens, fill))
-        dt, B, C = getattr(self, f'x_proj{suffix}')(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        u = F.silu(causal_conv_over_sequence(x, getattr(self, f'conv1d{suffix}'), bool(direction), tokens, fill))
+        dt, B, C = getattr(self, f'x_proj{suffix}')(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # Only the weight here: unlike in PlainMamba the bias is added once.
-        delta = F.linear(dt, dt_proj.weight)
-        raw_delta = RawDelta(delta, dt_proj.bias, dt_proj.bias)
-        u, delta, B, C = (_in_order(t, direction) for t in (x, delta, B, C))
-        gap = tokens.walk.gap
-        y = scan_tokens(
-            u=u,
-            raw_delta=delta,
-            A=-torch.exp(self.A_b_log if direction else self.A_log),
-            B=B,
-            C=C,
-            D=getattr(self, f'D{suffix}'),
-            delta_bias=raw_delta.bias,
-            raw_delta_at_zero=raw_delta.at_zero,
-            gap=None if gap is None else gap[:, direction],
-            alignment=tokens.alignment,
-            stored_delta=None if tokens.stored_delta is None else tokens.stored_delta[direction],
+        return u, RawDelta(F.linear(dt, dt_proj.weight), dt_proj.bias, dt_proj.bias), B, C
+
+    def scan(
+        self,
+        u: Sequence[Tensor],
+        raw_delta: Sequence[RawDelta],
+        B: Sequence[Tensor],
+        C: Sequence[Tensor],
+        z: Tensor,
+        tokens: TokenState,
+    ) -> Tensor:
+        """Scan forward and backward, each with its own u (B, K, d_inner) and parameters; summed, then gated by z.
+
+        Kept tokens are in sequence order, so the walk is the sequence itself whatever was pruned.
+        """
+        return multi_scan(
+            torch.stack(u),
+            torch.stack([delta.raw for delta in raw_delta]),
+            -torch.exp(torch.stack([self.A_log, self.A_b_log])),
+            torch.stack(B),
+            torch.stack(C),
+            torch.stack([self.D, self.D_b]),
+            z,
+            torch.stack([delta.bias for delta in raw_delta]),
+            **time_at_pruned_cells(tokens, torch.stack([delta.at_zero for delta in raw_delta])),
         )
-        return y.transpose(1, 2), raw_delta
-
-
-def _in_order(x: Tensor, direction: int) -> Tensor:
-    """(B, K, C) -> (B, C, K); kept tokens are in sequence order, so backward is their reverse."""
-    return (x.flip(1) if direction else x).transpose(1, 2)
 
 
 class VimBlock(nn.Module):

@@ -146,7 +146,7 @@ def test_official_counts_of_plain_mamba_l1():
             module.register_forward_hook(lambda module, args, out: biases.append(out.numel()))
     counted = count_flops(model, torch.zeros(1, 3, 224, 224))
     assert counted.per_op['aten.addmm'] + counted.per_op['aten.mm'] == 1_141_604_352
-    assert counted.per_op['mmssmprune.selective_scan'] == 1_047_674_880
+    assert counted.per_op['mmssmprune.multi_scan'] == 1_047_674_880
     assert counted.per_op['aten.convolution'] + sum(biases) == 825_269_760
     assert counted.unsupported == {}
 
@@ -179,5 +179,5 @@ def test_flops_and_tokens_fall_with_the_keep_ratio(family: str):
     assert totals[0] == dense.total
     assert totals == sorted(set(totals), reverse=True)
     assert tokens == sorted(set(tokens), reverse=True)
-    scans = [counted.per_op['mmssmprune.selective_scan'] for counted in counts]
+    scans = [counted.per_op['mmssmprune.multi_scan'] for counted in counts]
     assert [scan / scans[0] for scan in scans] == pytest.approx([n / tokens[0] for n in tokens])

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from full_proposals import full_proposals
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
 from mmssmprune.analysis.cost.conventions import CONVENTIONS
 from mmssmprune.analysis.cost.flops import count_flops, price
 from mmssmprune.analysis.cost.meta_forward import record_model
+from mmssmprune.analysis.full_proposals import full_proposals
 from mmssmprune.analysis.inputs import noise_image, prepare_inputs
 from mmssmprune.engine.runner_setup import load_config
 
