@@ -36,7 +36,11 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['mmssmprune', 'mmssmprune.*']),
-    package_data={'mmssmprune.ops.backends.cpp': ['*.cpp'], 'mmssmprune.analysis.comparison': ['published.yml']},
+    package_data={
+        'mmssmprune.ops.backends.cpp': ['*.cpp'],
+        'mmssmprune.ops.kept_conv': ['*.cpp'],
+        'mmssmprune.analysis.comparison': ['published.yml'],
+    },
     python_requires='>=3.10',
     # Two families of distributions bring mmengine, mmcv, mmdet and mmseg, and torch comes in many builds: naming one
     # here would put it on top of what a user already has. mmssmprune/_stack.py checks them once models are imported.

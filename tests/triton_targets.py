@@ -16,7 +16,7 @@ from triton.runtime import driver
 from mmssmprune.ops.backends.multi_inputs import MultiScanInputs
 
 
-class _AbsentGPU:
+class AbsentGPU:
     """What Triton asks of its driver before it compiles."""
 
     def get_current_target(self) -> GPUTarget:
@@ -32,7 +32,7 @@ class _AbsentGPU:
         return torch.device('cpu')
 
 
-class _Compiled:
+class Compiled:
     """Compiles a kernel where it would be launched."""
 
     def __init__(self, kernel) -> None:
@@ -59,11 +59,11 @@ def inputs(**choice) -> MultiScanInputs:
 
 
 def main() -> None:
-    driver.set_active(_AbsentGPU())
+    driver.set_active(AbsentGPU())
     from mmssmprune.ops.backends.triton import launch
 
     for name in [name for name in vars(launch) if name.endswith('_kernel')]:
-        setattr(launch, name, _Compiled(getattr(launch, name)))
+        setattr(launch, name, Compiled(getattr(launch, name)))
     for name in ('FORWARD', 'BACKWARD'):  # small blocks: what compiles is the same, in a fraction of the time
         setattr(launch, name, getattr(launch, name)._replace(states=32))
     choices = [dict(snakes=False, own_parameters=True, kept=9)]
@@ -76,4 +76,5 @@ def main() -> None:
         launch.backward(p, total, before, out, 8)
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -1,7 +1,7 @@
 """Token pruning for selective scans: which cells live, how the state crosses the rest, how maps become full again."""
 
 from .alignment import ALIGNMENT, time_at_pruned_cells
-from .conv_fill import causal_conv_over_sequence, conv_over_grid
+from .conv_fill import causal_conv_over_sequence, conv_over_grid, module_over_grid
 from .importance import IMPORTANCE, LayerTrace, RawDelta, register_importance
 from .kept_tokens import KeptTokens, choose_tokens, gather_rows
 from .plan import PrunePlan, make_plan
@@ -29,6 +29,7 @@ __all__ = [
     'conv_over_grid',
     'gather_rows',
     'make_plan',
+    'module_over_grid',
     'register_importance',
     'sequence_path',
     'snake_path',

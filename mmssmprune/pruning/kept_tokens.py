@@ -51,6 +51,25 @@ class KeptTokens:
         return KeptTokens(self.index.gather(1, chosen), self.length)
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where tokens stand, both ways round, as `mmssmprune.ops.kept_conv` reads it.
+
+    Attributes:
+        cells: (B, M) the cell of each token.
+        slot: (B, L) int32, the token at each cell, or -1.
+    """
+
+    cells: Tensor
+    slot: Tensor
+
+    @classmethod
+    def of(cls, cells: Tensor, length: int) -> Places:
+        """Tokens at ``cells`` (B, M), none of them twice, out of ``length``."""
+        tokens = torch.arange(cells.shape[1], dtype=torch.int32, device=cells.device).expand_as(cells)
+        return cls(cells, tokens.new_full((len(cells), length), -1).scatter(1, cells, tokens))
+
+
 def choose_tokens(score: Tensor, keep: int, protected: Tensor | None = None) -> Tensor:
     """Positions (B, keep) of the highest scores, ascending; ties go to the earlier position, so that runs repeat.
 

@@ -18,7 +18,7 @@ from .plan import PLAN_KEYS, PlanTarget, PrunePlan, plan_from_config
 from .reduction import REDUCTION
 from .restoration import REMEMBERING, RESTORATION
 from .scan_path import ScanPath
-from .token_state import LostTokens, TokenState
+from .token_state import TokenState
 
 REGIMES = ('progressive', 'per_stage')
 CHOICES = {
@@ -157,8 +157,8 @@ class TokenPruner(nn.Module):
             owner = most_similar(sum(streams), reduced.chosen)
         if owner is not None and tokens.owner is not None:
             owner = owner.gather(1, tokens.owner)
-        tokens = replace(tokens, kept=kept, held=held, owner=owner, walk=tokens.path.over(kept))
-        return reduced.streams, replace(tokens, lost=self._lost(tokens))
+        tokens = replace(tokens.keeping(kept), held=held, owner=owner)
+        return reduced.streams, tokens.losing(sum(held)) if self.conv_fill == 'hold' else tokens
 
     def _held(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
         """Every position of every stream: the tokens at hand as they are, the others as they are remembered."""
@@ -169,12 +169,6 @@ class TokenPruner(nn.Module):
             return streams
         remember = RESTORATION[self.restoration if self.restoration in REMEMBERING else 'hold']
         return tuple(remember(x, tokens, held, None) for x, held in zip(streams, tokens.held, strict=True))
-
-    def _lost(self, tokens: TokenState) -> LostTokens | None:
-        if self.conv_fill != 'hold':
-            return None
-        cells = tokens.kept.complement()
-        return LostTokens(cells, cells.gather(sum(tokens.held)))
 
     def _reopen(
         self,

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .kept_tokens import KeptTokens
+from .kept_tokens import KeptTokens, Places
 from .scan_path import ScanPath, Walk
 
 
 @dataclass(frozen=True)
 class LostTokens:
-    """The pruned ``cells``, and the ``features`` (B, P, C) that the next layer would have read there."""
+    """What the pruned cells still contribute.
+
+    Attributes:
+        cells: the pruned cells.
+        features: (B, P, C) what the next layer would have read there.
+        behind_kept: where everything stands, the kept tokens first, then these.
+    """
 
     cells: KeptTokens
     features: Tensor
+    behind_kept: Places
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class TokenState:
         walk: the walks over the tokens at hand.
         hw_shape: the grid (h, w).
         kept: the positions still alive, or None while nothing is pruned.
+        places: the same for convolutions.
         protected: positions that are never pruned and not counted by the keep ratio (class tokens).
         alignment: how the state moves over pruned cells, a name in `ALIGNMENT`.
         stored_delta: (sets of parameters, D) what the alignment has stored for the layer that comes next, or None.
@@ -46,6 +54,7 @@ class TokenState:
     walk: Walk
     hw_shape: tuple[int, int]
     kept: KeptTokens | None = None
+    places: Places | None = None
     protected: tuple[int, ...] = ()
     alignment: str = 'none'
     stored_delta: Tensor | None = None
@@ -61,6 +70,17 @@ class TokenState:
     ) -> TokenState:
         """Every cell alive."""
         return cls(path, path.over(None), hw_shape, protected=tuple(protected), alignment=alignment)
+
+    def keeping(self, kept: KeptTokens) -> TokenState:
+        """The same with only these positions alive. All indices of a pruning stage are made here, once."""
+        places = Places.of(kept.index, self.length)
+        return replace(self, kept=kept, places=places, walk=self.path.over(kept))
+
+    def losing(self, features: Tensor) -> TokenState:
+        """The same where pruned positions still show ``features`` (B, L, C) to convolutions."""
+        cells = self.kept.complement()
+        everything = Places.of(torch.cat([self.kept.index, cells.index], 1), self.length)
+        return replace(self, lost=LostTokens(cells, cells.gather(features), everything))
 
     @property
     def length(self) -> int:

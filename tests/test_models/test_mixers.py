@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,7 +89,8 @@ def tokens_over(path: ScanPath, kept: int | None, alignment: str, sets: int) -> 
     stored = torch.rand(sets, 12).double() * (torch.arange(12) % 3 > 0)
     if alignment not in ('calibrated', 'learned'):
         stored = None
-    return TokenState(path, path.over(chosen), (3, 5), chosen, alignment=alignment, stored_delta=stored)
+    dense = TokenState.dense(path, (3, 5), alignment=alignment)
+    return replace(dense.keeping(chosen), stored_delta=stored)
 
 
 def assert_same_mixing(mixer, step_by_step, tokens) -> None:

@@ -17,7 +17,6 @@ from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
 from mmssmprune.models.layers.vim_block import VimMixer
 from mmssmprune.pruning import KeptTokens, TokenState, conv_over_grid, sequence_path, snake_path
 from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
-from mmssmprune.pruning.token_state import LostTokens
 
 ALIGNMENTS = ['none', 'carry', 'bias', 'calibrated', 'learned']
 
@@ -27,8 +26,8 @@ def keep(rows: list[list[int]], path, hw: tuple[int, int], alignment: str, sets:
     stored = None
     if alignment in ('calibrated', 'learned'):
         stored = (torch.rand(sets, 16, dtype=torch.float64) + 0.1).requires_grad_(alignment == 'learned')
-    lost = LostTokens(kept.complement(), torch.empty(0))
-    return TokenState(path, path.over(kept), hw, kept, alignment=alignment, stored_delta=stored, lost=lost)
+    tokens = TokenState.dense(path, hw, alignment=alignment).keeping(kept)
+    return replace(tokens.losing(torch.empty(len(rows), kept.length, 0)), stored_delta=stored)
 
 
 def fixed_delta(tokens: TokenState, direction: int, raw_at_zero: torch.Tensor) -> torch.Tensor | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 
@@ -12,15 +10,14 @@ from mmssmprune.pruning import (
     TokenState,
     causal_conv_over_sequence,
     conv_over_grid,
+    module_over_grid,
     sequence_path,
 )
-from mmssmprune.pruning.token_state import LostTokens
 
 
 def state(kept: KeptTokens, hw: tuple[int, int]) -> TokenState:
     """Over a grid or, with one row, a sequence; the walks do not matter here."""
-    path = sequence_path(hw[0] * hw[1])
-    return TokenState(path, path.over(kept), hw, kept)
+    return TokenState.dense(sequence_path(hw[0] * hw[1]), hw).keeping(kept)
 
 
 def masked(x: torch.Tensor, kept: KeptTokens) -> torch.Tensor:
@@ -61,8 +58,7 @@ def test_causal_neighbours_stand_at_their_places_in_both_directions():
 def test_filled_cells_count_as_neighbours():
     hw, kept = (3, 5), KeptTokens(torch.tensor([[0, 3, 8, 14], [1, 2, 3, 7]]), 15)
     x = torch.randn(2, 15, 4, dtype=torch.float64)
-    lost = LostTokens(kept.complement(), torch.empty(0))
-    tokens = replace(state(kept, hw), lost=lost)
+    tokens = state(kept, hw).losing(x)
     grid, line = nn.Conv2d(4, 4, 7, padding=3, groups=4).double(), nn.Conv1d(4, 4, 4, padding=3, groups=4).double()
     every = TokenState.dense(tokens.path, hw)
     for apply in (
@@ -70,5 +66,14 @@ def test_filled_cells_count_as_neighbours():
         lambda x, tokens, fill: causal_conv_over_sequence(x, line, False, tokens, fill),
         lambda x, tokens, fill: causal_conv_over_sequence(x, line, True, tokens, fill),
     ):
-        filled = apply(kept.gather(x), tokens, lost.cells.gather(x))
+        filled = apply(kept.gather(x), tokens, tokens.lost.features)
         assert torch.allclose(filled, kept.gather(apply(x, every, None)), rtol=1e-12, atol=1e-14)
+
+
+def test_a_whole_module_sees_a_grid_of_zeros():
+    hw, kept = (3, 5), KeptTokens(torch.tensor([[0, 3, 8, 14], [1, 2, 3, 7]]), 15)
+    x = torch.randn(2, 15, 4, dtype=torch.float64)
+    module = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.GELU()).double().eval()
+    expected = module(masked(x, kept).transpose(1, 2).view(2, 4, 3, 5)).flatten(2).transpose(1, 2)
+    out = module_over_grid(kept.gather(x), module, state(kept, hw))
+    assert torch.allclose(out, kept.gather(expected), rtol=1e-12, atol=1e-14)

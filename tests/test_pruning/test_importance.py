@@ -57,7 +57,7 @@ def test_grid_scores_belong_to_cells_not_to_ranks():
     path = sequence_path(17)
     dense = TokenState.dense(path, hw, protected=(8,))
     kept = KeptTokens(torch.tensor([[1, 5, 8, 9, 16]]), 17)
-    pruned = TokenState(path, path.over(kept), hw, kept, protected=(8,))
+    pruned = TokenState.dense(path, hw, (8,)).keeping(kept)
     full = score('grid', LayerTrace(torch.zeros(1, 17, 1), ()), dense)
     some = score('grid', LayerTrace(torch.zeros(1, 5, 1), ()), pruned)
     spare = [0, 1, 3, 4]  # the class token's score means nothing

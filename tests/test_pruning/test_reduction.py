@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -99,7 +101,7 @@ def test_merge_weighs_by_how_much_a_token_stands_for():
     path = snake_path(1, 9)
     kept = KeptTokens(torch.tensor([[0, 2, 4, 6]]), 9)
     owner = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3, 3]])
-    tokens = TokenState(path, path.over(kept), (1, 9), kept, owner=owner)
+    tokens = replace(TokenState.dense(path, (1, 9)).keeping(kept), owner=owner)
     x, y = torch.randn(1, 4, 3), torch.randn(1, 4, 5)
     reduced = reduce('merge', x, y, tokens, 3)
     features, _ = merge_by_hand(x[0], y[0], [2.0, 2.0, 2.0, 3.0], 1)

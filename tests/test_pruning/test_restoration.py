@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ def state(rows: list[list[int]], protected: tuple[int, ...] = ()) -> TokenState:
     kept = KeptTokens(torch.tensor(rows), 20 + len(protected))
     owner = torch.arange(kept.length).remainder(len(rows[0])).expand(len(rows), -1)
     owner = owner.scatter(1, kept.index, torch.arange(len(rows[0])).expand_as(kept.index))
-    return TokenState(path, path.over(kept), HW, kept, protected=protected, owner=owner)
+    return replace(TokenState.dense(path, HW, protected).keeping(kept), owner=owner)
 
 
 PLAIN = [[0, 6, 7, 13, 19], [1, 2, 3, 10, 15]]

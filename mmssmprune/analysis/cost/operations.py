@@ -142,6 +142,10 @@ def _scan_size(name: str, args: tuple) -> ScanSize:
 
 
 def _shape_facts(name: str, args: tuple, out: Tensor) -> dict[str, Any]:
+    if name == 'mmssmprune.kept_conv':
+        weight, bias = args[1:3]
+        positions = out.numel() // out.shape[-1]
+        return {'has_bias': bias is not None, 'positions': positions, 'kernel': tuple(weight.shape[2:])}
     if 'convolution' not in name:
         return {'positions': out.numel() // out.shape[-1]}
     is_transposed, source = bool(args[6]), args[0]

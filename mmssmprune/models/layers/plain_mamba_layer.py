@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmssmprune.models.layers.drop_path import DropPath
 from mmssmprune.models.layers.projection import project_x_half
 from mmssmprune.ops import multi_scan
-from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, time_at_pruned_cells
+from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, module_over_grid, time_at_pruned_cells
 
 PARAM_ORDERS = ('raster', 'scan')
 
@@ -134,5 +134,5 @@ class PlainMambaLayer(nn.Module):
         mixed, trace = self.mamba(self.norm(x), tokens, lost)
         x = x + self.drop_path(mixed)
         if hasattr(self, 'dw'):
-            x = conv_over_grid(x, self.dw, tokens)
+            x = module_over_grid(x, self.dw, tokens)
         return x, trace

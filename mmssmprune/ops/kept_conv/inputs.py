@@ -1,0 +1,71 @@
+"""What every backend of the convolution receives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ConvInputs:
+    """The operands of one convolution.
+
+    Shapes: ``x`` (B, M, C); ``weight`` (C, 1, kh, kw); ``bias`` (C,); ``cells`` (B, M) and ``slot`` (B, H*W) say where
+    the tokens are, ``out_cells`` (B, K) and ``out_slot`` (B, H*W) where the outputs are. ``top`` and ``left`` lead from
+    an output's cell to the neighbour under the first tap.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    cells: Tensor
+    slot: Tensor
+    out_cells: Tensor
+    out_slot: Tensor
+    height: int
+    width: int
+    top: int
+    left: int
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """The operands that have gradients, in the order in which these come back."""
+        return [self.x, self.weight, self.bias]
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """(B, K, C)."""
+        return *self.out_cells.shape, self.x.shape[2]
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The float64 of any operand, else float32: sums of half precision would lose too much."""
+        wide = any(t is not None and t.dtype == torch.float64 for t in self.tensors)
+        return torch.float64 if wide else torch.float32
+
+    def taps(self) -> Tensor:
+        """The weight as (kh*kw, C), contiguous, in the dtype of the computation."""
+        return self.weight.detach().flatten(1).t().to(self.compute_dtype).contiguous()
+
+    def adjoint(self, grad_out: Tensor) -> ConvInputs:
+        """The convolution that takes ``grad_out`` (B, K, C) to the gradient of x."""
+        kh, kw = self.weight.shape[2:]
+        return replace(
+            self,
+            x=grad_out,
+            weight=self.weight.flip(2, 3),
+            bias=None,
+            cells=self.out_cells,
+            slot=self.out_slot,
+            out_cells=self.cells,
+            out_slot=self.slot,
+            top=1 - kh - self.top,
+            left=1 - kw - self.left,
+        )
+
+    def grads(self, dx: Tensor, dweight: Tensor, dbias: Tensor) -> list[Tensor | None]:
+        """Gradients as the operands are: ``dweight`` is (C, kh*kw) or shaped as the weight; none for an absent bias."""
+        dweight = dweight.reshape(self.weight.shape).to(self.weight.dtype).contiguous()
+        return [dx.to(self.x.dtype), dweight, None if self.bias is None else dbias.to(self.bias.dtype)]
