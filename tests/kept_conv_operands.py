@@ -12,10 +12,13 @@ from mmssmprune.ops import kept_conv
 from mmssmprune.ops.kept_conv import cpp
 
 NO_CPP = pytest.mark.skipif(cpp.problem() is not None, reason=f'no cpp backend: {cpp.problem()}')
-# Grid, kernel, origin, kept tokens, kept outputs (None: at the tokens), channels.
+# Grid, kernel, origin, kept tokens (None: all, and no cells given), kept outputs (None: at the tokens), channels.
 CASES = {
     'PlainMamba': ((5, 9), (7, 7), (-3, -3), 23, None, 50),
-    'PlainMamba dense': ((6, 4), (7, 7), (-3, -3), 24, None, 67),
+    'PlainMamba, nothing pruned': ((6, 4), (7, 7), (-3, -3), 24, None, 67),
+    'PlainMamba dense': ((6, 4), (7, 7), (-3, -3), None, None, 67),
+    'Vim dense backward': ((1, 23), (1, 4), (0, 0), None, None, 20),
+    'some outputs of a whole grid': ((4, 5), (3, 3), (-1, -1), None, 7, 18),
     'Vim forward': ((1, 41), (1, 4), (0, -3), 20, None, 35),
     'Vim backward': ((1, 41), (1, 4), (0, 0), 20, None, 35),
     '3x3': ((4, 7), (3, 3), (-1, -1), 13, None, 3),
@@ -40,8 +43,11 @@ def draw_cells(batch: int, length: int, kept: int, shuffled: bool = False) -> tu
 def conv_operands(case: str, batch: int = 3, shuffled: bool = False) -> tuple[dict[str, Tensor], dict]:
     """Float64 leaves, and the other arguments."""
     hw_shape, kernel, origin, kept, wanted, channels = CASES[case]
-    cells, slot = draw_cells(batch, hw_shape[0] * hw_shape[1], kept, shuffled)
-    options = dict(cells=cells, slot=slot, hw_shape=hw_shape, origin=origin)
+    options = dict(hw_shape=hw_shape, origin=origin)
+    if kept is None:
+        kept = hw_shape[0] * hw_shape[1]
+    else:
+        options['cells'], options['slot'] = draw_cells(batch, hw_shape[0] * hw_shape[1], kept, shuffled)
     if wanted is not None:
         options['out_cells'], options['out_slot'] = draw_cells(batch, hw_shape[0] * hw_shape[1], wanted, shuffled)
     shapes = ((batch, kept, channels), (channels, 1, *kernel), (channels,))
@@ -53,7 +59,8 @@ def on_whole_grid(leaves: dict[str, Tensor], options: dict) -> Tensor:
     """The definition by torch alone: scatter, pad, F.conv2d, gather."""
     x, weight, bias = (leaves.get(name) for name in NAMES)
     (height, width), (top, left), (kh, kw) = options['hw_shape'], options['origin'], weight.shape[2:]
-    cells, out_cells = options['cells'], options.get('out_cells', options['cells'])
+    cells = options.get('cells', torch.arange(height * width, device=x.device).expand(len(x), -1))
+    out_cells = options.get('out_cells', cells)
     index = cells[..., None].expand(-1, -1, x.shape[2])
     full = x.new_zeros(len(x), height * width, x.shape[2]).scatter(1, index, x)
     grid = full.transpose(1, 2).reshape(len(x), -1, height, width)

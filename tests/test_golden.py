@@ -1,6 +1,7 @@
 """Every golden case: numbers of the official models, reproduced in float64 (gradients too) and in float32.
 
-Each case runs with every backend of the scan; `MMSSMPRUNE_SCAN_BACKEND=NAME` names another one to run it with.
+Each case runs with every backend, of the scan and of the convolution alike; `MMSSMPRUNE_SCAN_BACKEND=NAME` names
+another one to run it with.
 The cases are in tests/data/golden; another folder is taken from the environment variable MMSSMPRUNE_GOLDEN.
 """
 
@@ -19,6 +20,7 @@ from golden_families import BUILDERS, Subject, build_selective_scan
 from scan_operands import FAST
 
 from mmssmprune.ops.backends import VARIABLE
+from mmssmprune.ops.kept_conv.backends import VARIABLE as CONV_VARIABLE
 
 FOLDER = Path(os.environ.get('MMSSMPRUNE_GOLDEN', Path(__file__).parent / 'data' / 'golden'))
 CASES = sorted(p.stem for p in FOLDER.glob('*.npz'))
@@ -37,8 +39,9 @@ def read(case: str) -> tuple[dict, dict[str, np.ndarray]]:
 
 @pytest.fixture(params=[os.environ[VARIABLE]] if VARIABLE in os.environ else ['naive', *FAST])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of the scan backend that runs everything."""
+    """The name of the backend that runs every scan and every convolution over tokens."""
     monkeypatch.setenv(VARIABLE, request.param)
+    monkeypatch.setenv(CONV_VARIABLE, request.param)
     return request.param
 
 

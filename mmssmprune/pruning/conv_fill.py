@@ -1,4 +1,4 @@
-"""Depthwise convolutions over kept tokens: every neighbour stands at its own cell, pruned ones included.
+"""Depthwise convolutions over tokens: every neighbour stands at its own cell, pruned ones included.
 
 What a pruned neighbour contains is the choice named ``conv_fill``:
 
@@ -33,10 +33,8 @@ def conv_over_grid(x: Tensor, conv: nn.Conv2d, tokens: TokenState, fill: Tensor 
     Returns:
         (B, K, C).
     """
-    if tokens.kept is None:
-        return _over_whole_grid(x, conv, tokens.hw_shape)
     origin = (-conv.padding[0], -conv.padding[1])
-    return _at_kept_tokens(x, conv.weight, conv.bias, tokens, fill, tokens.hw_shape, origin)
+    return _at_tokens(x, conv.weight, conv.bias, tokens, fill, tokens.hw_shape, origin)
 
 
 def causal_conv_over_sequence(
@@ -44,30 +42,22 @@ def causal_conv_over_sequence(
 ) -> Tensor:
     """Apply a causal depthwise ``conv`` along the sequence, or against it: (B, K, C) -> (B, K, C).
 
-    ``conv`` pads both ends by its width - 1; what it yields past the end is cut off. ``fill`` as in `conv_over_grid`.
+    ``fill`` as in `conv_over_grid`.
     """
-    if tokens.kept is None:
-        x = x.flip(1) if backward else x
-        x = conv(x.transpose(1, 2))[:, :, : x.shape[1]].transpose(1, 2)
-        return x.flip(1) if backward else x
     weight, first = (conv.weight.flip(-1), 0) if backward else (conv.weight, 1 - conv.weight.shape[-1])
-    return _at_kept_tokens(x, weight, conv.bias, tokens, fill, (1, tokens.length), (0, first))
+    return _at_tokens(x, weight, conv.bias, tokens, fill, (1, tokens.length), (0, first))
 
 
 def module_over_grid(x: Tensor, module: nn.Module, tokens: TokenState) -> Tensor:
     """Apply any ``module`` that keeps the grid's size to tokens (B, K, C) on a grid of zeros; returns (B, K, C')."""
-    if tokens.kept is None:
-        return _over_whole_grid(x, module, tokens.hw_shape)
-    return tokens.kept.gather(_over_whole_grid(tokens.kept.scatter(x), module, tokens.hw_shape))
-
-
-def _over_whole_grid(x: Tensor, module: nn.Module, hw_shape: tuple[int, int]) -> Tensor:
+    full = x if tokens.kept is None else tokens.kept.scatter(x)
     # A transposed view makes torch 2.13's CPU batch-norm backward wrong at batch size 1, hence contiguous.
-    grid = x.transpose(1, 2).unflatten(2, hw_shape).contiguous()
-    return module(grid).flatten(2).transpose(1, 2)
+    grid = full.transpose(1, 2).unflatten(2, tokens.hw_shape).contiguous()
+    full = module(grid).flatten(2).transpose(1, 2)
+    return full if tokens.kept is None else tokens.kept.gather(full)
 
 
-def _at_kept_tokens(
+def _at_tokens(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -76,9 +66,12 @@ def _at_kept_tokens(
     hw_shape: tuple[int, int],
     origin: tuple[int, int],
 ) -> Tensor:
+    grid = dict(hw_shape=hw_shape, origin=origin)
+    if tokens.kept is None:
+        return kept_conv(x, weight, bias, **grid)
     places = at = tokens.places
     if fill is not None:
         at = tokens.lost.behind_kept
         x = torch.cat([x, fill.to(x.dtype)], 1)
-    outputs = dict(out_cells=places.cells, out_slot=places.slot)
-    return kept_conv(x, weight, bias, cells=at.cells, slot=at.slot, **outputs, hw_shape=hw_shape, origin=origin)
+    grid |= dict(cells=at.cells, slot=at.slot, out_cells=places.cells, out_slot=places.slot)
+    return kept_conv(x, weight, bias, **grid)

@@ -242,12 +242,14 @@ def test_flops_of_a_dense_grid_are_those_that_torch_counts():
 def test_wrong_operands_are_named():
     leaves, options = conv_operands('3x3')
     for wrong, message in [
-        ({'x': leaves['x'][0]}, r'x must be \(B, M, C\), weight'),
-        ({'weight': leaves['weight'][:, 0, 0]}, r'or \(C, 1, kw\) and out_cells \(B, K\), got \(3, 13, 3\), \(3, 3\)'),
+        ({'x': leaves['x'][0]}, r'x must be \(B, M, C\) and weight'),
+        ({'weight': leaves['weight'][:, 0, 0]}, r'or \(C, 1, kw\), got \(3, 13, 3\) and \(3, 3\)'),
         ({'weight': leaves['weight'][:2]}, r'weight must be \(3, 1, 3, 3\) for x'),
         ({'bias': leaves['bias'][:2]}, r'bias must be \(3,\) for x \(3, 13, 3\) on a grid \(4, 7\), got \(2,\)'),
         ({'cells': options['cells'][:, :5]}, r'cells must be \(3, 13\)'),
         ({'hw_shape': (4, 8)}, r'slot must be \(3, 32\) for x \(3, 13, 3\) on a grid \(4, 8\), got \(3, 28\)'),
+        ({'slot': None}, 'cells and slot belong together; give both or neither'),
+        ({'cells': None, 'slot': None}, r'x \(3, 13, 3\) must have a token for each cell of \(4, 7\), or give cells'),
         ({'out_cells': options['cells']}, 'out_cells and out_slot belong together; give both or neither'),
         ({'out_cells': options['cells'], 'out_slot': options['slot'][:1]}, r'out_slot must be \(3, 28\)'),
         ({'backend': 'cuda'}, "unknown kept_conv backend 'cuda'; the names are naive, torch, cpp, triton"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .operations import Operation
+from .operations import KEPT_CONV, Operation
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,18 @@ def _is_per_direction(op: Operation) -> bool:
     return 'mixer' in parts and parts[-1] not in ('in_proj', 'out_proj')
 
 
-def _unpadded(op: Operation) -> int:
-    """Multiply-adds without those that a causal convolution, padded at both ends, spends past the last token."""
-    if len(op.kernel) != 1:
-        return op.macs
-    return op.macs // op.positions * (op.positions - op.kernel[0] + 1)
+def _past_the_end(op: Operation) -> int:
+    """Positions past the end, which official code computes and drops: it pads causal convolutions on both sides."""
+    is_causal = op.name == KEPT_CONV and op.kernel[0] == 1
+    return op.kernel[1] - 1 if is_causal else 0
+
+
+def _macs_at(op: Operation, positions: int) -> int:
+    return op.macs // op.positions * positions
 
 
 def _both_directions(per_state: int) -> Callable[[Operation, int], int]:
-    return lambda op, class_tokens: _unpadded(op) + _gated_scan(op, per_state)
+    return lambda op, class_tokens: op.macs + _gated_scan(op, per_state)
 
 
 def _vmamba(op: Operation, class_tokens: int) -> int:
@@ -95,8 +98,8 @@ def _vmamba(op: Operation, class_tokens: int) -> int:
 
 
 def _r_meeto(op: Operation, class_tokens: int) -> int:
-    halved = _is_per_direction(op)
-    return (op.macs // 2 if halved else op.macs) + _gated_scan(op, 9) // 2
+    macs = _macs_at(op, op.positions + _past_the_end(op)) if op.macs else 0
+    return (macs // 2 if _is_per_direction(op) else macs) + _gated_scan(op, 9) // 2
 
 
 def _local_mamba(op: Operation, class_tokens: int) -> int:
@@ -104,7 +107,7 @@ def _local_mamba(op: Operation, class_tokens: int) -> int:
         return _gated_scan(op, 5) // op.scan.length * (op.scan.length - class_tokens)
     parts = op.module.split('.')
     if 'mixer' in parts and op.macs:
-        macs = op.macs // op.positions * (op.positions - class_tokens)
+        macs = _macs_at(op, op.positions + _past_the_end(op) - class_tokens)
         return macs // 2 if _is_per_direction(op) else macs
     # Our RMSNorm squares its input once, so the square stands for the norm.
     if 'layers' in parts and parts[-1] == 'norm' and op.name == 'aten.pow':

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmssmprune.models.flops import SCANS, make_flop_counter
 
+KEPT_CONV = 'mmssmprune.kept_conv'
 # Place of the number of directions among the operands of multi_scan.
 _DIRECTIONS = 13
 
@@ -142,7 +143,7 @@ def _scan_size(name: str, args: tuple) -> ScanSize:
 
 
 def _shape_facts(name: str, args: tuple, out: Tensor) -> dict[str, Any]:
-    if name == 'mmssmprune.kept_conv':
+    if name == KEPT_CONV:
         weight, bias = args[1:3]
         positions = out.numel() // out.shape[-1]
         return {'has_bias': bias is not None, 'positions': positions, 'kernel': tuple(weight.shape[2:])}

@@ -1,4 +1,4 @@
-"""Depthwise convolution of tokens that stand at known cells of a grid, at the cells where it is asked for.
+"""Depthwise convolution of tokens that stand at all or some cells of a grid, at the cells where it is asked for.
 
 `operator` has the torch.library operator, `backends` chooses what computes it: `naive`, `dense_grid` (named torch),
 `cpp` or `triton`. A backend module has ``forward(inputs)``, which returns the output, and

@@ -98,6 +98,7 @@ def backward(p: ConvInputs, grad_out: Tensor) -> list[Tensor | None]:
 
 
 def _call(p: ConvInputs, weight: Tensor, bias: Tensor | None, **tensors: Tensor) -> None:
+    p = p.with_cells()
     (batch, tokens, channels), (kh, kw) = p.x.shape, weight.shape[2:]
     if p.out_cells.numel() * channels == 0:
         return

@@ -32,17 +32,21 @@ def backward(p: ConvInputs, grad_out: Tensor) -> list[Tensor | None]:
     return p.grads(_gather(dgrid, p.cells, p), dweight, dbias)
 
 
-def _scatter(x: Tensor, cells: Tensor, p: ConvInputs) -> Tensor:
+def _scatter(x: Tensor, cells: Tensor | None, p: ConvInputs) -> Tensor:
     """(B, M, C) -> (B, C, H, W), zero elsewhere."""
-    grid = x.new_zeros(x.shape[0], p.height * p.width, x.shape[2])
-    grid.flatten(0, 1).index_copy_(0, _rows(cells, p), x.flatten(0, 1))
+    grid = x
+    if cells is not None:
+        grid = x.new_zeros(x.shape[0], p.height * p.width, x.shape[2])
+        grid.flatten(0, 1).index_copy_(0, _rows(cells, p), x.flatten(0, 1))
     return grid.transpose(1, 2).unflatten(2, (p.height, p.width))
 
 
-def _gather(grid: Tensor, cells: Tensor, p: ConvInputs) -> Tensor:
+def _gather(grid: Tensor, cells: Tensor | None, p: ConvInputs) -> Tensor:
     """(B, C, H, W) -> (B, K, C)."""
-    rows = grid.flatten(2).transpose(1, 2).reshape(-1, grid.shape[1])
-    return rows.index_select(0, _rows(cells, p)).unflatten(0, cells.shape)
+    tokens = grid.flatten(2).transpose(1, 2).contiguous()
+    if cells is None:
+        return tokens
+    return tokens.flatten(0, 1).index_select(0, _rows(cells, p)).unflatten(0, cells.shape)
 
 
 def _rows(cells: Tensor, p: ConvInputs) -> Tensor:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+
+@lru_cache(maxsize=64)
+def _every_cell(cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cells and slots (1, H*W) of the whole grid."""
+    return tuple(torch.arange(cells, dtype=dtype, device=device)[None] for dtype in (torch.int64, torch.int32))
 
 
 @dataclass
@@ -13,17 +20,17 @@ class ConvInputs:
     """The operands of one convolution.
 
     Shapes: ``x`` (B, M, C); ``weight`` (C, 1, kh, kw); ``bias`` (C,); ``cells`` (B, M) and ``slot`` (B, H*W) say where
-    the tokens are, ``out_cells`` (B, K) and ``out_slot`` (B, H*W) where the outputs are. ``top`` and ``left`` lead from
-    an output's cell to the neighbour under the first tap.
+    the tokens are, ``out_cells`` (B, K) and ``out_slot`` (B, H*W) where the outputs are; None where that is every cell
+    in raster order. ``top`` and ``left`` lead from an output's cell to the neighbour under the first tap.
     """
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
-    cells: Tensor
-    slot: Tensor
-    out_cells: Tensor
-    out_slot: Tensor
+    cells: Tensor | None
+    slot: Tensor | None
+    out_cells: Tensor | None
+    out_slot: Tensor | None
     height: int
     width: int
     top: int
@@ -37,13 +44,21 @@ class ConvInputs:
     @property
     def out_shape(self) -> tuple[int, int, int]:
         """(B, K, C)."""
-        return *self.out_cells.shape, self.x.shape[2]
+        outputs = self.height * self.width if self.out_cells is None else self.out_cells.shape[1]
+        return self.x.shape[0], outputs, self.x.shape[2]
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """The float64 of any operand, else float32: sums of half precision would lose too much."""
         wide = any(t is not None and t.dtype == torch.float64 for t in self.tensors)
         return torch.float64 if wide else torch.float32
+
+    def with_cells(self) -> ConvInputs:
+        """The same with all four of them given."""
+        cells, slot = (t.expand(len(self.x), -1) for t in _every_cell(self.height * self.width, self.x.device))
+        given = (cells, slot) if self.cells is None else (self.cells, self.slot)
+        wanted = (cells, slot) if self.out_cells is None else (self.out_cells, self.out_slot)
+        return replace(self, cells=given[0], slot=given[1], out_cells=wanted[0], out_slot=wanted[1])
 
     def taps(self) -> Tensor:
         """The weight as (kh*kw, C), contiguous, in the dtype of the computation."""

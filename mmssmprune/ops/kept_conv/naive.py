@@ -28,6 +28,7 @@ def backward(p: ConvInputs, grad_out: Tensor) -> list[Tensor | None]:
 
 def _neighbours(p: ConvInputs) -> Iterator[Tensor]:
     """For each tap the tokens (B, K, C) under it, zero where there is none."""
+    p = p.with_cells()
     x = p.x.to(p.compute_dtype)
     padded = torch.cat([x, x.new_zeros(len(x), 1, x.shape[2])], 1)  # slot -1 is the last of these
     row, column = p.out_cells // p.width, p.out_cells % p.width

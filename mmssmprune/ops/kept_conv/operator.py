@@ -10,8 +10,8 @@ from .backends import BACKENDS, choose_backend
 from .inputs import ConvInputs
 
 _OPERANDS = (
-    'Tensor x, Tensor weight, Tensor? bias, Tensor cells, Tensor slot, Tensor out_cells, Tensor out_slot, '
-    'int height, int width, int top, int left, str backend'
+    'Tensor x, Tensor weight, Tensor? bias, Tensor? cells, Tensor? slot, Tensor? out_cells, '
+    'Tensor? out_slot, int height, int width, int top, int left, str backend'
 )
 
 
@@ -20,15 +20,15 @@ def kept_conv(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    cells: Tensor,
-    slot: Tensor,
+    cells: Tensor | None = None,
+    slot: Tensor | None = None,
     out_cells: Tensor | None = None,
     out_slot: Tensor | None = None,
     hw_shape: tuple[int, int],
     origin: tuple[int, int],
     backend: str | None = None,
 ) -> Tensor:
-    """Depthwise convolution of tokens at known cells of a grid, at the cells where it is asked for.
+    """Depthwise convolution of tokens at all or some cells of a grid, at the cells where it is asked for.
 
     An output at row r and column c of the grid is, with zero for cells that are off the grid or hold no token,
 
@@ -38,7 +38,8 @@ def kept_conv(
         x: (B, M, C) tokens.
         weight: (C, 1, kh, kw) or, for a kernel of height 1, (C, 1, kw), as nn.Conv2d and nn.Conv1d hold it.
         bias: (C,).
-        cells: (B, M) integers, the raster number of each token's cell; no cell twice.
+        cells: (B, M) integers, the raster number of each token's cell; no cell twice. None: every cell has its token,
+            in raster order.
         slot: (B, H*W) integers, the same the other way around: the token at each cell, or -1.
         out_cells, out_slot: (B, K) and (B, H*W), likewise for the outputs. None: at the tokens.
         hw_shape: (H, W) of the grid; (1, L) for a sequence.
@@ -52,8 +53,9 @@ def kept_conv(
     Raises:
         ValueError: shapes do not fit each other, or the backend is unknown or cannot run these tensors.
     """
-    if (out_cells is None) != (out_slot is None):
-        raise ValueError('out_cells and out_slot belong together; give both or neither')
+    for first, second, names in ((cells, slot, 'cells and slot'), (out_cells, out_slot, 'out_cells and out_slot')):
+        if (first is None) != (second is None):
+            raise ValueError(f'{names} belong together; give both or neither')
     if out_cells is None:
         out_cells, out_slot = cells, slot
     if weight.dim() == 3:
@@ -66,13 +68,17 @@ def kept_conv(
 
 
 def _check(p: ConvInputs) -> None:
-    if p.x.dim() != 3 or p.weight.dim() != 4 or p.out_cells.dim() != 2:
-        shapes = ', '.join(str(tuple(t.shape)) for t in (p.x, p.weight, p.out_cells))
-        raise ValueError(f'x must be (B, M, C), weight (C, 1, kh, kw) or (C, 1, kw) and out_cells (B, K), got {shapes}')
+    if p.x.dim() != 3 or p.weight.dim() != 4:
+        shapes = ' and '.join(str(tuple(t.shape)) for t in (p.x, p.weight))
+        raise ValueError(f'x must be (B, M, C) and weight (C, 1, kh, kw) or (C, 1, kw), got {shapes}')
     batch, tokens, channels = p.x.shape
     grid = (batch, p.height * p.width)
+    if p.cells is None and tokens != grid[1]:
+        raise ValueError(
+            f'x {tuple(p.x.shape)} must have a token for each cell of {(p.height, p.width)}, or give cells'
+        )
     expected = {'weight': (channels, 1, *p.weight.shape[2:]), 'bias': (channels,), 'cells': (batch, tokens)}
-    expected |= {'slot': grid, 'out_cells': (batch, p.out_cells.shape[1]), 'out_slot': grid}
+    expected |= {'slot': grid, 'out_cells': p.out_shape[:2], 'out_slot': grid}
     for name, shape in expected.items():
         tensor = getattr(p, name)
         if tensor is not None and tuple(tensor.shape) != shape:
@@ -139,7 +145,8 @@ torch.library.register_autograd('mmssmprune::kept_conv', _differentiate, setup_c
 @register_flop_formula(torch.ops.mmssmprune.kept_conv)
 def kept_conv_flops(x, weight, bias, cells, slot, out_cells, *args, out_shape=None, **kwargs) -> int:
     """2 B K C kh kw, as every convolution is counted."""
-    return 2 * out_cells[0] * out_cells[1] * weight[0] * weight[2] * weight[3]
+    outputs = args[1] * args[2] if out_cells is None else out_cells[1]
+    return 2 * x[0] * outputs * weight[0] * weight[2] * weight[3]
 
 
 @register_flop_formula(torch.ops.mmssmprune.kept_conv_backward)

@@ -28,10 +28,12 @@ class Tokens(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Pointers to ``slot`` (B, H*W) and ``out_cells`` (B, K), int64 or int32, and the sizes."""
+    """Pointers to integers ``slot`` (B, H*W) and ``out_cells`` (B, K), their strides per image, and the sizes."""
 
     slot: Any
     out_cells: Any
+    slot_batch: int
+    cells_batch: int
     outputs: int
     channels: int
     height: int
@@ -46,7 +48,7 @@ def cells_of(grid, block, BLOCK_K: tl.constexpr):
     blocks = tl.cdiv(grid.outputs, BLOCK_K)
     b = tl.cast(block // blocks, tl.int64)
     k = (block % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
-    cell = tl.load(grid.out_cells + b * grid.outputs + k, k < grid.outputs, 0).to(tl.int32)
+    cell = tl.load(grid.out_cells + b * grid.cells_batch + k, k < grid.outputs, 0).to(tl.int32)
     return b, k, cell // grid.width, cell % grid.width
 
 
@@ -68,7 +70,7 @@ def load_tokens(x, b, token, c, mask):
 def load_neighbours(x, grid, b, k, row, column, c, in_c):
     """The tokens [outputs, channels] at the given cells, zero where there is none."""
     inside = (k < grid.outputs) & (row >= 0) & (row < grid.height) & (column >= 0) & (column < grid.width)
-    token = tl.load(grid.slot + b * grid.height * grid.width + row * grid.width + column, inside, -1)
+    token = tl.load(grid.slot + b * grid.slot_batch + row * grid.width + column, inside, -1)
     return load_tokens(x, b, token, c, (token >= 0)[:, None] & in_c[None, :])
 
 
@@ -123,6 +125,7 @@ def sums_kernel(
 
 def forward(p: ConvInputs) -> Tensor:
     """Return the output (B, K, C)."""
+    p = p.with_cells()
     out = p.x.new_empty(p.out_shape)
     if out.numel() == 0:
         return out
@@ -137,6 +140,7 @@ def forward(p: ConvInputs) -> Tensor:
 
 def backward(p: ConvInputs, grad_out: Tensor) -> list[Tensor | None]:
     """Return the gradients of x, weight and bias."""
+    p = p.with_cells()
     (kh, kw), channels = p.weight.shape[2:], p.x.shape[2]
     blocks, columns = _blocks(p), triton.cdiv(channels, CHANNELS)
     span = max(1, blocks * columns * kh // PROGRAMS)
@@ -164,7 +168,8 @@ def _tokens(x: Tensor) -> Tokens:
 
 def _grid(p: ConvInputs) -> Grid:
     sizes = (p.out_cells.shape[1], p.x.shape[2], p.height, p.width, p.top, p.left)
-    return Grid(p.slot.contiguous(), p.out_cells.contiguous(), *sizes)
+    slot, out_cells = (t if t.stride(1) == 1 else t.contiguous() for t in (p.slot, p.out_cells))
+    return Grid(slot, out_cells, slot.stride(0), out_cells.stride(0), *sizes)
 
 
 def _on(device: torch.device):
