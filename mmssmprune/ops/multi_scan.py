@@ -87,7 +87,9 @@ def multi_scan(
     p = MultiScanInputs(*operands, directions, width, delta_softplus, param_order == 'scan')
     _check(p, hw_shape)
     name = choose_backend(backend, u.device, p.compute_dtype)
-    return torch.ops.mmssmprune.multi_scan(*operands, directions, width, delta_softplus, p.permute_params, name)[0]
+    options = (directions, width, delta_softplus, p.permute_params, name)
+    trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in p.tensors)
+    return torch.ops.mmssmprune.multi_scan(*operands, *options, trained)[0]
 
 
 def _check(p: MultiScanInputs, hw_shape: tuple[int, int] | None) -> None:
@@ -117,9 +119,13 @@ def _check(p: MultiScanInputs, hw_shape: tuple[int, int] | None) -> None:
             )
 
 
+def _inputs(operands) -> tuple[MultiScanInputs, str]:
+    """The operands of an operator; the last one, ``keep_states``, may be left out."""
+    return MultiScanInputs(*operands[:17], *operands[18:]), operands[17]
+
+
 def _forward(*operands):
-    *operands, backend = operands
-    p = MultiScanInputs(*operands)
+    p, backend = _inputs(operands)
     announce(backend, p.u.device.type)
     with torch.autocast(p.u.device.type, enabled=False):
         module = BACKENDS[backend]
@@ -130,15 +136,17 @@ def _forward(*operands):
 
 
 def _backward(grad_out, total, saved, *operands):
-    *operands, backend = operands
-    p = MultiScanInputs(*operands)
+    p, backend = _inputs(operands)
     grads = BACKENDS[backend].multi_backward(p, total, saved, grad_out)
     # An operator returns no optional tensors, so an absent operand has an empty gradient.
     return [p.u.new_empty(0) if g is None else g for g in grads]
 
 
 _scan_op = torch.library.custom_op(
-    'mmssmprune::multi_scan', _forward, mutates_args=(), schema=f'({_OPERANDS}) -> (Tensor, Tensor, Tensor)'
+    'mmssmprune::multi_scan',
+    _forward,
+    mutates_args=(),
+    schema=f'({_OPERANDS}, bool keep_states=True) -> (Tensor, Tensor, Tensor)',
 )
 _scan_backward_op = torch.library.custom_op(
     'mmssmprune::multi_scan_backward',
@@ -150,14 +158,13 @@ _scan_backward_op = torch.library.custom_op(
 
 @_scan_op.register_fake
 def _(*operands):
-    *operands, backend = operands
-    p = MultiScanInputs(*operands)
+    p, backend = _inputs(operands)
     module = BACKENDS[backend]
     shape = p.u.shape[1:]
     if hasattr(module, 'multi_forward'):
         total, saved = (
             p.u.new_empty(0 if p.z is None else shape),
-            p.u.new_empty(module.multi_saved_shape(p), dtype=torch.float32),
+            p.u.new_empty(module.multi_saved_shape(p), dtype=p.compute_dtype),
         )
     else:
         total, saved = (p.u.new_empty(size, dtype=p.compute_dtype) for size in composed.saved_shapes(p, module))
@@ -166,19 +173,21 @@ def _(*operands):
 
 @_scan_backward_op.register_fake
 def _(grad_out, total, saved, *operands):
-    p = MultiScanInputs(*operands[:-1])
+    p, _ = _inputs(operands)
     return [p.u.new_empty(0 if t is None else t.shape, dtype=None if t is None else t.dtype) for t in p.tensors]
 
 
 def _save(ctx, inputs, output):
-    ctx.options = inputs[13:]
+    ctx.options, ctx.keep_states = inputs[13:18], inputs[18]
     ctx.save_for_backward(*output[1:], *inputs[:13])
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx, grad_out, grad_total, grad_saved):
     if grad_out is None:
-        return (None,) * 18
+        return (None,) * 19
+    if not ctx.keep_states:
+        raise RuntimeError('a multi_scan with keep_states=False has no gradient')
     total, saved, *tensors = ctx.saved_tensors
     *options, backend = ctx.options
     if hasattr(BACKENDS[backend], 'multi_backward'):
@@ -187,7 +196,7 @@ def _differentiate(ctx, grad_out, grad_total, grad_saved):
         with torch.autocast(grad_out.device.type, enabled=False):
             p = MultiScanInputs(*tensors, *options)
             grads = composed.backward(p, total, saved, grad_out, BACKENDS[backend], backend)
-    return (*(None if t is None else g for t, g in zip(tensors[:10], grads, strict=True)), *(None,) * 8)
+    return (*(None if t is None else g for t, g in zip(tensors[:10], grads, strict=True)), *(None,) * 9)
 
 
 torch.library.register_autograd('mmssmprune::multi_scan', _differentiate, setup_context=_save)

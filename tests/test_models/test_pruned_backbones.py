@@ -9,6 +9,7 @@ import torch
 from mmengine.registry import MODELS
 from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, make
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from mmssmprune.models import set_keep_ratio
 from mmssmprune.models.layers import plain_mamba_layer, vim_block
@@ -288,6 +289,28 @@ def test_torch_compile_gives_the_same(kind, names):
         with torch.no_grad():
             for a, b in zip(model(images), compiled(images), strict=True):
                 assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('names', [{}, *({key: name} for key, names in CHOICES.items() for name in names)], ids=str)
+@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls'])
+def test_forward_and_backward_never_ask_the_device(kind, names):
+    """A fake tensor has no value to ask for, so `.item()`, `.tolist()` or a shape that depends on data is an error."""
+    if names.get('importance') in NEEDS_CLASS_TOKEN and kind not in WITH_CLASS_TOKEN:
+        pytest.skip('needs a class token')
+    model, images = make(kind, pruning=PRUNING | names), torch.randn(2, 3, 64, 96)
+    maps = model(images)  # with numbers first: dense walks are made once and kept
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        state = {name: mode.from_tensor(value) for name, value in state.items()}
+        fakes = torch.func.functional_call(model, state, mode.from_tensor(images))
+        sum(fake.sum() for fake in fakes).backward()
+    assert all(isinstance(fake, FakeTensor) for fake in fakes)
+    assert [fake.shape for fake in fakes] == [real.shape for real in maps]
+
+
+def test_asking_the_device_would_be_noticed():
+    with FakeTensorMode(), pytest.raises(DataDependentOutputException):
+        torch.randn(3).argmax().item()
 
 
 def test_runs_repeat():

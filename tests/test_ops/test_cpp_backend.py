@@ -15,6 +15,7 @@ from scan_operands import NO_CPP, assert_same, grads_of, scan_operands
 
 from mmssmprune.ops import available_backends, compile_cpp, selective_scan
 from mmssmprune.ops.backends import cpp
+from mmssmprune.ops.backends.cpp.launch import SOURCE
 from mmssmprune.ops.selective_scan import run_scan
 
 NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'gap_delta')
@@ -169,14 +170,14 @@ def test_without_a_compiler_the_portable_scan_is_used():
 def test_a_compiler_that_fails_is_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv('CXX', 'false')
     monkeypatch.setenv('MMSSMPRUNE_CACHE', str(tmp_path))
-    assert compile_cpp.load(cpp.SOURCE) == (None, 'false failed: ')
+    assert compile_cpp.load(SOURCE) == (None, 'false failed: ')
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('MMSSMPRUNE_CACHE', str(tmp_path / 'file'))
-    library, reason = compile_cpp.load(cpp.SOURCE)
+    library, reason = compile_cpp.load(SOURCE)
     assert library is None
     assert reason
 
@@ -186,14 +187,15 @@ def test_two_at_once_compile_into_one_cache(monkeypatch, tmp_path):
     monkeypatch.setenv('MMSSMPRUNE_CACHE', str(tmp_path))
     monkeypatch.setattr(compile_cpp, 'FLAGS', ['-O0', *compile_cpp.FLAGS[2:], '-std=c++17'])
     with ThreadPoolExecutor(2) as pool:
-        loaded = list(pool.map(lambda _: compile_cpp.load(cpp.SOURCE), range(2)))
+        loaded = list(pool.map(lambda _: compile_cpp.load(SOURCE), range(2)))
     assert all(reason is None for _, reason in loaded)
     (made,) = tmp_path.iterdir()
     assert made.suffix == '.so'
 
 
 @NO_CPP
-def test_wrong_results_are_noticed(monkeypatch):
-    right = cpp.forward
-    monkeypatch.setattr(cpp, 'forward', lambda p: (right(p)[0] * 1.01, right(p)[1]))
+@pytest.mark.parametrize('name', ['forward', 'multi_forward'])
+def test_wrong_results_are_noticed(name, monkeypatch):
+    right = getattr(cpp, name)
+    monkeypatch.setattr(cpp, name, lambda p: (right(p)[0] * 1.01, *right(p)[1:]))
     assert cpp._wrong_result() == 'it computes wrong torch.float32 values on this CPU'

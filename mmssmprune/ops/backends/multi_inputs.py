@@ -15,7 +15,7 @@ class MultiScanInputs:
     Shapes, with S sets of parameters, 1 or R: ``u``, ``delta`` (S, B, K, D); ``A`` (S, D, N); ``B``, ``C``
     (S, B, K, N); ``D``, ``delta_bias``, ``delta_gap`` (S, D); ``z`` (B, K, D); ``direction_B`` (M, N); integers
     ``order``, ``move`` (1 or B, R, K) and ``gap`` (B, R, K). The rest as in `mmssmprune.ops.multi_scan`; ``width`` is
-    that of the grid, or 0 where the dense walk is the sequence itself.
+    that of the grid, or 0 where the dense walk is the sequence itself. Without ``keep_states`` no backward will follow.
     """
 
     u: Tensor
@@ -35,6 +35,7 @@ class MultiScanInputs:
     width: int
     delta_softplus: bool
     permute_params: bool
+    keep_states: bool = True
 
     @property
     def tensors(self) -> list[Tensor | None]:

@@ -1,43 +1,25 @@
-"""The selective scan in C++ for the CPU: ``selective_scan.cpp``, compiled on first use where there is a C++ compiler.
+"""The selective scan in C++ for the CPU: ``multi_scan.cpp``, compiled on first use where there is a C++ compiler.
 
-Results keep the channels innermost in memory, as the models hold their tokens. A result does not depend on the number
-of threads, but for the last bits of the gradients of B and C where a batch has fewer entries than there are threads.
+One kernel serves a scan along several directions and a single one. Results keep the channels innermost in memory, as
+the models hold their tokens. A result does not depend on the number of threads, but for the last bits of the gradients
+of B, C and direction_B where a batch has fewer entries than there are threads.
 """
 
 from __future__ import annotations
 
-import ctypes
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mmssmprune.ops import compile_cpp
-
-from .. import naive
+from .. import composed, naive
 from ..common import ScanInputs
+from ..multi_inputs import MultiScanInputs
+from .launch import PAD, adds, call_source, load, parts_of
 
-SOURCE = Path(__file__).with_name('selective_scan.cpp')
-CHUNK, GROUP, PAD = 16, 8, 16  # the first two as in the source; PAD channels hold any vector
-
-
-class _View(ctypes.Structure):
-    _fields_ = [('data', ctypes.c_void_p), *((stride, ctypes.c_int64) for stride in ('batch', 'channel', 'time'))]
-
-
-class _Scan(ctypes.Structure):
-    """``Scan`` in the source. ``weights`` has the rows of A transposed, then D and delta_bias; ``sums`` alike."""
-
-    _views = ('u', 'delta', 'z', 'gap', 'B', 'C', 'grad_out', 'out', 'du', 'ddelta', 'dz', 'dgap', 'dB', 'dC')
-    _buffers = ('weights', 'saved', 'carry', 'sums')
-    _sizes = ('batch', 'dim', 'states', 'length', 'padded', 'padded_states', 'softplus', 'parts', 'threads')
-    _fields_ = [
-        *((name, _View) for name in _views),
-        *((name, ctypes.c_void_p) for name in _buffers),
-        *((name, ctypes.c_int64) for name in _sizes),
-    ]
+CHUNK, GROUP = 16, 8  # as in the source
 
 
 def problem() -> str | None:
@@ -49,13 +31,8 @@ problem._dynamo_marked_constant = True  # what torch.compiler.assume_constant_re
 
 
 @cache
-def _load() -> tuple[ctypes.CDLL | None, str | None]:
-    return compile_cpp.load(SOURCE)
-
-
-@cache
 def _problem() -> str | None:
-    reason = _load()[1]
+    reason = load()[1]
     if reason is None:
         with ThreadPoolExecutor(1) as fresh:  # torch's modes (fake tensors, counters, autocast) stay in their thread
             reason = fresh.submit(_wrong_result).result()
@@ -63,108 +40,125 @@ def _problem() -> str | None:
 
 
 def _wrong_result() -> str | None:
-    """Compare a small scan and its gradients with the naive ones."""
+    """Compare a small scan and its gradients, and one along several directions, with the naive ones."""
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
         shapes = [(2, 19, 18), (2, 19, 18), (19, 3), (2, 3, 18), (2, 3, 18), (19,), (2, 19, 18), (19,), (2, 19, 18)]
         waves = [torch.arange(1, 1 + torch.Size(s).numel(), dtype=dtype, device='cpu').sin().view(s) for s in shapes]
         waves[2], waves[8] = waves[2] - 2, waves[8] + 1
         p = ScanInputs(*waves, delta_softplus=True)
-        out, saved = forward(p)
         grad_out = waves[0].cos()
-        expected = [naive.scan(p), *p.autograd_of(naive.scan, grad_out)]
-        for got, want in zip([out, *backward(p, saved, grad_out)], expected, strict=True):
+        out, saved = forward(p)
+        pairs = [([out, *backward(p, saved, grad_out)], [naive.scan(p), *p.autograd_of(naive.scan, grad_out)])]
+        u, delta, A, B, C, D, _, bias = (t.transpose(-2, -1)[None] if t.dim() > 1 else t[None] for t in waves[:8])
+        gap = torch.arange(2 * 4 * 18, device='cpu').view(2, 4, 18) % 3
+        walk = (waves[3][0, :, :5].t(), -D.sign() * D, None, None, gap, 4, 6, True, False)
+        several = MultiScanInputs(u, delta, A.transpose(-2, -1), B, C, D, u[0].cos(), bias, *walk)
+        out, total, saved = multi_forward(several)
+        expected, *rest = composed.forward(several, naive)
+        grads = multi_backward(several, total, saved, u[0])
+        pairs.append(([out, *grads], [expected, *composed.backward(several, *rest, u[0], naive, 'naive')]))
+        for got, want in (pair for both in pairs for pair in zip(*both, strict=True)):
             if not (got - want).abs().max() <= tolerance * want.abs().max():
                 return f'it computes wrong {dtype} values on this CPU'
     return None
 
 
-def saved_shape(batch: int, dim: int, d_state: int, length: int) -> tuple[int, int, int, int]:
+def saved_shape(batch: int, dim: int, d_state: int, length: int) -> tuple[int, ...]:
     """Shape of what `forward` saves: the states before each chunk."""
+    return batch, 1, -(-length // CHUNK), *_padded(d_state, dim)
+
+
+def multi_saved_shape(p: MultiScanInputs) -> tuple[int, ...]:
+    """Shape of the states before each chunk of each direction, (B, R, chunks, N, D), padded; of one if not kept."""
+    _, batch, tokens, dim = p.u.shape
+    chunks = -(-tokens // CHUNK) if p.keep_states else 1
+    return batch, p.directions, chunks, *_padded(p.A.shape[2], dim)
+
+
+def _padded(d_state: int, dim: int) -> tuple[int, int]:
     group = 1 if d_state == 1 else 4 if d_state <= 4 else GROUP
-    return batch, -(-length // CHUNK), -(-d_state // group) * group, -(-dim // PAD) * PAD
+    return -(-d_state // group) * group, -(-dim // PAD) * PAD
 
 
 def forward(p: ScanInputs) -> tuple[Tensor, Tensor]:
     """Return the output (B, D, L) and the states before each chunk."""
-    out = _channels_last(p.u)
-    saved = p.u.new_empty(saved_shape(*p.u.shape[:2], p.A.shape[1], p.u.shape[2]))
-    if out.numel():
-        _call(p, saved, out=out)
-    return out, saved
+    out, _, saved = _forward(_one_direction(p), p.gap_delta)
+    return out.transpose(1, 2), saved
 
 
 def backward(p: ScanInputs, saved: Tensor, grad_out: Tensor) -> list[Tensor | None]:
     """Return the gradients in the order of `ScanInputs.tensors`; ``saved`` is what `forward` saved."""
-    batch, dim, length = p.u.shape
-    d_state, (states, padded) = p.A.shape[1], saved.shape[2:]
-    parts = _parts(batch, padded)
-    du, ddelta = _channels_last(p.u), _channels_last(p.u)
-    dz, dgap = (None if t is None else _channels_last(p.u) for t in (p.z, p.gap_delta))
-    dB, dC = (p.u.new_empty(parts * batch, length, d_state).transpose(1, 2) for _ in range(2))
-    sums = p.u.new_empty(batch, states + 2, padded)
-    if p.u.numel():
-        results = {'du': du, 'ddelta': ddelta, 'dz': dz, 'dgap': dgap, 'dB': dB, 'dC': dC}
-        carry = p.u.new_empty(batch, states, padded)
-        _call(p, saved, grad_out=grad_out, carry=carry, sums=sums, **results)
-    else:
-        sums.zero_(), dB.zero_(), dC.zero_()
-    if parts > 1:
-        dB, dC = (_channels_last(t[:batch]).copy_(t.unflatten(0, (parts, batch)).sum(0)) for t in (dB, dC))
-    sums = sums.sum(0)[:, :dim]
-    return [
-        du,
-        ddelta,
-        sums[:d_state].t().contiguous(),
-        dB,
-        dC,
-        None if p.D is None else sums[states].clone(),
-        dz,
-        None if p.delta_bias is None else sums[states + 1].clone(),
-        dgap,
-    ]
+    one = _one_direction(p)
+    total = None if p.z is None else _forward(replace(one, z=None, keep_states=False), p.gap_delta)[0]
+    grads, dgap = _backward(one, total, saved, grad_out.transpose(1, 2), p.gap_delta)
+    du, ddelta, dA, dB, dC, dD, dz, dbias, *_ = (None if g is None else g if g is grads[6] else g[0] for g in grads)
+    by_token = (None if g is None else g.transpose(1, 2) for g in (du, ddelta, dB, dC, dz, dgap))
+    du, ddelta, dB, dC, dz, dgap = by_token
+    return [du, ddelta, dA, dB, dC, dD, dz, dbias, dgap]
 
 
-def _channels_last(like: Tensor) -> Tensor:
-    """An unfilled (B, C, L) tensor with C innermost."""
-    return like.new_empty(like.shape[0], like.shape[2], like.shape[1]).transpose(1, 2)
+def _one_direction(p: ScanInputs) -> MultiScanInputs:
+    u, delta, B, C = (t.transpose(1, 2)[None] for t in (p.u, p.delta, p.B, p.C))
+    D, bias = (None if t is None else t[None] for t in (p.D, p.delta_bias))
+    z = None if p.z is None else p.z.transpose(1, 2)
+    return MultiScanInputs(u, delta, p.A[None], B, C, D, z, bias, *(None,) * 5, 1, 0, p.delta_softplus, False)
 
 
-def _parts(batch: int, padded: int) -> int:
-    """How many parts the channels are split into, so that every thread has work."""
-    return max(1, min(-(-torch.get_num_threads() // max(batch, 1)), padded // PAD))
+def multi_forward(p: MultiScanInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output (B, K, D), the sum before the gate, empty without one, and the states before each chunk."""
+    out, total, saved = _forward(_wide(p))
+    return out.to(p.u.dtype), total.to(p.u.dtype), saved
 
 
-def _weights(p: ScanInputs, rows: int, padded: int) -> Tensor:
-    """A transposed, D and delta_bias as rows (states + 2, D), padded with zeros."""
-    dim, d_state = p.A.shape
-    weights = p.u.new_zeros(rows + 2, padded)
-    weights[:d_state, :dim] = p.A.t()
-    for row, vector in ((rows, p.D), (rows + 1, p.delta_bias)):
-        if vector is not None:
-            weights[row, :dim] = vector
-    return weights
+def multi_backward(p: MultiScanInputs, total: Tensor, saved: Tensor, grad_out: Tensor) -> list[Tensor | None]:
+    """Return the gradients in the order of `MultiScanInputs.tensors`; ``total`` and ``saved`` are from forward."""
+    dtype = p.compute_dtype
+    grads, _ = _backward(_wide(p), total.to(dtype), saved, grad_out.to(dtype))
+    return [None if g is None else g.to(t.dtype) for g, t in zip(grads, p.tensors, strict=True)]
 
 
-def _call(p: ScanInputs, saved: Tensor, **tensors: Tensor | None) -> None:
-    batch, dim, length = p.u.shape
-    states, padded = saved.shape[2:]
-    tensors |= {'u': p.u, 'delta': p.delta, 'z': p.z, 'gap': p.gap_delta, 'B': p.B, 'C': p.C}
-    tensors |= {'weights': _weights(p, states, padded), 'saved': saved}
-    scan = _Scan(
-        batch=batch,
-        dim=dim,
-        states=p.A.shape[1],
-        length=length,
-        padded=padded,
-        padded_states=states,
-        softplus=p.delta_softplus,
-        parts=_parts(batch, padded),
-        threads=torch.get_num_threads(),
+def _wide(p: MultiScanInputs) -> MultiScanInputs:
+    return p.with_tensors([None if t is None else t.to(p.compute_dtype) for t in p.tensors])
+
+
+def _forward(p: MultiScanInputs, extra: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """All operands in one dtype; ``extra`` (B, D, K) is time that passes before each step."""
+    shape = p.u.shape[1:]
+    saved = p.u.new_empty(multi_saved_shape(p))
+    saved[:, :, :1] = 0
+    total = (p.u.new_empty if p.directions == 1 else p.u.new_zeros)(shape)
+    if p.z is None:
+        call_source(p, extra, saved, total=total)
+        return total, total.new_empty(0), saved
+    out = torch.empty_like(total)
+    call_source(p, extra, saved, total=total, out=out)
+    return out, total, saved
+
+
+def _backward(
+    p: MultiScanInputs, total: Tensor | None, saved: Tensor, grad_out: Tensor, extra: Tensor | None = None
+) -> tuple[list[Tensor | None], Tensor | None]:
+    """The gradients of the operands, and that of ``extra``."""
+    (sets, batch, tokens, dim), d_state, (states, padded) = p.u.shape, p.A.shape[2], saved.shape[-2:]
+    parts = parts_of(batch, padded)
+    # Where directions meet they are added up, and where there are no channels nothing is written.
+    new_u, new = (
+        p.u.new_empty if once and p.u.numel() else p.u.new_zeros for once in (sets == p.directions, not adds(p))
     )
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            pointer = tensor.data_ptr()
-            setattr(scan, name, _View(pointer, *tensor.stride()) if name in _Scan._views else pointer)
-    library = _load()[0]
-    run = library.selective_scan_double if p.u.dtype == torch.float64 else library.selective_scan_float
-    run(ctypes.byref(scan), 'grad_out' in tensors)
+    du, ddelta = new_u(p.u.shape), new(p.u.shape)
+    dB, dC = (new(sets, parts * batch, tokens, d_state) for _ in range(2))
+    dz, dy = (None if p.z is None else p.u.new_empty(p.z.shape) for _ in range(2))
+    dextra = None if extra is None else p.u.new_empty(batch, tokens, dim)
+    sums = p.u.new_zeros(batch, sets, states + 3, padded)
+    carry = p.u.new_zeros(batch, p.directions, states + 1, padded)
+    dmoves = None if p.direction_B is None else p.u.new_zeros(parts * batch, len(p.direction_B), states)
+    results = dict(du=du, ddelta=ddelta, dB=dB, dC=dC, dz=dz, dy=dy, dextra=dextra)
+    operands = dict(grad_out=grad_out, total=None if p.z is None else total)
+    call_source(p, extra, saved, **operands, **results, sums=sums, carry=carry, dmoves=dmoves)
+    if parts > 1:
+        dB, dC = (t.unflatten(1, (parts, batch)).sum(1) for t in (dB, dC))
+    sums = sums.sum(0)[..., :dim]
+    dA, rows = sums[:, :d_state].transpose(1, 2).contiguous(), sums[:, states:].unbind(1)
+    vectors = [None if t is None else g.clone() for t, g in zip((p.D, p.delta_bias, p.delta_gap), rows, strict=True)]
+    moves = None if dmoves is None else dmoves.sum(0)[:, :d_state].contiguous()
+    return [du, ddelta, dA, dB, dC, vectors[0], dz, vectors[1], moves, vectors[2]], dextra

@@ -1,0 +1,136 @@
+"""What calls the source: operands as pointers and strides, the walks, and how the work is cut."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache, lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmssmprune.ops import compile_cpp
+
+from ..multi_inputs import MultiScanInputs, snake_moves, snake_order
+
+SOURCE = Path(__file__).with_name('multi_scan.cpp')
+PAD = 16  # so many channels hold any vector
+
+
+class _View(ctypes.Structure):
+    _fields_ = [('data', ctypes.c_void_p), *((name, ctypes.c_int64) for name in ('set', 'batch', 'token', 'channel'))]
+
+
+class _Scan(ctypes.Structure):
+    """``Scan`` in the source.
+
+    ``weights`` (S, N + 3, D) has the rows of A transposed, then D, delta_bias and delta_gap; ``sums`` (B, S, N + 3, D)
+    are their gradients. ``saved`` (B, R, chunks, N, D) holds states, ``carry`` (B, R, N + 1, D) the gradient of one and
+    that of the delta before it; ``dmoves`` (parts * B, M, N) that of direction_B. N and D are padded in all of these.
+    """
+
+    _operands = ('u', 'delta', 'z', 'extra', 'B', 'C', 'grad_out', 'total')
+    _views = (*_operands, 'out', 'dy', 'du', 'ddelta', 'dz', 'dextra', 'dB', 'dC')
+    _buffers = ('weights', 'saved', 'carry', 'sums', 'direction_B', 'dmoves', 'order', 'move', 'gap')
+    _sizes = ('batch', 'dim', 'states', 'length', 'padded', 'padded_states', 'directions', 'sets', 'together')
+    _options = ('permute', 'softplus', 'given_gap', 'moves', 'order_batch', 'move_batch', 'saved_chunk')
+    _fields_ = [
+        *((name, _View) for name in _views),
+        *((name, ctypes.c_void_p) for name in _buffers),
+        *((name, ctypes.c_int64) for name in (*_sizes, *_options, 'parts', 'threads')),
+    ]
+
+
+@cache
+def load() -> tuple[ctypes.CDLL | None, str | None]:
+    """The compiled source, or None and the reason why there is none."""
+    return compile_cpp.load(SOURCE)
+
+
+def _together(p: MultiScanInputs) -> int:
+    """How many directions have the same delta, B and C at each step."""
+    return p.directions if p.sets == 1 and not p.permute_params else 1
+
+
+def adds(p: MultiScanInputs) -> bool:
+    """Whether tokens get gradients of delta, B and C from more than one walk."""
+    return p.sets * _together(p) < p.directions
+
+
+def parts_of(batch: int, padded: int) -> int:
+    """How many parts the channels are split into, so that every thread has work."""
+    return max(1, min(-(-torch.get_num_threads() // max(batch, 1)), padded // PAD))
+
+
+def _weights(p: MultiScanInputs, rows: int, padded: int) -> Tensor:
+    """A transposed, D, delta_bias and delta_gap as rows (S, states + 3, D), padded with zeros."""
+    sets, dim, d_state = p.A.shape
+    weights = p.u.new_zeros(sets, rows + 3, padded)
+    weights[:, :d_state, :dim] = p.A.transpose(1, 2)
+    for row, vector in enumerate((p.D, p.delta_bias, p.delta_gap), rows):
+        if vector is not None:
+            weights[:, row, :dim] = vector
+    if p.delta_gap is None:
+        weights[:, rows + 2] = -1
+    return weights
+
+
+@lru_cache(maxsize=32)
+def _snakes(height: int, width: int) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        order = snake_order(height, width)
+        return tuple(t[None].int().contiguous() for t in (order, snake_moves(order, width)))
+
+
+def _walk(p: MultiScanInputs) -> dict[str, Tensor | None]:
+    """The walks as the source takes them; it knows the sequence by itself."""
+    order, move = _snakes(p.u.shape[2] // p.width, p.width) if p.width and p.order is None else (p.order, p.move)
+    walk = dict(order=order, move=None if p.direction_B is None else move, gap=p.gap)
+    for name, limit in (('order', p.u.shape[2]), ('move', 0 if p.direction_B is None else len(p.direction_B))):
+        if walk[name] is not None and not 0 <= walk[name].min() <= walk[name].max() < limit:
+            raise ValueError(f'{name} must have values from 0 to {limit - 1}')
+    return {name: None if t is None else t.to(torch.int32).contiguous() for name, t in walk.items()}
+
+
+def call_source(p: MultiScanInputs, extra: Tensor | None, saved: Tensor, **tensors: Tensor | None) -> None:
+    """Run forward, or backward if there is a ``grad_out``."""
+    if p.u.numel() == 0:
+        return
+    sets, batch, tokens, dim = p.u.shape
+    states, padded = saved.shape[-2:]
+    tensors |= dict(u=p.u, delta=p.delta, z=p.z, B=p.B, C=p.C, saved=saved, weights=_weights(p, states, padded))
+    tensors |= dict(extra=None if extra is None else extra.transpose(1, 2), **_walk(p))
+    if p.direction_B is not None:
+        pad = states - p.direction_B.shape[1]
+        tensors['direction_B'] = F.pad(p.direction_B, (0, pad)).contiguous()
+    strides = (0 if t is None or len(t) == 1 else t.stride(0) for t in (tensors['order'], tensors['move']))
+    order_batch, move_batch = strides
+    scan = _Scan(
+        batch=batch,
+        dim=dim,
+        states=p.A.shape[2],
+        length=tokens,
+        padded=padded,
+        padded_states=states,
+        directions=p.directions,
+        sets=sets,
+        together=_together(p),
+        permute=p.permute_params,
+        softplus=p.delta_softplus,
+        given_gap=p.delta_gap is not None,
+        moves=0 if p.direction_B is None else len(p.direction_B),
+        order_batch=order_batch,
+        move_batch=move_batch,
+        saved_chunk=states * padded if p.keep_states else 0,
+        parts=parts_of(batch, padded),
+        threads=torch.get_num_threads(),
+    )
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            pointer = tensor.data_ptr()
+            by_set = tensor.stride() if tensor.dim() == 4 else (0, *tensor.stride())
+            setattr(scan, name, _View(pointer, *by_set) if name in _Scan._views else pointer)
+    library = load()[0]
+    run = library.multi_scan_double if p.u.dtype == torch.float64 else library.multi_scan_float
+    run(ctypes.byref(scan), 'grad_out' in tensors)
