@@ -39,8 +39,8 @@ test-all: setup ## the slow tests as well
 data: setup ## the small data sets, in data/
 	@"$(PY)" tools/dataset_tools/make_mini.py
 
-bench: setup ## speed of every selective scan backend against the naive loop
-	@"$(PY)" tools/benchmarks/bench_selective_scan.py $(BENCH_ARGS)
+bench: setup ## speed of every scan backend and of the convolution over kept tokens; BENCH_ARGS='...' adds arguments
+	@"$(PY)" tools/benchmarks/benchmark_scan.py $(BENCH_ARGS)
 
 lint: setup-lint ## ruff check and ruff format --check
 	@"$(PY)" -m ruff check .

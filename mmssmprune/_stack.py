@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from functools import cache
@@ -34,6 +35,14 @@ class StackError(RuntimeError):
     """
 
 
+def wants_mmcv() -> bool:
+    """Whether mmcv is asked for. Under MMSSMPRUNE_WITHOUT_MMCV=1 the plain backbones are all that is registered.
+
+    For machines on which backbones are measured and nothing is trained: the adapter, the neck, mmdet and mmseg need it.
+    """
+    return os.environ.get('MMSSMPRUNE_WITHOUT_MMCV') != '1'
+
+
 def check_stack() -> None:
     """Make sure that torch, mmengine and mmcv with its compiled operators are there and fit together.
 
@@ -42,8 +51,9 @@ def check_stack() -> None:
     """
     torch = require('torch', TORCH, 'install PyTorch first, in the build that suits your machine')
     require('mmengine', MMENGINE, 'install onedl-mmengine (requirements/mminstall.txt) or mmengine')
-    mmcv = require('mmcv', MMCV, HOW_TO_GET_MMCV)
-    check_compiled_operators(mmcv, torch)
+    if wants_mmcv():
+        mmcv = require('mmcv', MMCV, HOW_TO_GET_MMCV)
+        check_compiled_operators(mmcv, torch)
 
 
 def require(name: str, versions: tuple[str, str | None], remedy: str) -> ModuleType:

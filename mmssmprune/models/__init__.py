@@ -1,12 +1,17 @@
 """Backbones and a neck for mmdet and mmseg configs; importing this registers them in mmengine's root registry."""
 
-from mmssmprune._stack import check_stack, make_torchvision_importable
+from mmssmprune._stack import check_stack, make_torchvision_importable, wants_mmcv
 
 check_stack()  # before mmcv's own import errors, which do not say what to install
 make_torchvision_importable()
 
-from .backbones import PlainMamba, PlainMambaAdapter, Vim, set_keep_ratio  # noqa: E402
+from .backbones import PlainMamba, Vim, set_keep_ratio  # noqa: E402
 from .keep_ratio import keep_ratio_set_to  # noqa: E402
-from .necks import SimpleFeaturePyramid  # noqa: E402
 
-__all__ = ['PlainMamba', 'PlainMambaAdapter', 'SimpleFeaturePyramid', 'Vim', 'keep_ratio_set_to', 'set_keep_ratio']
+__all__ = ['PlainMamba', 'Vim', 'keep_ratio_set_to', 'set_keep_ratio']
+
+if wants_mmcv():
+    from .backbones import PlainMambaAdapter
+    from .necks import SimpleFeaturePyramid
+
+    __all__ += ['PlainMambaAdapter', 'SimpleFeaturePyramid']

@@ -97,7 +97,11 @@ class TokenState:
     @property
     def is_protected(self) -> Tensor:
         """Bool, shaped as `positions`: which tokens at hand are class tokens."""
-        return torch.isin(self.positions, self.positions.new_tensor(self.protected))
+        positions = self.positions
+        found = torch.zeros_like(positions, dtype=torch.bool)
+        for position in self.protected:
+            found = found | (positions == position)
+        return found
 
     @property
     def cells(self) -> Tensor:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from full_proposals import full_proposals
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import mmssmprune.models  # noqa: F401  (registers the backbones)
 from mmssmprune.analysis.cost.flops import count_flops
+from mmssmprune.analysis.full_proposals import full_proposals
 from mmssmprune.analysis.inputs import count_proposals, noise_image, prepare_inputs
 
 MIXER = {'d_state': 4, 'expand': 1, 'conv_size': 3}

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, make
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssmprune.models import set_keep_ratio
 from mmssmprune.models.layers import plain_mamba_layer, vim_block
@@ -291,19 +292,36 @@ def test_torch_compile_gives_the_same(kind, names):
                 assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+class _Operators(TorchDispatchMode):
+    """Notes the names of all operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.add(str(func._overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize('names', [{}, *({key: name} for key, names in CHOICES.items() for name in names)], ids=str)
 @pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls'])
 def test_forward_and_backward_never_ask_the_device(kind, names):
-    """A fake tensor has no value to ask for, so `.item()`, `.tolist()` or a shape that depends on data is an error."""
+    """No host synchronisation: nothing waits for the numbers of a device, and none are sent to it.
+
+    A fake tensor has no value, so `.item()`, `.tolist()` or a shape that depends on data is an error.
+    """
     if names.get('importance') in NEEDS_CLASS_TOKEN and kind not in WITH_CLASS_TOKEN:
         pytest.skip('needs a class token')
     model, images = make(kind, pruning=PRUNING | names), torch.randn(2, 3, 64, 96)
     maps = model(images)  # with numbers first: dense walks are made once and kept
     state = dict(model.named_parameters()) | dict(model.named_buffers())
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, _Operators() as operators:
         state = {name: mode.from_tensor(value) for name, value in state.items()}
         fakes = torch.func.functional_call(model, state, mode.from_tensor(images))
         sum(fake.sum() for fake in fakes).backward()
+    assert operators.seen
+    assert 'aten.lift_fresh' not in operators.seen  # which torch.tensor(list, device=...) calls, and new_tensor
     assert all(isinstance(fake, FakeTensor) for fake in fakes)
     assert [fake.shape for fake in fakes] == [real.shape for real in maps]
 

@@ -1,8 +1,14 @@
 """The pruned backbones."""
 
+from mmssmprune._stack import wants_mmcv
+
 from .base import PrunableBackbone, set_keep_ratio
 from .plain_mamba import PlainMamba
-from .plain_mamba_adapter import PlainMambaAdapter
 from .vim import Vim
 
-__all__ = ['PlainMamba', 'PlainMambaAdapter', 'PrunableBackbone', 'Vim', 'set_keep_ratio']
+__all__ = ['PlainMamba', 'PrunableBackbone', 'Vim', 'set_keep_ratio']
+
+if wants_mmcv():
+    from .plain_mamba_adapter import PlainMambaAdapter
+
+    __all__ += ['PlainMambaAdapter']

@@ -10,7 +10,6 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmssmprune.models.checkpoint import load_pretrained
 from mmssmprune.models.plan_target import meet_target
 from mmssmprune.pruning import TokenPruner
 
@@ -241,6 +240,8 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
         if self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
             return
+        from mmssmprune.models.checkpoint import load_pretrained  # with it come mmengine's runner and OpenCV
+
         load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'), self.optional_in_checkpoint)
         self.is_init = True
 

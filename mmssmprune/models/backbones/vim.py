@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmssmprune.models.layers.drop_path import DropPath
 from mmssmprune.models.layers.patch_embed import ConvPatchEmbed, resize_pos_embed
 from mmssmprune.models.layers.vim_block import RMSNorm, VimBlock
 from mmssmprune.pruning import TokenState, sequence_path
@@ -128,6 +127,8 @@ class Vim(PrunableBackbone):
     def _make_fpn(self, norm_cfg: dict) -> None:
         if len(self.out_indices) != 4:
             raise ValueError(f'with_fpn needs four out_indices, got {list(self.out_indices)}')
+        from mmcv.cnn import build_norm_layer  # here, so that Vim imports without mmcv
+
         dims = self.embed_dims
         self.fpn1 = nn.Sequential(
             nn.ConvTranspose2d(dims, dims, 2, 2),
@@ -225,8 +226,8 @@ class Vim(PrunableBackbone):
     def _pool(self, x: Tensor, tokens: TokenState) -> Tensor:
         """The class tokens among x (B, K, C), or its patches, as their mean (B, C)."""
         if self.out_type == 'cls_token':
-            positions = tokens.positions.unsqueeze(-1)
-            ranks = (positions < positions.new_tensor(tokens.protected)).sum(1)  # how many tokens stand before each
+            # How many tokens stand before each.
+            ranks = torch.stack([(tokens.positions < position).sum(1) for position in tokens.protected], 1)
             return gather_rows(x, ranks.expand(len(x), -1)).mean(1)
         if not tokens.protected:
             return x.mean(1)
@@ -235,10 +236,8 @@ class Vim(PrunableBackbone):
 
     def _to_map(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Drop the class tokens of (B, L, C) and fold the patches into (B, C, h, w)."""
-        positions = self.cls_positions(hw_shape[0] * hw_shape[1])
-        patches = [i for i in range(x.shape[1]) if i not in positions]
-        if positions:
-            x = x[:, torch.tensor(patches, device=x.device)]
+        for position in reversed(self.cls_positions(hw_shape[0] * hw_shape[1])):
+            x = torch.cat([x[:, :position], x[:, position + 1 :]], 1)
         return x.transpose(1, 2).unflatten(2, hw_shape).contiguous()
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from .deformable_attention import MSDeformAttn
+from .drop_path import DropPath
 
 Shapes = list[tuple[int, int]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
@@ -65,11 +66,18 @@ class MSDeformAttn(nn.Module):
         offsets = self.sampling_offsets(query).view(batch, queries, heads, levels, points, 2)
         weights = self.attention_weights(query).view(batch, queries, heads, levels * points).softmax(-1)
         weights = weights.view(batch, queries, heads, levels, points)
-        shapes = torch.tensor(level_shapes, device=query.device)
+        shapes = _as_tensor(tuple(level_shapes), query.device)
         # An offset of 1 is one cell of the level it samples; the shapes are (h, w), the offsets (x, y).
         cells = shapes.flip(1).to(offsets.dtype)
         locations = reference_points[:, :, None, :, None] + offsets / cells[:, None]
         return self.output_proj(_sample(value, level_shapes, shapes, locations, weights).to(query.dtype))
+
+
+@lru_cache(maxsize=64)
+def _as_tensor(level_shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """Kept, since sending it to a GPU makes the host wait."""
+    with torch.inference_mode(False):
+        return torch.tensor(level_shapes, device=device)
 
 
 def _sample(

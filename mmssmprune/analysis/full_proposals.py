@@ -15,7 +15,8 @@ def full_proposals(model: nn.Module):
     """Context in which a two-stage detector always finds ``test_cfg.rpn.max_per_img`` proposals.
 
     The cost of RoI heads is proportional to the number of proposals, which depends on image and weights; at the
-    configured maximum the FLOPs of two models can be compared. Models without a region proposal network pass unchanged.
+    configured maximum the FLOPs and the time of two models can be compared. Models without a region proposal network
+    pass unchanged.
     """
     number = count_proposals(model)
     return nullcontext() if number is None else _fixed_proposals(model.rpn_head, number)

@@ -1,0 +1,1 @@
+"""What the scripts of tools/benchmarks/ share. It needs torch alone, but for backbones, which need mmengine."""

@@ -1,0 +1,191 @@
+"""Operands and contestants of the scan benchmark: our operator by each backend, and the official way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmssmprune.ops import multi_scan, selective_scan
+from mmssmprune.ops.backends import mamba_ssm
+from mmssmprune.pruning.kept_tokens import KeptTokens
+from mmssmprune.pruning.scan_path import ScanPath, sequence_path, snake_path
+
+# Name: (directions, channels inside the mixer, whether each direction has parameters of its own).
+FAMILIES = {
+    'plain-mamba-l1': (4, 384, False),
+    'plain-mamba-l2': (4, 768, False),
+    'plain-mamba-l3': (4, 896, False),
+    'vim-t': (2, 384, True),
+    'vim-s': (2, 768, True),
+    'vim-b': (2, 1536, True),
+}
+D_STATE = 16
+PATCH = 16
+PARAMETERS = ('A', 'D', 'delta_bias', 'direction_B')
+Kernel = Callable[..., Tensor]
+# What is timed, and the tensors whose gradients it has.
+Contestant = tuple[Callable[[], Tensor], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class ScanCase:
+    """A mixer's scan: family, image (H, W) in pixels, batch, share of the tokens that are kept."""
+
+    family: str
+    image: tuple[int, int]
+    batch: int
+    kept: float = 1.0
+
+    @property
+    def hw_shape(self) -> tuple[int, int]:
+        """The grid of patches; the image is padded to whole ones."""
+        return -(-self.image[0] // PATCH), -(-self.image[1] // PATCH)
+
+    @property
+    def tokens(self) -> int:
+        """How many are scanned."""
+        return max(1, round(self.kept * self.hw_shape[0] * self.hw_shape[1]))
+
+    @property
+    def states(self) -> int:
+        """Numbers in all states of all steps, by which the cost of the naive loop is told beforehand."""
+        directions, dim, _ = FAMILIES[self.family]
+        return self.batch * directions * dim * D_STATE * self.tokens
+
+    @property
+    def path(self) -> ScanPath:
+        """The walks of the family over this grid."""
+        height, width = self.hw_shape
+        return snake_path(height, width) if FAMILIES[self.family][0] == 4 else sequence_path(height * width)
+
+
+def parse_case(text: str) -> ScanCase:
+    """'plain-mamba-l1:224x224:64' -> the case; raises ValueError with what would be right."""
+    match = re.fullmatch(r'([\w-]+):([1-9]\d*)x([1-9]\d*):([1-9]\d*)', text)
+    if not match or match[1] not in FAMILIES:
+        raise ValueError(
+            f'{text!r} is no shape; write FAMILY:HEIGHTxWIDTH:BATCH, as plain-mamba-l1:224x224:64, with one of '
+            f'{", ".join(FAMILIES)}'
+        )
+    return ScanCase(match[1], (int(match[2]), int(match[3])), int(match[4]))
+
+
+def make_operands(case: ScanCase, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Random leaves of `multi_scan`, parameters in float32 as autocast leaves them, and its other arguments.
+
+    Step sizes and decay rates are those that the models start from, and the kept cells are drawn per image.
+    """
+    directions, dim, own = FAMILIES[case.family]
+    generator = torch.Generator().manual_seed(0)
+    sets, batch, tokens = directions if own else 1, case.batch, case.tokens
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    leaves = {
+        'u': draw(sets, batch, tokens, dim),
+        'delta': draw(sets, batch, tokens, dim),
+        'A': -torch.arange(1.0, D_STATE + 1).repeat(sets, dim, 1),
+        'B': draw(sets, batch, tokens, D_STATE),
+        'C': draw(sets, batch, tokens, D_STATE),
+        'D': torch.ones(sets, dim),
+        'z': draw(batch, tokens, dim),
+        'delta_bias': draw(sets, dim) - 4,
+    }
+    if not own:
+        leaves['direction_B'] = draw(5, D_STATE)
+    options: dict[str, Any] = {'param_order': 'scan' if own else 'raster'}
+    if case.kept < 1:
+        cells = case.hw_shape[0] * case.hw_shape[1]
+        index = torch.rand(batch, cells, generator=generator).topk(tokens).indices.sort().values
+        walk = case.path.over(KeptTokens(index, cells))
+        options |= {'gap': walk.gap, **({} if own else {'order': walk.order, 'move': walk.move})}
+    elif not own:
+        options['hw_shape'] = case.hw_shape
+    leaves = {
+        name: t.to(device, torch.float32 if name in PARAMETERS else dtype).requires_grad_()
+        for name, t in leaves.items()
+    }
+    return leaves, {name: t.to(device) if isinstance(t, Tensor) else t for name, t in options.items()}
+
+
+def ours(leaves: dict[str, Tensor], options: dict[str, Any], backend: str) -> Contestant:
+    """The scan by one of our backends."""
+    return lambda: multi_scan(**leaves, **options, backend=backend), list(leaves.values())
+
+
+def official_kernel() -> Kernel | None:
+    """mamba-ssm's ``selective_scan_fn``, or None where it is not installed."""
+    return mamba_ssm.load()
+
+
+def torch_kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:
+    """Our portable scan with the signature of mamba-ssm's."""
+    return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend='torch')
+
+
+def official(case: ScanCase, leaves: dict[str, Tensor], kernel: Kernel) -> Contestant:
+    """The dense scan as the official models run it: per direction permute, call the kernel, permute back; then sum.
+
+    Permutations are made once beforehand, as there. PlainMamba gates the sum, Vim each direction.
+    """
+    order, move = (t.to(leaves['u'].device) for t in (case.path.order, case.path.move))
+    inverse = order.argsort(-1)
+    run = _official_sequences if FAMILIES[case.family][2] else _official_snakes
+    return lambda: run(leaves, order, inverse, move, kernel), list(leaves.values())
+
+
+def _channels_first(*sequences: Tensor) -> list[Tensor]:
+    return [x.transpose(1, 2).contiguous() for x in sequences]
+
+
+def _official_snakes(leaves: dict[str, Tensor], order: Tensor, inverse: Tensor, move: Tensor, kernel: Kernel) -> Tensor:
+    u, delta, A, B, C, D, bias = (leaves[n][0] for n in ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias'))
+    ys = []
+    for way, back, moves in zip(order, inverse, move, strict=True):
+        along = _channels_first(u[:, way], delta, (B + leaves['direction_B'][moves]).to(B.dtype), C)
+        y = kernel(*along[:2], A, *along[2:], D, None, bias, True)
+        ys.append(y.transpose(1, 2)[:, back])
+    return sum(ys) * F.silu(leaves['z'])
+
+
+def _official_sequences(
+    leaves: dict[str, Tensor], order: Tensor, inverse: Tensor, move: Tensor, kernel: Kernel
+) -> Tensor:
+    (z,) = _channels_first(leaves['z'])
+    ys = []
+    for s in range(len(order)):
+        turn = (lambda x: x.flip(-1)) if s else (lambda x: x)
+        u, delta, B, C = (turn(x) for x in _channels_first(*(leaves[n][s] for n in ('u', 'delta', 'B', 'C'))))
+        A, D, bias = (leaves[n][s] for n in ('A', 'D', 'delta_bias'))
+        ys.append(turn(kernel(u, delta, A, B, C, D, turn(z), bias, True)))
+    return sum(ys).transpose(1, 2)
+
+
+def forward(contestant: Contestant) -> Callable[[], None]:
+    """The call without gradients."""
+    call, _ = contestant
+
+    def run() -> None:
+        with torch.no_grad():
+            call()
+
+    return run
+
+
+def forward_backward(contestant: Contestant) -> Callable[[], None]:
+    """The call, and the gradients of its tensors for a gradient of ones."""
+    call, leaves = contestant
+
+    def run() -> None:
+        with torch.enable_grad():
+            out = call()
+            torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+    return run
