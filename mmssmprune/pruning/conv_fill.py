@@ -54,7 +54,8 @@ def module_over_grid(x: Tensor, module: nn.Module, tokens: TokenState) -> Tensor
     # A transposed view makes torch 2.13's CPU batch-norm backward wrong at batch size 1, hence contiguous.
     grid = full.transpose(1, 2).unflatten(2, tokens.hw_shape).contiguous()
     full = module(grid).flatten(2).transpose(1, 2)
-    return full if tokens.kept is None else tokens.kept.gather(full)
+    # Channels adjacent, which gathering makes them: the layers after this one would copy the residual stream otherwise.
+    return full.contiguous() if tokens.kept is None else tokens.kept.gather(full)
 
 
 def _at_tokens(
