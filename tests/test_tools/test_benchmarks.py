@@ -138,7 +138,7 @@ def test_peak_memory_on_a_cpu_grows_with_the_work():
 
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='only Linux tells')
 def test_peak_memory_of_training_falls_with_the_tokens(run, tmp_path):
-    arguments = ('--sizes', '128x160', '--keep-ratios', 0.3, '--layers', 0, '--alignment', 'none', '--train')
+    arguments = ('--sizes', '256x320', '--keep-ratios', 0.3, '--layers', 0, '--alignment', 'none', '--train')
     numbers, _ = report(run, 'benchmark_backbone', tmp_path, *arguments, '--no-backends')
     dense, pruned = numbers['tables']['training']
     assert dense['peak_mib'] > pruned['peak_mib'] > 1
