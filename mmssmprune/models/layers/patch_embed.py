@@ -36,12 +36,14 @@ class ConvStemPatchEmbed(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, stem_channels, 7, 2, 3, bias=False), nn.BatchNorm2d(stem_channels), nn.ReLU()
+            nn.Conv2d(in_channels, stem_channels, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(stem_channels),
+            nn.ReLU(inplace=True),
         )
         layers: list[nn.Module] = []
         for _ in range(num_convs):
             conv = nn.Conv2d(stem_channels, stem_channels, 3, 1, 1, bias=False)
-            layers += [conv, nn.BatchNorm2d(stem_channels), nn.ReLU()]
+            layers += [conv, nn.BatchNorm2d(stem_channels), nn.ReLU(inplace=True)]
         self.convs = nn.Sequential(*layers)
         half = patch_size // 2  # the stem has halved the resolution already
         self.projection = nn.Conv2d(stem_channels, embed_dims, half, half)

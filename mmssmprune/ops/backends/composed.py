@@ -83,7 +83,7 @@ def saved_shapes(p: MultiScanInputs, module: ModuleType) -> tuple[tuple[int, ...
 
 def forward(p: MultiScanInputs, module: ModuleType) -> tuple[Tensor, Tensor, Tensor]:
     """Return the output (B, K, D), the sum before the gate, and what the single scans saved, one per set."""
-    p = p.with_tensors([None if t is None else t.to(p.compute_dtype) for t in p.tensors])
+    p = p.wide()
     none = p.u.new_empty(0)
     if not hasattr(module, 'forward'):
         return scan(p, module), none, none.clone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,7 +40,8 @@ class MultiScanInputs:
     @property
     def tensors(self) -> list[Tensor | None]:
         """The ten floating-point operands in signature order; gradients come back in this order."""
-        return [getattr(self, field.name) for field in fields(self)[:10]]
+        vectors = (self.D, self.z, self.delta_bias, self.direction_B, self.delta_gap)
+        return [self.u, self.delta, self.A, self.B, self.C, *vectors]
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -55,8 +56,13 @@ class MultiScanInputs:
 
     def with_tensors(self, tensors: list[Tensor | None]) -> MultiScanInputs:
         """The same scan of other floating-point operands."""
-        rest = [getattr(self, field.name) for field in fields(self)[10:]]
-        return MultiScanInputs(*tensors, *rest)
+        walk = (self.order, self.move, self.gap, self.directions, self.width)
+        return MultiScanInputs(*tensors, *walk, self.delta_softplus, self.permute_params, self.keep_states)
+
+    def wide(self) -> MultiScanInputs:
+        """The same with every floating-point operand in `compute_dtype`."""
+        dtype = self.compute_dtype
+        return self.with_tensors([None if t is None else t.to(dtype) for t in self.tensors])
 
     def walk(self) -> tuple[Tensor, Tensor | None]:
         """The cell visited at each step and the move that led there, (1 or B, R, K) int64."""

@@ -106,19 +106,15 @@ def _one_direction(p: ScanInputs) -> MultiScanInputs:
 
 def multi_forward(p: MultiScanInputs) -> tuple[Tensor, Tensor, Tensor]:
     """Return the output (B, K, D), the sum before the gate, empty without one, and the states before each chunk."""
-    out, total, saved = _forward(_wide(p))
+    out, total, saved = _forward(p.wide())
     return out.to(p.u.dtype), total.to(p.u.dtype), saved
 
 
 def multi_backward(p: MultiScanInputs, total: Tensor, saved: Tensor, grad_out: Tensor) -> list[Tensor | None]:
     """Return the gradients in the order of `MultiScanInputs.tensors`; ``total`` and ``saved`` are from forward."""
     dtype = p.compute_dtype
-    grads, _ = _backward(_wide(p), total.to(dtype), saved, grad_out.to(dtype))
+    grads, _ = _backward(p.wide(), total.to(dtype), saved, grad_out.to(dtype))
     return [None if g is None else g.to(t.dtype) for g, t in zip(grads, p.tensors, strict=True)]
-
-
-def _wide(p: MultiScanInputs) -> MultiScanInputs:
-    return p.with_tensors([None if t is None else t.to(p.compute_dtype) for t in p.tensors])
 
 
 def _forward(p: MultiScanInputs, extra: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -85,12 +85,20 @@ def _snakes(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 def _walk(p: MultiScanInputs) -> dict[str, Tensor | None]:
     """The walks as the source takes them; it knows the sequence by itself."""
-    order, move = _snakes(p.u.shape[2] // p.width, p.width) if p.width and p.order is None else (p.order, p.move)
+    order, move = p.order, p.move
+    if p.width and order is None:
+        order, move = _snakes(p.u.shape[2] // p.width, p.width)
+    else:
+        _check_range('order', order, p.u.shape[2])
+        if p.direction_B is not None:
+            _check_range('move', move, len(p.direction_B))
     walk = dict(order=order, move=None if p.direction_B is None else move, gap=p.gap)
-    for name, limit in (('order', p.u.shape[2]), ('move', 0 if p.direction_B is None else len(p.direction_B))):
-        if walk[name] is not None and not 0 <= walk[name].min() <= walk[name].max() < limit:
-            raise ValueError(f'{name} must have values from 0 to {limit - 1}')
     return {name: None if t is None else t.to(torch.int32).contiguous() for name, t in walk.items()}
+
+
+def _check_range(name: str, index: Tensor | None, limit: int) -> None:
+    if index is not None and not 0 <= index.min() <= index.max() < limit:
+        raise ValueError(f'{name} must have values from 0 to {limit - 1}')
 
 
 def call_source(p: MultiScanInputs, extra: Tensor | None, saved: Tensor, **tensors: Tensor | None) -> None:
