@@ -23,7 +23,7 @@ from mmssmprune.analysis.speed.machine import describe_machine
 from mmssmprune.analysis.speed.memory import peak_in_fresh_process, peak_mib
 from mmssmprune.analysis.speed.profile_groups import time_by_group
 from mmssmprune.analysis.speed.report import Column, Report, Row, Table, shown_command
-from mmssmprune.analysis.speed.timing import captured, time_in_turns
+from mmssmprune.analysis.speed.timing import Timing, captured, time_in_turns
 from mmssmprune.ops.backends import available_backends
 from mmssmprune.pruning import ALIGNMENT
 
@@ -43,8 +43,9 @@ MODES = {'forward': 'Forward', 'training': 'Forward and backward'}
 NAIVE_TOKENS = 400
 METHOD = (
     'Medians of synchronised runs after a warm-up, dense and pruned in turns. Time and FLOPs ratio are pruned over '
-    'dense; share is (1 - time ratio) / (1 - FLOPs ratio), how much of the FLOPs saving became time. Alignment cost is '
-    'the time over that with alignment none at the same keep ratio, less one. Random weights, images of noise.'
+    'dense, the former the median of the ratios run by run; share is (1 - time ratio) / (1 - FLOPs ratio), how much of '
+    'the FLOPs saving became time. Alignment cost is the time over that with alignment none at the same keep ratio, '
+    'less one. Random weights, images of noise.'
 )
 
 
@@ -137,12 +138,14 @@ def measure(case: Any, models: dict[str, tuple], mode: str, args: argparse.Names
         kind = 'dense' if keep_ratio is None else 'unaligned' if name.endswith(', none') else 'pruned'
         rows[name] = {
             **about(case, mode), 'kind': kind, 'keep_ratio': keep_ratio, 'alignment': alignment,
-            'milliseconds': times.get(name), 'failure': failures.get(name), 'flops': cases.count_flops(model, case),
+            'milliseconds': times[name].median if name in times else None, 'failure': failures.get(name),
+            'flops': cases.count_flops(model, case),
         }  # fmt: skip
         if mode == 'training' and name not in failures and not args.no_memory:
             rows[name]['peak_mib'] = peak(rows[name], calls[name], args)
     for name, row in rows.items():
-        compare(row, rows['dense'], rows.get(f'{name}, none'))
+        row['flops_ratio'] = row['flops'] / rows['dense']['flops']
+        compare(row, times.get(name), times.get('dense'), times.get(f'{name}, none'))
         table.rows.append(row)
         table.notes += [f'{row["case"]}, {name}: {row["failure"]}'] if row['failure'] else []
     return list(rows.values())
@@ -157,16 +160,15 @@ def about(case: Any, mode: str) -> Row:
     }  # fmt: skip
 
 
-def compare(row: Row, dense: Row, unaligned: Row | None) -> None:
-    """Add the ratios to the dense model, what of the saving became time, and what alignment costs."""
-    row['flops_ratio'] = row['flops'] / dense['flops']
-    if row['milliseconds'] is None or dense['milliseconds'] is None:
+def compare(row: Row, timing: Timing | None, dense: Timing | None, unaligned: Timing | None) -> None:
+    """Add the time over that of the dense model, what of the saving became time, and what alignment costs."""
+    if timing is None or dense is None:
         return
-    row['time_ratio'] = row['milliseconds'] / dense['milliseconds']
+    row['time_ratio'] = timing.over(dense)
     if row['flops_ratio'] < 1:
         row['share'] = (1 - row['time_ratio']) / (1 - row['flops_ratio'])
-    if unaligned and unaligned['milliseconds']:
-        row['alignment_cost'] = row['milliseconds'] / unaligned['milliseconds'] - 1
+    if unaligned:
+        row['alignment_cost'] = timing.over(unaligned) - 1
 
 
 def peak(row: Row, call: Callable[[], None], args: argparse.Namespace) -> float | None:
@@ -204,8 +206,8 @@ def measure_backends(case: Any, dense: torch.nn.Module, args: argparse.Namespace
     rows = []
     for name in names:
         row = {**about(case, 'forward'), 'kind': 'dense by backend', 'scan': name, 'failure': failures.get(name)}
-        row['milliseconds'], default = times.get(name), times.get(names[-1])
-        row['time_ratio'] = times[name] / default if name in times and default else None
+        row['milliseconds'], default = times[name].median if name in times else None, times.get(names[-1])
+        row['time_ratio'] = times[name].over(default) if name in times and default else None
         rows.append(row)
     return rows
 

@@ -95,11 +95,11 @@ def measure(models: dict[str, nn.Module], mode: str, args: argparse.Namespace, t
     for config in models:
         row: Row = {
             'config': Path(config).stem, 'input': f'{args.shape[0]}x{args.shape[1]}', 'batch': args.batch, 'mode': mode,
-            'milliseconds': times.get(config), 'failure': failures.get(config),
+            'milliseconds': times[config].median if config in times else None, 'failure': failures.get(config),
         }  # fmt: skip
         if config in times:
-            row['images_per_second'] = 1000 * args.batch / times[config]
-            row['speedup'] = first / times[config] if first else None
+            row['images_per_second'] = 1000 * args.batch / times[config].median
+            row['speedup'] = first.over(times[config]) if first else None
             row['peak_mib'] = None if args.no_memory else peak(config, calls[config], mode, args)
         else:
             table.notes.append(f'{row["config"]}: {row["failure"]}')

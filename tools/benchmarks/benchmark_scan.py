@@ -157,7 +157,7 @@ def measure(
         reference = next(iter(times), None)
         for name, row in rows.items():
             if name in times:
-                row |= {f'{key}_ms': times[name], f'{key}_speedup': times[reference] / times[name]}
+                row |= {f'{key}_ms': times[name].median, f'{key}_speedup': times[reference].over(times[name])}
                 row.setdefault('reference', reference)
             else:
                 row['failure'] = failures[name]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -18,10 +20,26 @@ MOST_CALLS_PER_RUN = 100
 OUT_OF_MEMORY = 'out of memory'
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of the ``runs`` of one call."""
+
+    runs: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Their median."""
+        return median(self.runs)
+
+    def over(self, other: Timing) -> float:
+        """Median of the ratios run by run: what was timed one after the other is as slow as the machine was then."""
+        return median(mine / theirs for mine, theirs in zip(self.runs, other.runs, strict=True))
+
+
 def time_in_turns(
     calls: Mapping[str, Call], device: torch.device, runs: int, warmup: int
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Median milliseconds of each call, and what kept the others from running.
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """The times of each call, and what kept the others from running.
 
     Args:
         calls: what to time, by name; each enables gradients itself if it needs them.
@@ -38,7 +56,8 @@ def time_in_turns(
             bunches[name] = _calls_per_run(call, device)
     timed = {name: _repeated(calls[name], times) for name, times in bunches.items()}
     found = measure_latency(timed, device, runs, warmup)
-    return {name: found[name]['median_ms'] / bunches[name] for name in timed}, failures
+    times = {name: Timing(tuple(ms / bunches[name] for ms in found[name]['runs_ms'])) for name in timed}
+    return times, failures
 
 
 def first_run(call: Call, device: torch.device) -> str | None:
