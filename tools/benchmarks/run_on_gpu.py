@@ -71,10 +71,10 @@ def tiny_parts() -> list[Part]:
     backbone = ('--sizes', '32x32', '--keep-ratios', '0.5', '--no-backends')
     scan = ('--shapes', 'plain-mamba-l1:32x48:1', '--no-memory')
     return [
-        Part('test-scan', ('tests/test_ops/test_triton_kernels.py',), 100),
-        Part('test-backbones', ('tests/test_gpu', '-k', 'bit_for_bit'), 100, mm),
-        Part('backbone-float32', ('tools/benchmarks/benchmark_backbone.py', *backbone, *tiny), 100, mm),
-        Part('scan-float32', ('tools/benchmarks/benchmark_scan.py', *scan, *tiny), 100),
+        Part('test-scan', ('tests/test_ops/test_triton_kernels.py',), 300),
+        Part('test-backbones', ('tests/test_gpu', '-k', 'bit_for_bit'), 300, mm),
+        Part('backbone-float32', ('tools/benchmarks/benchmark_backbone.py', *backbone, *tiny), 300, mm),
+        Part('scan-float32', ('tools/benchmarks/benchmark_scan.py', *scan, *tiny), 300),
     ]  # fmt: skip
 
 
@@ -142,17 +142,8 @@ def make_environment(out: Path, packages: Path | None, device: str) -> dict[str,
         wheels = sorted(map(str, packages.resolve().glob('*.whl')))
         if wheels:
             target = out / 'packages'
-            command = [
-                '-m',
-                'pip',
-                'install',
-                '--quiet',
-                '--no-index',
-                '--no-deps',
-                '--upgrade',
-                '--target',
-                str(target),
-            ]
+            options = '--quiet --no-index --no-deps --upgrade --target'.split()
+            command = ['-m', 'pip', 'install', *options, str(target)]
             subprocess.run([sys.executable, *command, *wheels], check=True)
         paths.append(str(target if wheels else packages.resolve()))
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([*paths, *filter(None, [os.environ.get('PYTHONPATH')])])}
