@@ -142,7 +142,7 @@ def make_environment(out: Path, packages: Path | None, device: str) -> dict[str,
         wheels = sorted(map(str, packages.resolve().glob('*.whl')))
         if wheels:
             target = out / 'packages'
-            options = '--quiet --no-index --no-deps --upgrade --target'.split()
+            options = ['--quiet', '--no-index', '--no-deps', '--upgrade', '--target']
             command = ['-m', 'pip', 'install', *options, str(target)]
             subprocess.run([sys.executable, *command, *wheels], check=True)
         paths.append(str(target if wheels else packages.resolve()))
