@@ -10,6 +10,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FLAGS = ['-std=c++17', '-O3', '-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math', '-fPIC', '-shared', '-w']
@@ -41,6 +43,12 @@ def load(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
         return None, f'{shlex.join(compiler)} failed: {(error.stderr or "").strip()[-400:]}'
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         return None, f'it could not be built: {error}'
+
+
+def in_fresh_thread(self_test: Callable[[], str | None]) -> str | None:
+    """Run the self-test of what was compiled where none of torch's modes is on: fake tensors, counters, autocast."""
+    with ThreadPoolExecutor(1) as fresh:
+        return fresh.submit(self_test).result()
 
 
 def cache_folder() -> Path:

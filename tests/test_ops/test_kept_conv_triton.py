@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from triton_processes import NEEDS_TRITON, assert_passes_in_the_interpreter, run_python
 
 from mmssmprune.ops import kept_conv
 
 HERE = Path(__file__).parent
-NEEDS_TRITON = pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='Triton is not installed')
-
-
-def run(*command: str, **variables: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, **variables}
-    return subprocess.run([sys.executable, *command], cwd=HERE.parents[1], env=env, capture_output=True, text=True)
 
 
 @NEEDS_TRITON
 def test_kernels_are_right_in_the_interpreter():
-    done = run(
-        '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(HERE / 'test_kept_conv_kernels.py'), TRITON_INTERPRET='1'
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert ' passed' in done.stdout
+    assert_passes_in_the_interpreter(HERE / 'test_kept_conv_kernels.py')
 
 
 @NEEDS_TRITON
 def test_kernels_compile_for_a_gpu(tmp_path):
     """The interpreter takes what the compiler refuses, so the compiler has its say as well."""
     variables = {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(tmp_path), 'PYTHONPATH': str(HERE.parent)}
-    done = run(str(HERE.parent / 'kept_conv_targets.py'), '90', **variables)
+    done = run_python(str(HERE.parent / 'kept_conv_targets.py'), '90', **variables)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line.split()[0] for line in done.stdout.splitlines()] == ['conv_kernel', 'sums_kernel', 'conv_kernel']
 
@@ -54,5 +42,5 @@ def test_a_cuda_machine_without_triton_falls_back():
         'from mmssmprune.ops.kept_conv.backends import choose_backend\n'
         'assert choose_backend(None, torch.device("cuda"), torch.float32) == "torch"\n'
     )
-    done = run('-c', script)
+    done = run_python('-c', script)
     assert done.returncode == 0, done.stderr

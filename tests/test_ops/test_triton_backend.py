@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from triton_processes import NEEDS_TRITON, assert_passes_in_the_interpreter, run_python
 
 from mmssmprune.ops import available_backends, multi_scan, selective_scan
 from mmssmprune.ops.backends import choose_backend
 
 HERE = Path(__file__).parent
-HAS_TRITON = importlib.util.find_spec('triton') is not None
-NEEDS_TRITON = pytest.mark.skipif(not HAS_TRITON, reason='Triton is not installed')
-
-
-def run(*command: str, **variables: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, **variables}
-    return subprocess.run([sys.executable, *command], cwd=HERE.parents[1], env=env, capture_output=True, text=True)
 
 
 @NEEDS_TRITON
 def test_kernels_are_right_in_the_interpreter():
-    done = run(
-        '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(HERE / 'test_triton_kernels.py'), TRITON_INTERPRET='1'
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert ' passed' in done.stdout
+    assert_passes_in_the_interpreter(HERE / 'test_triton_kernels.py')
 
 
 @NEEDS_TRITON
 def test_mixers_are_the_official_ones_in_the_interpreter():
     """The smallest golden cases of either family; the interpreter takes minutes for a whole model."""
     cases = 'float32 and mixer and (3x4 or L12)'
-    done = run(
+    done = run_python(
         *('-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(HERE.parent / 'test_golden.py'), '-k', cases),
         TRITON_INTERPRET='1',
         MMSSMPRUNE_SCAN_BACKEND='triton',
@@ -48,7 +35,7 @@ def test_mixers_are_the_official_ones_in_the_interpreter():
 
 def kernels_compiled_for(capability: str, cache: Path, *choice: str) -> list[str]:
     variables = {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(cache), 'PYTHONPATH': str(HERE.parent)}
-    done = run(str(HERE.parent / 'triton_targets.py'), capability, *choice, **variables)
+    done = run_python(str(HERE.parent / 'triton_targets.py'), capability, *choice, **variables)
     assert done.returncode == 0, done.stderr[-3000:]
     return [line.split()[0] for line in done.stdout.splitlines() if '_kernel ' in line]
 
@@ -87,7 +74,7 @@ def test_the_interpreter_runs_only_by_name():
         'assert chosen(None, torch.float32) == "triton"\n'
         'assert chosen(None, torch.float64) != "triton"\n'
     )
-    done = run('-c', script, TRITON_INTERPRET='1')
+    done = run_python('-c', script, TRITON_INTERPRET='1')
     assert done.returncode == 0, done.stderr
 
 
@@ -109,7 +96,7 @@ def test_a_cuda_machine_without_triton_falls_back():
         'from mmssmprune.ops import available_backends\n'
         'assert "triton" not in available_backends("cuda"), available_backends("cuda")\n'
     )
-    done = run('-c', script)
+    done = run_python('-c', script)
     assert done.returncode == 0, done.stderr
 
 
@@ -121,5 +108,5 @@ def test_the_log_says_once_which_backend_runs():
         'ones = torch.ones(1, 1, 1)\n'
         'for _ in range(2): selective_scan(ones, ones, -ones[0], ones, ones, backend="torch")\n'
     )
-    done = run('-c', script)
+    done = run_python('-c', script)
     assert done.stderr.splitlines() == ['selective scans on cpu run in the torch backend']

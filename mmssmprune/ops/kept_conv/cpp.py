@@ -6,7 +6,6 @@ No result depends on the number of threads.
 from __future__ import annotations
 
 import ctypes
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -54,11 +53,7 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
 
 @cache
 def _problem() -> str | None:
-    reason = _load()[1]
-    if reason is None:
-        with ThreadPoolExecutor(1) as fresh:  # torch's modes (fake tensors, counters, autocast) stay in their thread
-            reason = fresh.submit(_wrong_result).result()
-    return reason
+    return _load()[1] or compile_cpp.in_fresh_thread(_wrong_result)
 
 
 def _wrong_result() -> str | None:

@@ -7,12 +7,13 @@ of B, C and direction_B where a batch has fewer entries than there are threads.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from mmssmprune.ops import compile_cpp
 
 from .. import composed, naive
 from ..common import ScanInputs
@@ -32,11 +33,7 @@ problem._dynamo_marked_constant = True  # what torch.compiler.assume_constant_re
 
 @cache
 def _problem() -> str | None:
-    reason = load()[1]
-    if reason is None:
-        with ThreadPoolExecutor(1) as fresh:  # torch's modes (fake tensors, counters, autocast) stay in their thread
-            reason = fresh.submit(_wrong_result).result()
-    return reason
+    return load()[1] or compile_cpp.in_fresh_thread(_wrong_result)
 
 
 def _wrong_result() -> str | None:
