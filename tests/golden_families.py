@@ -199,7 +199,7 @@ def build_vim(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) -> Sub
         if seg:
             return {f'out{i}': o for i, o in enumerate(out)} | rec.seen
         final = rec.seen['final_tokens']
-        cls = list(module.cls_positions(final.shape[1] - len(module._cls_names)))
+        cls = list(module.class_token_places((1, final.shape[1] - module.num_extra_tokens)))
         feat = (final[:, cls] if cls else final).mean(1)
         return {'feat': feat, 'logits': module.head(feat)} | rec.seen
 
@@ -217,7 +217,7 @@ def build_plain_mamba_mixer(config: dict, meta: dict, arrays: dict, dtype: torch
         """Direction r without a gate, (B, D, K) in scan order."""
         order, move = tokens.walk.order[r], tokens.walk.move[r]
         at_home = module.scan(u, raw_delta, B, C, None, replace(tokens, walk=Walk(order[None], move[None])))
-        return at_home[:, order].transpose(1, 2)
+        return at_home.y[:, order].transpose(1, 2)
 
     def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         with patch.object(module, 'scan', wraps=module.scan) as scan:

@@ -40,7 +40,7 @@ def measure_state_memory(backbone: PrunableBackbone, images: Tensor) -> list[Lay
     Raises:
         ValueError: nothing is pruned, or the alignment is 'none', which there is nothing to compare with.
     """
-    if backbone.pruning is None or backbone.pruner.alignment == 'none':
+    if backbone.pruning is None or backbone.pruner.names['alignment'] == 'none':
         raise ValueError("give a pruned model whose pruning.alignment is not 'none'")
     found: list[LayerMemory] = []
 
@@ -64,7 +64,7 @@ def _look(index: int, layer: nn.Module, features: list[Any], tokens: TokenState,
     if tokens.kept is not None:
         mean_gap = float(tokens.walk.gap.float().mean())
         # forward, not a call: hooks are not to see this pass
-        unaligned = layer.forward(*features, replace(tokens, alignment='none'))[-1].y
+        unaligned = layer.forward(*features, replace(tokens, alignment=None))[-1].y
         change = float((trace.y - unaligned).norm() / unaligned.norm())
     return LayerMemory(index, _memory(layer, trace), mean_gap, change)
 

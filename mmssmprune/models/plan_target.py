@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from mmengine.logging import print_log
 from torch import nn
 
@@ -12,7 +10,7 @@ from mmssmprune.pruning.plan import MIN_KEEP_RATIO, TOLERANCE, PlanTarget, solve
 from .flops import count_on_meta, on_meta
 
 
-def meet_target(backbone: nn.Module, target: PlanTarget, reopened: Collection[int] = ()) -> None:
+def solve_for_target(backbone: nn.Module, target: PlanTarget) -> None:
     """Set the uniform keep ratio with which a backbone meets ``target``, and log it.
 
     FLOPs are counted on a copy without numbers, so that nothing of the backbone changes but its ratio.
@@ -20,13 +18,12 @@ def meet_target(backbone: nn.Module, target: PlanTarget, reopened: Collection[in
     Args:
         backbone: a `PrunableBackbone`, built to the end, with a plan.
         target: what to reach.
-        reopened: as in `PrunePlan.tokens_per_layer`.
 
     Raises:
         ValueError: the target is out of reach, or the backbone does not take images of ``target.input_shape``.
     """
     layers = list(backbone.pruner.plan.layers)
-    trial = _Trial(backbone, target, reopened)
+    trial = _Trial(backbone, target)
     where = f'after layers {layers}' + (f' at {_size(target)}' if target.input_shape else '')
     ratio = 1.0 if target.is_dense else _solve(trial, target, where)
     backbone.set_keep_ratio(ratio)
@@ -55,8 +52,9 @@ def _solve(trial: _Trial, target: PlanTarget, where: str) -> float:
 class _Trial:
     """What a backbone reaches at one keep ratio or another."""
 
-    def __init__(self, backbone: nn.Module, target: PlanTarget, reopened: Collection[int]) -> None:
-        self.plan, self.num_layers, self.reopened = backbone.pruner.plan, backbone.num_layers, reopened
+    def __init__(self, backbone: nn.Module, target: PlanTarget) -> None:
+        self.pruner = backbone.pruner
+        self.reopened = self.pruner.reopened_after(backbone.output_layers)
         self.input_shape = target.input_shape
         self.reach = self.share if target.name == 'tokens' else self.flops_reduction
         self._flops: dict[tuple[int, ...], int] = {}
@@ -64,6 +62,7 @@ class _Trial:
             return
         self.model = on_meta(backbone)
         try:
+            self._dense_tokens = self.tokens(1.0)
             self._dense = 0 if target.name == 'tokens' else self.flops(1.0)
         except ValueError as error:
             raise ValueError(f'pruning.input_shape {_size(target)} does not suit this backbone: {error}') from error
@@ -76,9 +75,9 @@ class _Trial:
     def share(self, keep_ratio: float) -> float:
         """Mean over the layers of the share of the dense tokens that they process, class tokens included."""
         if self.input_shape is None:
-            return self.plan.at(keep_ratio).token_share(self.num_layers, self.reopened)
+            return self.pruner.plan.at(keep_ratio).token_share(self.pruner.numbers, self.reopened)
         tokens = self.tokens(keep_ratio)
-        return sum(tokens) / (len(tokens) * tokens[0])
+        return sum(n / dense for n, dense in zip(tokens, self._dense_tokens, strict=True)) / len(tokens)
 
     def flops(self, keep_ratio: float) -> int:
         """FLOPs of one image; they depend on nothing but the numbers of tokens, and a count takes about a second."""

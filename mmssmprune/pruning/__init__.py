@@ -1,18 +1,27 @@
 """Token pruning for selective scans: which cells live, how the state crosses the rest, how maps become full again."""
 
-from .alignment import ALIGNMENT, time_at_pruned_cells
-from .conv_fill import causal_conv_over_sequence, conv_over_grid, module_over_grid
+from .alignment import ALIGNMENT, StoredDelta, register_alignment, time_at_pruned_cells
+from .conv_fill import (
+    CONV_FILL,
+    causal_conv_over_sequence,
+    conv_over_grid,
+    module_over_grid,
+    register_conv_fill,
+)
 from .importance import IMPORTANCE, LayerTrace, RawDelta, register_importance
 from .kept_tokens import KeptTokens, choose_tokens, gather_rows
 from .plan import PrunePlan, make_plan
 from .pruner import TokenPruner
-from .reduction import REDUCTION
-from .restoration import RESTORATION
+from .reduction import REDUCTION, Reduced, register_reduction
+from .restoration import RESTORATION, register_restoration
+from .scan import scan_over_walk
 from .scan_path import ScanPath, Walk, sequence_path, snake_path
+from .stage import Stage
 from .token_state import TokenState
 
 __all__ = [
     'ALIGNMENT',
+    'CONV_FILL',
     'IMPORTANCE',
     'REDUCTION',
     'RESTORATION',
@@ -20,7 +29,10 @@ __all__ = [
     'LayerTrace',
     'PrunePlan',
     'RawDelta',
+    'Reduced',
     'ScanPath',
+    'Stage',
+    'StoredDelta',
     'TokenPruner',
     'TokenState',
     'Walk',
@@ -30,7 +42,12 @@ __all__ = [
     'gather_rows',
     'make_plan',
     'module_over_grid',
+    'register_alignment',
+    'register_conv_fill',
     'register_importance',
+    'register_reduction',
+    'register_restoration',
+    'scan_over_walk',
     'sequence_path',
     'snake_path',
     'time_at_pruned_cells',

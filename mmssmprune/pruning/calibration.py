@@ -1,4 +1,4 @@
-"""Measuring the step sizes that pruned cells would have had: what the alignments `calibrated` and `learned` start from.
+"""Measuring the step sizes that pruned cells would have had, for the alignments that store them.
 
 A pruned cell leaves no trace in later layers, so a pass over the dense model is needed: it keeps every token, notes
 which ones the plan would have pruned by then, and averages the delta that they show in each layer.
@@ -6,75 +6,61 @@ which ones the plan would have pruned by then, and averages the delta that they 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .importance import LayerTrace, score_tokens
 from .kept_tokens import choose_tokens
 from .plan import PrunePlan
-from .scan_path import ScanPath
 from .token_state import TokenState
 
 
-class DeltaRecorder(nn.Module):
-    """Takes a pruner's place during one dense forward pass.
+class DeltaRecorder:
+    """What a pruner does instead of pruning, in one pass over the dense model.
 
     Args:
-        plan, importance: what would be pruned.
-        per_stage: whether all cells are candidates again after a tap.
-        num_layers: depth of the backbone.
+        plan: what would be pruned.
+        stages: numbers of the layers of each stage.
+        importances: how each stage scores its tokens.
+        reopened: layers after which all cells are candidates again.
 
     Attributes:
-        means: per layer (sets of parameters, D) the mean delta of the cells that would be pruned by then; None for
-            layers before the first pruning.
-        at_zero: per layer, in the same shape, the raw delta of zero features.
+        measured: per stage, by the layer's place in it, (S, D) the mean delta of the cells that would be pruned by then
+            and the raw delta of zero features. Layers before the first pruning of their stage are missing.
     """
 
-    def __init__(self, plan: PrunePlan, importance: str, per_stage: bool, num_layers: int):
-        super().__init__()
-        self.plan, self.importance, self.per_stage = plan, importance, per_stage
-        self.means: list[Tensor | None] = [None] * num_layers
-        self.at_zero: list[Tensor | None] = [None] * num_layers
+    def __init__(
+        self, plan: PrunePlan, stages: Sequence[range], importances: Sequence[Callable], reopened: Collection[int]
+    ):
+        self.plan, self.stages, self.importances, self.reopened = plan, stages, importances, reopened
+        self.measured: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in stages]
         self.alive: Tensor | None = None
         self.candidates: Tensor | None = None
 
-    def start(self, path: ScanPath, hw_shape: tuple[int, int], protected: tuple[int, ...] = ()) -> TokenState:
-        """The dense state."""
-        return TokenState.dense(path, hw_shape, protected)
-
-    def prune(
-        self,
-        layer: int,
-        streams: tuple[Tensor, ...],
-        tokens: TokenState,
-        trace: LayerTrace,
-        blank: Tensor | None = None,
-    ) -> tuple[tuple[Tensor, ...], TokenState]:
-        """Note what would have been pruned; nothing is."""
+    def note(self, layer: int, tokens: TokenState, trace: LayerTrace) -> None:
+        """Look at what a layer shows when it has run, and choose what the plan would prune after it."""
+        place = layer - self.stages[tokens.stage][0]
+        if place == 0:
+            self.alive = self.candidates = None
         if self.alive is not None:
-            self.means[layer] = _mean_delta(trace, ~self.alive)
-            self.at_zero[layer] = torch.stack([delta.at_zero for delta in trace.deltas])
+            mean = _mean_delta(trace, ~self.alive)
+            if mean is not None:
+                at_zero = torch.stack([delta.at_zero for delta in trace.deltas])
+                self.measured[tokens.stage][place] = mean, at_zero
         if layer in self.plan.layers:
-            score = score_tokens(self.importance, trace, tokens)
-            if self.alive is None:
-                self.alive = self.candidates = torch.ones_like(score, dtype=torch.bool)
-            spared = len(tokens.protected)
-            keep = self.plan.keep_after(layer, int(self.candidates[0].sum()) - spared) + spared
-            score = score.masked_fill(~self.candidates, -torch.inf)
-            chosen = choose_tokens(score, keep, tokens.is_protected)
-            self.alive = torch.zeros_like(self.alive).scatter(1, chosen, True)
-            self.candidates = self.alive
-        return streams, tokens
-
-    def tapped(self, tokens: TokenState) -> TokenState:
-        """After a tap all cells are candidates again where the regime says so."""
-        if self.per_stage and self.alive is not None:
+            self._choose(layer, score_tokens(self.importances[tokens.stage], trace, tokens), tokens)
+        if layer in self.reopened and self.alive is not None:
             self.candidates = torch.ones_like(self.alive)
-        return tokens
 
-    def restore(self, x: Tensor, tokens: TokenState, stream: int = 0, blank: Tensor | None = None) -> Tensor:
-        """Nothing is missing."""
-        return x
+    def _choose(self, layer: int, score: Tensor, tokens: TokenState) -> None:
+        if self.alive is None:
+            self.alive = self.candidates = torch.ones_like(score, dtype=torch.bool)
+        spared = len(tokens.protected)
+        keep = self.plan.keep_after(layer, int(self.candidates[0].sum()) - spared) + spared
+        chosen = choose_tokens(score.masked_fill(~self.candidates, -torch.inf), keep, tokens.is_protected)
+        self.alive = self.candidates = torch.zeros_like(self.alive).scatter(1, chosen, True)
 
 
 def _mean_delta(trace: LayerTrace, dead: Tensor) -> Tensor | None:

@@ -1,10 +1,8 @@
 """Depthwise convolutions over tokens: every neighbour stands at its own cell, pruned ones included.
 
-What a pruned neighbour contains is the choice named ``conv_fill``:
-
-- ``zero``: zero, as the padding is.
-- ``hold``: the cell's last known features, passed through this layer's norm and the x-half of its in_proj. A pruned
-  cell thereby costs about a fifth of a kept one in each layer.
+What a pruned neighbour contains is the choice named ``conv_fill``. It is asked once per pruning, gets the remembered
+features of every position, per stream (B, L, C), and returns what the next layers read at the pruned ones, (B, L, C),
+or None for zero. Each layer passes that through its norm and the x-half of its in_proj.
 
 Outputs are computed at the tokens at hand only; FLOP counters see the projections of pruned cells.
 """
@@ -16,9 +14,23 @@ from torch import Tensor, nn
 
 from mmssmprune.ops import kept_conv
 
+from .choices import Choices
 from .token_state import TokenState
 
-CONV_FILL = ('zero', 'hold')
+CONV_FILL = Choices('conv_fill')
+register_conv_fill = CONV_FILL.register
+
+
+@register_conv_fill
+def zero(held: tuple[Tensor, ...]) -> None:
+    """A pruned neighbour is zero, as the padding is."""
+    return None
+
+
+@register_conv_fill(needs='held')
+def hold(held: tuple[Tensor, ...]) -> Tensor:
+    """A pruned neighbour has its last known features; it thereby costs about a fifth of a kept one in each layer."""
+    return sum(held)
 
 
 def conv_over_grid(x: Tensor, conv: nn.Conv2d, tokens: TokenState, fill: Tensor | None = None) -> Tensor:

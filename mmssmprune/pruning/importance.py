@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .choices import Choices
 from .token_state import TokenState
+
+IMPORTANCE = Choices('importance')
+register_importance = IMPORTANCE.register
 
 
 @dataclass(frozen=True)
@@ -40,45 +44,51 @@ class LayerTrace:
     Attributes:
         y: (B, K, D) the gated SSM output, summed over directions.
         deltas: the step sizes, per set of scan parameters.
+        directions: (B, K, D) each, what every direction adds to y; only where a choice needs ``'directions'``.
     """
 
     y: Tensor
     deltas: tuple[RawDelta, ...]
+    directions: tuple[Tensor, ...] = ()
 
 
-Importance = Callable[[LayerTrace, TokenState], Tensor]
-
-
+@register_importance
 def clip(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Mean over channels of max(0, y): the paper's importance (arXiv 2409.18962, section 4)."""
     return trace.y.float().clamp(min=0).mean(-1)
 
 
+@register_importance(name='sum')
 def total(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Mean over channels of y: the paper's ablation without clipping."""
     return trace.y.float().mean(-1)
 
 
+@register_importance
 def l1(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Mean over channels of |y|."""
     return trace.y.float().abs().mean(-1)
 
 
+@register_importance
 def l2(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Root of the mean over channels of y squared."""
     return trace.y.float().square().mean(-1).sqrt()
 
 
+@register_importance
 def delta(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Mean over channels of the step size: how much of a token the state takes in."""
     return torch.stack([delta.value().float().mean(-1) for delta in trace.deltas]).mean(0)
 
 
+@register_importance
 def random(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Uniform noise from torch's global generator: what any score has to beat."""
     return torch.rand(trace.y.shape[:2], device=trace.y.device)
 
 
+@register_importance
 def grid(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Uniform subsampling: an ordered dither (Bayer) of the grid, so that every ratio keeps an even pattern."""
     row, column = tokens.cells // tokens.hw_shape[1], tokens.cells % tokens.hw_shape[1]
@@ -90,6 +100,7 @@ def grid(trace: LayerTrace, tokens: TokenState) -> Tensor:
     return -threshold.expand(trace.y.shape[:2])
 
 
+@register_importance(needs='class_token')
 def cls_similarity(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Cosine of a token's y to the sum of the class tokens' y: the analogue of EViT (arXiv 2202.07800)."""
     y = trace.y.float()
@@ -98,46 +109,17 @@ def cls_similarity(trace: LayerTrace, tokens: TokenState) -> Tensor:
     return F.cosine_similarity(y, cls, dim=-1)
 
 
-IMPORTANCE: dict[str, Importance] = {
-    'clip': clip,
-    'sum': total,
-    'l1': l1,
-    'l2': l2,
-    'delta': delta,
-    'random': random,
-    'grid': grid,
-    'cls_similarity': cls_similarity,
-}
-NEEDS_CLASS_TOKEN = ('cls_similarity',)
-
-
-def register_importance(function: Importance) -> Importance:
-    """Decorator: make a function known to `pruning.importance` under its own name.
-
-    Registering the same function again (a module imported twice) replaces it.
-
-    Raises:
-        ValueError: the name belongs to another function.
-    """
-    name, known = function.__name__, IMPORTANCE.get(function.__name__)
-    if known is not None and (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
-        raise ValueError(
-            f'importance {name!r} is taken by {known.__module__}.{known.__qualname__}; rename the function'
-        )
-    IMPORTANCE[name] = function
-    return function
-
-
 @torch.no_grad()  # a choice has no gradient
-def score_tokens(name: str, trace: LayerTrace, tokens: TokenState) -> Tensor:
-    """The (B, K) scores of the tokens at hand by the importance of this name.
+def score_tokens(importance: Callable, trace: LayerTrace, tokens: TokenState) -> Tensor:
+    """The (B, K) scores of the tokens at hand by an importance.
 
     Raises:
-        ValueError: the function does not return one number per token.
+        ValueError: it does not return one number per token.
     """
-    score = IMPORTANCE[name](trace, tokens)
+    score = importance(trace, tokens)
     expected = tuple(trace.y.shape[:2])
     if not isinstance(score, Tensor) or tuple(score.shape) != expected:
+        name = getattr(importance, '__name__', type(importance).__name__)
         got = f'shape {tuple(score.shape)}' if isinstance(score, Tensor) else type(score).__name__
         raise ValueError(f'importance {name!r} must return one score per token, (B, K) = {expected}, but gave {got}')
     return score

@@ -40,21 +40,22 @@ class PrunePlan:
         # 0.55 * 100 is 55.00000000000001 in floating point, and 55 tokens is what was asked for.
         return max(1, math.ceil(ratio * alive - 1e-9))
 
-    def tokens_per_layer(self, num_layers: int, length: int, reopened: Collection[int] = ()) -> list[int]:
-        """Tokens that each of ``num_layers`` layers processes, from ``length`` at the first.
+    def tokens_per_layer(self, layers: range, length: int, reopened: Collection[int] = ()) -> list[int]:
+        """Tokens that each of a stage's ``layers`` processes, from ``length`` at the first.
 
         ``reopened`` are layers after whose pruning all cells become candidates of the next pruning layer; the layers
         before that one still process the pruned number.
         """
         tokens = [length]
-        for layer in range(num_layers - 1):
+        for layer in layers[:-1]:
             alive = length if self._is_reopened_at(layer, reopened) else tokens[-1]
             tokens.append(self.keep_after(layer, alive))
         return tokens
 
-    def token_share(self, num_layers: int, reopened: Collection[int] = ()) -> float:
-        """Mean over the layers of the share of the dense tokens that they process, on an endlessly fine grid."""
-        return sum(self.tokens_per_layer(num_layers, _CONTINUUM, reopened)) / (num_layers * _CONTINUUM)
+    def token_share(self, stages: Sequence[range], reopened: Collection[int] = ()) -> float:
+        """Mean over all stages' layers of the share of the dense tokens that they process, on endlessly fine grids."""
+        tokens = [n for layers in stages for n in self.tokens_per_layer(layers, _CONTINUUM, reopened)]
+        return sum(tokens) / (len(tokens) * _CONTINUUM)
 
     def _is_reopened_at(self, layer: int, reopened: Collection[int]) -> bool:
         """Whether the pruning layer ``layer`` may choose from all cells again."""
@@ -92,8 +93,15 @@ class PlanTarget:
         return self.value == (0 if self.tokens is None else 1)
 
 
-def plan_from_config(config: Mapping[str, Any], num_layers: int) -> tuple[PrunePlan, PlanTarget | None]:
+def plan_from_config(
+    config: Mapping[str, Any], num_layers: int, default_layers: Sequence[int]
+) -> tuple[PrunePlan, PlanTarget | None]:
     """Read the `PLAN_KEYS` of a `pruning` dict; a key that is None counts as not given.
+
+    Args:
+        config: the dict.
+        num_layers: depth of the backbone.
+        default_layers: where a target prunes unless told.
 
     Returns:
         The plan, and None; or, where a target is given, a plan that keeps everything and the target it has to meet.
@@ -107,7 +115,7 @@ def plan_from_config(config: Mapping[str, Any], num_layers: int) -> tuple[PruneP
         raise ValueError(
             f"pruning needs 'keep_ratio', or a target: 'flops_reduction' or 'tokens'; a plan is e.g. {EXAMPLE}"
         )
-    layers = _layers_of(given, num_layers, optional=target is not None)
+    layers = _layers_of(given, num_layers, None if target is None else default_layers)
     return make_plan(layers, given.get('keep_ratio', 1.0), num_layers), target
 
 
@@ -145,24 +153,16 @@ def _input_shape_of(given: Mapping[str, Any]) -> tuple[int, int] | None:
     return sizes[0], sizes[1]
 
 
-def _layers_of(given: Mapping[str, Any], num_layers: int, optional: bool) -> Sequence[int]:
-    """The pruning layers, given as ``layers`` or as ``start`` and ``every``."""
+def _layers_of(given: Mapping[str, Any], num_layers: int, default: Sequence[int] | None) -> Sequence[int]:
+    """The pruning layers, given as ``layers`` or as ``start`` and ``every``, or the default where there is one."""
     spaced = [key for key in ('start', 'every') if key in given]
     if 'layers' in given and not spaced:
         return given['layers']
     if len(spaced) == 2 and 'layers' not in given:
         return layers_from(given['start'], given['every'], num_layers)
-    if optional and not spaced:
-        return default_layers(num_layers)
+    if default is not None and not spaced:
+        return default
     raise ValueError(f"pruning needs 'layers', or 'start' and 'every' instead, e.g. {EXAMPLE}")
-
-
-def default_layers(num_layers: int) -> list[int]:
-    """Where a target prunes unless told: once, after the first quarter of the depth; 24 -> [5].
-
-    Of the plans that were compared (docs/findings.md) it kept most in both families, and it reaches the furthest.
-    """
-    return [max(num_layers // 4 - 1, 0)] if num_layers > 1 else []
 
 
 def make_plan(layers: Sequence[int], keep_ratio: float | Sequence[float], num_layers: int) -> PrunePlan:

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from .alignment import ALIGNMENT, NEEDS_CALIBRATION
+from .alignment import ALIGNMENT
 from .calibration import DeltaRecorder
+from .choices import Choices
 from .conv_fill import CONV_FILL
-from .importance import IMPORTANCE, NEEDS_CLASS_TOKEN, LayerTrace, score_tokens
+from .importance import IMPORTANCE, LayerTrace, score_tokens
 from .kept_tokens import KeptTokens, gather_rows, most_similar
 from .plan import PLAN_KEYS, PlanTarget, PrunePlan, plan_from_config
-from .reduction import REDUCTION
-from .restoration import REMEMBERING, RESTORATION
+from .reduction import REDUCTION, Reduced
+from .restoration import FLOOR, RESTORATION
 from .scan_path import ScanPath
+from .stage import Stage, default_layers
 from .token_state import TokenState
 
-REGIMES = ('progressive', 'per_stage')
-CHOICES = {
-    'reduction': tuple(REDUCTION),
-    'importance': IMPORTANCE,  # grows with `register_importance`
-    'alignment': tuple(ALIGNMENT),
+# Pruned tokens stay away, or are candidates again after every output.
+REGIMES = ('progressive', 'per_output')
+REGIME_ALIASES = {'per_stage': 'per_output'}
+KINDS: dict[str, Choices] = {
+    'reduction': REDUCTION,
+    'importance': IMPORTANCE,
+    'alignment': ALIGNMENT,
     'conv_fill': CONV_FILL,
-    'restoration': tuple(RESTORATION),
-    'regime': REGIMES,
+    'restoration': RESTORATION,
 }
+# Every key that takes a name, with its names.
+CHOICES = {**KINDS, 'regime': REGIMES}
 DEFAULTS = {
     'reduction': 'prune',
     'importance': 'clip',
@@ -37,69 +42,108 @@ DEFAULTS = {
     'restoration': 'follow',
     'regime': 'progressive',
 }
-# How fast a calibrated delta follows once the first batches are averaged.
-MOMENTUM = 0.05
+
+
+class Observer(Protocol):
+    """What is told of a forward pass as it happens; nothing that it does changes the pass."""
+
+    def started(self, tokens: TokenState) -> None:
+        """A stage begins with all cells alive."""
+
+    def ran(self, layer: int, count: int) -> None:
+        """A layer has run on ``count`` tokens."""
+
+    def reduced(self, layer: int, before: TokenState, after: TokenState, score: Tensor, reduced: Reduced) -> None:
+        """Tokens became fewer; ``score`` (B, K) is the importance of those before."""
+
+    def restored(self, full: tuple[Tensor, ...], tokens: TokenState) -> None:
+        """All cells are shown, by streams (B, L, C)."""
+
+
+class StageChoices(nn.Module):
+    """The choices of one stage, with the parameters and buffers that some of them own."""
+
+    def __init__(self, names: Mapping[str, str], stage: Stage):
+        super().__init__()
+        for kind, choices in KINDS.items():
+            setattr(self, kind, choices.make(names[kind], stage))
 
 
 class TokenPruner(nn.Module):
-    """One `pruning` dict, checked, with the parameters and buffers that its choices need (see `make_state`).
+    """One `pruning` dict, checked, with the choices that it names.
 
     Without a dict (``plan`` None) nothing is ever pruned. A plan given as a ``target`` keeps all tokens until
     `set_keep_ratio` is told the ratio that meets it.
+
+    Args:
+        config: the dict, or None.
+        stages: those of the backbone.
+        has_class_token: whether its sequence holds one.
+        restores: whether maps are read at all; otherwise nothing is remembered for one.
 
     Raises:
         ValueError: an unknown key or value, a missing key, or a plan that `make_plan` refuses.
     """
 
-    def __init__(self, config: Mapping[str, Any] | None, num_layers: int, has_class_token: bool = False):
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None,
+        stages: Sequence[Stage],
+        has_class_token: bool = False,
+        restores: bool = True,
+    ):
         super().__init__()
-        self.num_layers = num_layers
         self.config: dict[str, Any] = dict(config or {})
+        self.numbers = tuple(stage.numbers for stage in stages)
         self.plan: PrunePlan | None = None
         self.target: PlanTarget | None = None
-        names = {key: self.config.get(key, DEFAULTS[key]) for key in CHOICES}
-        self.reduction, self.importance, self.alignment = names['reduction'], names['importance'], names['alignment']
-        self.conv_fill, self.restoration, self.regime = names['conv_fill'], names['restoration'], names['regime']
+        self.observers: list[Observer] = []
+        self.recorder: DeltaRecorder | None = None  # while there is one, it looks at everything and nothing is pruned
+        self.names = {key: self.config.get(key, default) for key, default in DEFAULTS.items()}
+        self.names['regime'] = REGIME_ALIASES.get(self.names['regime'], self.names['regime'])
+        if not restores:
+            self.names['restoration'] = FLOOR
         if config is None:
             return
-        self._check_keys(names, has_class_token)
-        self.plan, self.target = plan_from_config(config, num_layers)
+        self._check_keys(has_class_token)
+        self.plan, self.target = plan_from_config(config, self.num_layers, default_layers(stages))
+        self.stages = nn.ModuleList(StageChoices(self.names, stage) for stage in stages)
 
-    def _check_keys(self, names: Mapping[str, Any], has_class_token: bool) -> None:
-        known = (*PLAN_KEYS, *CHOICES)
+    def _check_keys(self, has_class_token: bool) -> None:
+        known = (*PLAN_KEYS, *DEFAULTS)
         for key in self.config:
             if key not in known:
                 raise ValueError(f'pruning has an unknown key {key!r}; the keys are {", ".join(known)}')
-        for key, name in names.items():
-            if name not in tuple(CHOICES[key]):
-                raise ValueError(f'pruning.{key} is {name!r}; the names are {", ".join(CHOICES[key])}')
-        if self.importance in NEEDS_CLASS_TOKEN and not has_class_token:
-            raise ValueError(f'pruning.importance {self.importance!r} needs a class token, and this model has none')
+        for kind, choices in KINDS.items():
+            choices.check(self.names[kind])
+            if self.needs('class_token', kind) and not has_class_token:
+                raise ValueError(f'pruning.{kind} {self.names[kind]!r} needs a class token, and this model has none')
+        if self.names['regime'] not in REGIMES:
+            raise ValueError(f'pruning.regime is {self.names["regime"]!r}; the names are {", ".join(REGIMES)}')
 
-    def make_state(self, embed_dims: int, d_inner: int, param_sets: int) -> None:
-        """Register what the choices keep in the state dict; everything starts at zero, so no random number is drawn.
+    def needs(self, need: str, *kinds: str) -> bool:
+        """Whether a choice at work, of one of these kinds or of any, has a need (see `choices.NEEDS`)."""
+        return any(need in KINDS[kind].needs_of(self.names[kind]) for kind in kinds or KINDS)
 
-        - ``mask_token`` (1, 1, C): shown at pruned cells by that restoration, besides the position embedding.
-        - ``stored_delta`` (num_layers, param_sets, d_inner): of the alignments `calibrated` (a buffer) and `learned`
-          (a parameter).
-        - ``calibrated_batches``: how many batches went into it.
-        """
-        if self.plan is None:
-            return
-        if self.restoration == 'mask_token':
-            self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
-        if self.calibrates:
-            stored = torch.zeros(self.num_layers, param_sets, d_inner)
-            if self.alignment == 'learned':
-                self.stored_delta = nn.Parameter(stored)
-            else:
-                self.register_buffer('stored_delta', stored)
-            self.register_buffer('calibrated_batches', torch.zeros((), dtype=torch.long))
+    @property
+    def num_layers(self) -> int:
+        """Layers of all stages."""
+        return sum(map(len, self.numbers))
 
     @property
     def calibrates(self) -> bool:
         """Whether the alignment wants calibration passes."""
-        return self.plan is not None and self.alignment in NEEDS_CALIBRATION
+        return self.plan is not None and self.needs('calibration')
+
+    @property
+    def learns_delta(self) -> bool:
+        """Whether what calibration stores is only the start of something that is trained."""
+        return any(choices.alignment.learns for choices in self.stages)
+
+    @property
+    def calibrated_batches(self) -> int:
+        """How many batches were measured."""
+        return max(int(choices.alignment.calibrated_batches) for choices in self.stages)
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
         """Change the ratios of an existing plan; raises ValueError where nothing is pruned or a ratio is wrong."""
@@ -108,17 +152,35 @@ class TokenPruner(nn.Module):
         self.plan = self.plan.at(keep_ratio)
         self.config['keep_ratio'] = keep_ratio
 
-    def start(self, path: ScanPath, hw_shape: tuple[int, int], protected: Sequence[int] = ()) -> TokenState:
-        """The state before the first layer: every cell alive."""
-        return TokenState.dense(path, hw_shape, protected, self.alignment)
+    def reopened_after(self, output_layers: Collection[int]) -> Collection[int]:
+        """The layers after which all cells are candidates again: those with an output, where the regime says so."""
+        return output_layers if self.names['regime'] == 'per_output' else ()
+
+    def tokens_per_layer(self, cells: Sequence[int], output_layers: Collection[int]) -> list[int]:
+        """Tokens that each layer processes, class tokens left out, for ``cells`` per stage."""
+        if self.plan is None:
+            return [n for n, numbers in zip(cells, self.numbers, strict=True) for _ in numbers]
+        reopened = self.reopened_after(output_layers)
+        stages = zip(self.numbers, cells, strict=True)
+        return [n for numbers, length in stages for n in self.plan.tokens_per_layer(numbers, length, reopened)]
+
+    def start(
+        self,
+        stage: int,
+        path: ScanPath,
+        hw_shape: tuple[int, int],
+        protected: Sequence[int] = (),
+        pos_embed: Tensor | None = None,
+    ) -> TokenState:
+        """The state before the first layer of a stage: every cell alive."""
+        alignment = None if self.plan is None else self.stages[stage].alignment
+        tokens = TokenState.dense(path, hw_shape, protected, alignment=alignment, stage=stage, pos_embed=pos_embed)
+        for observer in self.observers:
+            observer.started(tokens)
+        return self._for_layer(self.numbers[stage][0], tokens)
 
     def prune(
-        self,
-        layer: int,
-        streams: tuple[Tensor, ...],
-        tokens: TokenState,
-        trace: LayerTrace,
-        blank: Tensor | None = None,
+        self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace
     ) -> tuple[tuple[Tensor, ...], TokenState]:
         """Drop or fuse tokens where the plan says so; this is the line where tokens die.
 
@@ -127,15 +189,18 @@ class TokenPruner(nn.Module):
             streams: (B, K, C) each, the features that the next layer reads; it reads their sum.
             tokens: the state that goes with them.
             trace: what the layer's mixer computed, from which importance is read.
-            blank: as in `restore`, for cells that come back (``regime='per_stage'``).
 
         Returns:
             The streams and the state for layer ``layer + 1``.
         """
-        if self.plan is not None and layer in self.plan.layers:
-            score = score_tokens(self.importance, trace, tokens)
+        for observer in self.observers:
+            observer.ran(layer, trace.y.shape[1])
+        if self.recorder is not None:
+            self.recorder.note(layer, tokens, trace)
+        elif self.plan is not None and layer in self.plan.layers:
+            score = score_tokens(self.stages[tokens.stage].importance, trace, tokens)
             if tokens.reopened:
-                streams, tokens, trace, score = self._reopen(streams, tokens, trace, score, blank)
+                streams, tokens, trace, score = self._reopen(streams, tokens, trace, score)
             streams, tokens = self._reduce(layer, streams, tokens, trace, score)
         return streams, self._for_layer(layer + 1, tokens)
 
@@ -146,99 +211,110 @@ class TokenPruner(nn.Module):
         keep = self.plan.keep_after(layer, alive - spared) + spared
         if keep == alive:
             return streams, tokens
-        held = self._held(streams, tokens)
-        if self.regime == 'per_stage':
+        before, choices = tokens, self.stages[tokens.stage]
+        if self.names['regime'] == 'per_output':
             column = score.unsqueeze(-1)
             tokens = replace(tokens, score=tokens.kept.scatter(column, tokens.score) if tokens.kept else column)
-        reduced = REDUCTION[self.reduction](streams, tokens, trace, score, keep)
+        reduced = choices.reduction(streams, tokens, trace, score, keep)
+        held = self._held(streams, tokens, fused=reduced.into is not None)
         kept = KeptTokens(reduced.chosen, alive) if tokens.kept is None else tokens.kept.subset(reduced.chosen)
-        owner = reduced.into
-        if owner is None and self.restoration == 'follow':
-            owner = most_similar(sum(streams), reduced.chosen)
-        if owner is not None and tokens.owner is not None:
-            owner = owner.gather(1, tokens.owner)
-        tokens = replace(tokens.keeping(kept), held=held, owner=owner)
-        return reduced.streams, tokens.losing(sum(held)) if self.conv_fill == 'hold' else tokens
+        leader = reduced.into
+        if leader is None and self.needs('leader'):
+            leader = most_similar(sum(streams), reduced.chosen)
+        if leader is not None and tokens.leader is not None:
+            leader = leader.gather(1, tokens.leader)
+        tokens = replace(tokens.keeping(kept), held=held, leader=leader, fused=reduced.into is not None)
+        shown = choices.conv_fill(held)
+        tokens = tokens if shown is None else tokens.losing(shown)
+        for observer in self.observers:
+            observer.reduced(layer, before, tokens, score, reduced)
+        return reduced.streams, tokens
 
-    def _held(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
+    def _held(self, streams: tuple[Tensor, ...], tokens: TokenState, fused: bool) -> tuple[Tensor, ...]:
         """Every position of every stream: the tokens at hand as they are, the others as they are remembered."""
-        shown = self.reduction == 'prune' and self.restoration in REMEMBERING
-        if not shown and self.conv_fill != 'hold':
+        shown = not fused and self.needs('held', 'restoration')
+        if not shown and not self.needs('held', 'conv_fill'):
             return ()
         if tokens.kept is None:
             return streams
-        remember = RESTORATION[self.restoration if self.restoration in REMEMBERING else 'hold']
-        return tuple(remember(x, tokens, held, None) for x, held in zip(streams, tokens.held, strict=True))
+        if not self.needs('held', 'restoration'):
+            return tuple(tokens.kept.scatter(x, held) for x, held in zip(streams, tokens.held, strict=True))
+        return self._shown(streams, tokens)
 
     def _reopen(
-        self,
-        streams: tuple[Tensor, ...],
-        tokens: TokenState,
-        trace: LayerTrace,
-        score: Tensor,
-        blank: Tensor | None,
+        self, streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor
     ) -> tuple[tuple[Tensor, ...], TokenState, LayerTrace, Tensor]:
         """Make every position a candidate again: features restored, scores as they were last seen."""
-        # The position embedding travels in the last stream, so only that one shows the blank.
-        last = len(streams) - 1
-        full = tuple(self.restore(x, tokens, i, blank if i == last else None) for i, x in enumerate(streams))
         score = tokens.kept.scatter(score.unsqueeze(-1), tokens.score).squeeze(-1)
-        y = trace.y if self.reduction == 'prune' else gather_rows(trace.y, tokens.owner)
-        dense = TokenState.dense(tokens.path, tokens.hw_shape, tokens.protected, self.alignment)
-        return full, dense, replace(trace, y=y), score
+        y = gather_rows(trace.y, tokens.leader) if tokens.fused else trace.y
+        return self._shown(streams, tokens), tokens.all_alive(), replace(trace, y=y), score
 
-    def tapped(self, tokens: TokenState) -> TokenState:
-        """What a tap (an output or an interaction) changes: all cells may come back where the regime says so."""
-        if self.regime == 'per_stage' and tokens.kept is not None:
+    def after_output(self, tokens: TokenState) -> TokenState:
+        """What an output, or an adapter's look, changes: all cells may come back where the regime says so."""
+        if self.names['regime'] == 'per_output' and tokens.kept is not None:
             return replace(tokens, reopened=True)
         return tokens
 
     def _for_layer(self, layer: int, tokens: TokenState) -> TokenState:
-        """Hand the layer its own stored delta."""
-        if not self.calibrates or tokens.kept is None or layer >= self.num_layers:
+        """Tell the layer what it has to know of itself, or to show."""
+        if self.plan is None or layer not in self.numbers[tokens.stage]:
             return tokens
-        return replace(tokens, stored_delta=self.stored_delta[layer])
+        wants_directions = self.needs('directions') and layer in self.plan.layers
+        place = layer - self.numbers[tokens.stage][0] if isinstance(tokens.alignment, nn.Module) else 0
+        if (place, wants_directions) == (tokens.layer, tokens.wants_directions):
+            return tokens
+        return replace(tokens, layer=place, wants_directions=wants_directions)
 
-    def restore(self, x: Tensor, tokens: TokenState, stream: int = 0, blank: Tensor | None = None) -> Tensor:
-        """(B, K, C) -> (B, L, C): every cell again; this is the line where tokens return.
+    def restore(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
+        """(B, K, C) each -> (B, L, C): every cell again; this is the line where tokens return.
 
-        Cells whose token was fused into another show that one; ``restoration`` decides what the others show, and
-        ``blank`` (1, L, C) is what ``mask_token`` shows there.
+        Cells whose token was fused into another show that one; ``restoration`` decides what the others show. The
+        streams are the first ones of those that `prune` gets; the last given shows the position embedding where the
+        restoration needs it.
         """
-        if tokens.kept is None:
-            return x
-        if self.reduction != 'prune':
-            return gather_rows(x, tokens.owner)
-        held = tokens.held[stream] if tokens.held else None
-        return RESTORATION[self.restoration](x, tokens, held, blank)
+        full = streams if tokens.kept is None else self._shown(streams, tokens)
+        for observer in self.observers:
+            observer.restored(full, tokens)
+        return full
 
-    def recorder(self) -> DeltaRecorder:
-        """What takes this pruner's place in a calibration pass."""
-        return DeltaRecorder(self.plan, self.importance, self.regime == 'per_stage', self.num_layers)
+    def _shown(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
+        if tokens.fused:
+            return tuple(gather_rows(x, tokens.leader) for x in streams)
+        restoration = self.stages[tokens.stage].restoration
+        held = tokens.held or (None,) * len(streams)
+        positions = (*[None] * (len(streams) - 1), tokens.pos_embed)
+        # The first ones only may be asked for, so there may be more of what is held.
+        return tuple(restoration(x, tokens, h, p) for x, h, p in zip(streams, held, positions, strict=False))
 
-    @torch.no_grad()
+    def end_stage(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[tuple[Tensor, ...], TokenState]:
+        """Every cell alive again, as the strided convolution between two stages needs it."""
+        return self.restore(streams, tokens), tokens if tokens.kept is None else tokens.all_alive()
+
+    @contextmanager
+    def measuring(self, output_layers: Collection[int]) -> Iterator[DeltaRecorder]:
+        """Within the block nothing is pruned, and the step sizes of cells that would be are measured."""
+        importances = [choices.importance for choices in self.stages]
+        self.recorder = DeltaRecorder(self.plan, self.numbers, importances, self.reopened_after(output_layers))
+        try:
+            yield self.recorder
+        finally:
+            self.recorder = None
+
     def forget_calibration(self) -> None:
         """Start the averages anew."""
-        self.stored_delta.zero_()
-        self.calibrated_batches.zero_()
+        for choices in self.stages:
+            choices.alignment.forget()
 
-    @torch.no_grad()
-    def take_in(self, recorder: DeltaRecorder) -> None:
-        """Average what a calibration pass measured into ``stored_delta``; a pass in which nothing was pruned is none.
+    def average_in(self, recorder: DeltaRecorder) -> None:
+        """Average what a calibration pass measured into what is stored; a stage without a pruning keeps its own."""
+        for choices, measured in zip(self.stages, recorder.measured, strict=True):
+            if measured:
+                choices.alignment.average_in(measured)
 
-        The plain mean of the first batches, then a running one in training, where the weights move; the mean of all
-        otherwise.
-        """
-        if all(mean is None for mean in recorder.means):
-            return
-        weight = 1 / (int(self.calibrated_batches) + 1)
-        if self.training:
-            weight = max(weight, MOMENTUM)
-        for layer, mean in enumerate(recorder.means):
-            if mean is not None:
-                target = mean
-                if self.alignment == 'learned':
-                    # The inverse of softplus, written so that large values do not overflow.
-                    target = mean + torch.log(-torch.expm1(-mean)) - recorder.at_zero[layer]
-                self.stored_delta[layer].lerp_(target.to(self.stored_delta.dtype), weight)
-        self.calibrated_batches += 1
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Before there were stages, what choices own stood here under these names."""
+        owners = {'mask_token': 'restoration', 'stored_delta': 'alignment', 'calibrated_batches': 'alignment'}
+        for name, kind in owners.items():
+            if prefix + name in state_dict:
+                state_dict[f'{prefix}stages.0.{kind}.{name}'] = state_dict.pop(prefix + name)
+        super()._load_from_state_dict(state_dict, prefix, *args)

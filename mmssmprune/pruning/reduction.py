@@ -7,16 +7,19 @@ copying each token back to these positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .choices import Choices
 from .importance import LayerTrace, cls_similarity
 from .kept_tokens import choose_tokens, gather_rows
 from .token_state import TokenState
+
+REDUCTION = Choices('reduction')
+register_reduction = REDUCTION.register
 
 
 @dataclass(frozen=True)
@@ -27,22 +30,25 @@ class Reduced:
         chosen: (B, K') ascending places, among the tokens at hand, of those that remain.
         streams: their features (B, K', C) each.
         into: (B, K) which of the remaining tokens each token went into; None where tokens were dropped.
+        score: (B, K) what decided instead of the importance, and None where the importance did or nothing was scored.
+        score_name: says so in pictures: what ``score`` is, or why the importance decides nothing.
     """
 
     chosen: Tensor
     streams: tuple[Tensor, ...]
     into: Tensor | None = None
+    score: Tensor | None = None
+    score_name: str | None = None
 
 
-Reduction = Callable[[tuple[Tensor, ...], TokenState, LayerTrace, Tensor, int], Reduced]
-
-
+@register_reduction
 def prune(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int) -> Reduced:
     """Drop all but the tokens of the highest scores (arXiv 2409.18962)."""
     chosen = choose_tokens(score, keep, tokens.is_protected)
     return Reduced(chosen, tuple(gather_rows(x, chosen) for x in streams))
 
 
+@register_reduction
 def evit(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int) -> Reduced:
     """Keep the tokens most similar to the class token and fuse the others into one (EViT, arXiv 2202.07800).
 
@@ -51,7 +57,8 @@ def evit(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sco
     that to the mean token. ``score`` is not used.
     """
     with torch.no_grad():
-        score = similarity_to_image(trace, tokens).masked_fill(tokens.is_protected, torch.inf)
+        similarity = similarity_to_image(trace, tokens)
+        score = similarity.masked_fill(tokens.is_protected, torch.inf)
         ranked = score.argsort(dim=1, descending=True, stable=True)
         chosen = ranked[:, :keep].sort(dim=1).values
         fused, others = ranked[:, keep - 1 : keep], ranked[:, keep - 1 :]
@@ -64,7 +71,7 @@ def evit(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sco
         mean = (gather_rows(x, others) * weights.to(x.dtype)).sum(1, keepdim=True)
         return torch.where(is_fused, mean, gather_rows(x, chosen))
 
-    return Reduced(chosen, tuple(reduce(x) for x in streams), into)
+    return Reduced(chosen, tuple(reduce(x) for x in streams), into, similarity, 'similarity to image')
 
 
 def similarity_to_image(trace: LayerTrace, tokens: TokenState) -> Tensor:
@@ -75,6 +82,7 @@ def similarity_to_image(trace: LayerTrace, tokens: TokenState) -> Tensor:
     return F.cosine_similarity(y, y.mean(1, keepdim=True), dim=-1)
 
 
+@register_reduction
 def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int) -> Reduced:
     """Bipartite soft matching (ToMe, arXiv 2210.09461) on the gated SSM outputs y.
 
@@ -94,15 +102,15 @@ def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sc
         size = torch.zeros_like(chosen, dtype=size.dtype).scatter_add(1, step, size)
         place, protected = place.gather(1, chosen), protected.gather(1, chosen)
         into = step if into is None else step.gather(1, into)
-    return Reduced(place, streams, into)
+    return Reduced(place, streams, into, score_name='unused by merge')
 
 
 def _sizes(tokens: TokenState, y: Tensor) -> Tensor:
     """How many positions each token at hand stands for: (B, K) float32."""
-    ones = torch.ones(y.shape[0], tokens.length if tokens.owner is not None else y.shape[1], device=y.device)
-    if tokens.owner is None:
+    ones = torch.ones(y.shape[0], tokens.length if tokens.leader is not None else y.shape[1], device=y.device)
+    if tokens.leader is None:
         return ones
-    return ones.new_zeros(y.shape[:2]).scatter_add(1, tokens.owner, ones)
+    return ones.new_zeros(y.shape[:2]).scatter_add(1, tokens.leader, ones)
 
 
 def _match(metric: Tensor, protected: Tensor, spared: int, surplus: int) -> tuple[Tensor, Tensor]:
@@ -131,6 +139,3 @@ def _average(x: Tensor, size: Tensor, into: Tensor, count: int) -> Tensor:
     summed = x.new_zeros(x.shape[0], count, x.shape[2])
     summed = summed.scatter_add(1, into.unsqueeze(-1).expand_as(x), x * size)
     return summed / total
-
-
-REDUCTION: dict[str, Reduction] = {'prune': prune, 'merge': merge, 'evit': evit}

@@ -1,33 +1,38 @@
 """Dense heads need every cell: how the compact sequence becomes a full map again.
 
-Kept tokens are always exact; the choices differ in what the other cells show. Every function takes the compact tokens
-(B, K, C), their `TokenState`, the cells as they were when pruned ``held`` (B, L, C) and a blank sequence (1, L, C), the
-last two None where the choice does not need them, and returns (B, L, C).
+Kept tokens are always exact; the choices differ in what the other cells show. Every one takes the compact tokens of a
+stream (B, K, C), their `TokenState`, every position as it was when pruned ``held`` (B, L, C), and the position
+embedding ``pos_embed`` (1, L, C) that the stream carries, the last two None where the choice does not need them, and
+returns (B, L, C). Of several streams, which the reader adds up, only the last carries the positions; for the others
+``pos_embed`` is None, and for a model without any it is zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .choices import Choices
 from .kept_tokens import gather_rows
+from .stage import Stage
 from .token_state import TokenState
 
-Restoration = Callable[[Tensor, TokenState, Tensor | None, Tensor | None], Tensor]
-# The choices that remember what pruned cells looked like.
-REMEMBERING = ('hold', 'drift', 'follow')
+RESTORATION = Choices('restoration')
+register_restoration = RESTORATION.register
+# The one to take where no map is shown to anyone.
+FLOOR = 'zero'
 # Neighbours that 'interpolate' mixes, as many as bilinear resizing does.
 NEIGHBOURS = 4
 
 
-def hold(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
+@register_restoration(needs='held')
+def hold(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the value it had when it was pruned."""
     return tokens.kept.scatter(x, held)
 
 
-def drift(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
+@register_restoration(needs='held')
+def drift(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the value it had when it was pruned, moved as the nearest kept cell moved since.
 
     Ours: what the layers after a pruning add to a token varies slowly over the image, so a neighbour tells most of it.
@@ -36,13 +41,14 @@ def drift(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | No
     return _moved_with(x, tokens, held, index.squeeze(2))
 
 
-def follow(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
+@register_restoration(needs=('held', 'leader'))
+def follow(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the value it had when it was pruned, moved as the kept token moved that resembled it most.
 
     Ours: the likeness (cosine of the features, see `TokenPruner`) is measured once, at the pruning. Of merging
     (ToMe) this keeps the idea that a similar token stands for a lost one, but not the loss of the cell's own features.
     """
-    return _moved_with(x, tokens, held, tokens.owner)
+    return _moved_with(x, tokens, held, tokens.leader)
 
 
 def _moved_with(x: Tensor, tokens: TokenState, held: Tensor, leader: Tensor) -> Tensor:
@@ -51,23 +57,35 @@ def _moved_with(x: Tensor, tokens: TokenState, held: Tensor, leader: Tensor) -> 
     return tokens.kept.scatter(x, held + gather_rows(change, leader))
 
 
-def zero(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
+@register_restoration
+def zero(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell is zero: the floor of the ablation."""
     return tokens.kept.scatter(x)
 
 
-def mask_token(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
-    """A pruned cell shows ``blank``, a learned vector plus its position embedding (zero without one)."""
-    return tokens.kept.scatter(x, None if blank is None else blank.expand(len(x), -1, -1))
+@register_restoration(name='mask_token', needs=('pos_embed', 'training'))
+class MaskToken(nn.Module):
+    """A pruned cell shows a learned vector plus its position embedding."""
+
+    def __init__(self, stage: Stage):
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, stage.embed_dims))
+
+    def forward(self, x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
+        """(B, K, C) -> (B, L, C)."""
+        shown = None if pos_embed is None else (self.mask_token + pos_embed).expand(len(x), tokens.length, -1)
+        return tokens.kept.scatter(x, shown)
 
 
-def nearest(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
+@register_restoration
+def nearest(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the kept cell nearest to it on the grid, the earlier one of two as near."""
     _, index = _nearest_kept(tokens, 1)
     return tokens.kept.scatter(x, gather_rows(x, index.squeeze(2)))
 
 
-def interpolate(x: Tensor, tokens: TokenState, held: Tensor | None, blank: Tensor | None) -> Tensor:
+@register_restoration
+def interpolate(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the kept cells around it, weighted by a Gaussian as wide as the nearest is far."""
     squared, index = _nearest_kept(tokens, NEIGHBOURS)
     weights = torch.softmax(-0.5 * squared / squared[:, :, :1].clamp(min=1), dim=-1).to(x.dtype)
@@ -89,14 +107,3 @@ def _nearest_kept(tokens: TokenState, count: int) -> tuple[Tensor, Tensor]:
     key = squared * kept + torch.arange(kept, device=squared.device)
     nearest = key.topk(min(count, kept - len(tokens.protected)), dim=-1, largest=False, sorted=True).values
     return (nearest // kept).float(), nearest % kept
-
-
-RESTORATION: dict[str, Restoration] = {
-    'hold': hold,
-    'drift': drift,
-    'follow': follow,
-    'nearest': nearest,
-    'interpolate': interpolate,
-    'mask_token': mask_token,
-    'zero': zero,
-}

@@ -24,43 +24,44 @@ class Walk:
         gap: (B, R, K): how many pruned cells the dense walk visits between this token and the one before it (before
             the first token: since the start); None for the dense walk.
         snakes_over: (h, w) where these are the four snakes over that whole grid, whose order a kernel knows by itself.
+        is_sequence: whether these are the tokens forward and backward, which a kernel knows as well.
     """
 
     order: Tensor
     move: Tensor
     gap: Tensor | None = None
     snakes_over: tuple[int, int] | None = None
+    is_sequence: bool = False
 
 
 @dataclass(frozen=True)
 class ScanPath:
     """For each of R directions the cell visited at each step, the step of each cell, and the move: all (R, L).
 
-    ``snakes_over`` as in `Walk`.
+    ``snakes_over`` and ``is_sequence`` as in `Walk`; kept tokens of a sequence are a sequence again.
     """
 
     order: Tensor
     step: Tensor
     move: Tensor
     snakes_over: tuple[int, int] | None = None
+    is_sequence: bool = False
 
     def over(self, kept: KeptTokens | None) -> Walk:
         """The walk over all cells, or over the kept ones with the gaps between them."""
         if kept is None:
-            return Walk(self.order, self.move, snakes_over=self.snakes_over)
+            return Walk(self.order, self.move, snakes_over=self.snakes_over, is_sequence=self.is_sequence)
         # When each kept cell is visited, [B, R, K]; contiguous, since torch.compile mistakes the strides otherwise.
         steps = self.step[:, kept.index].transpose(0, 1).contiguous()
         visited, order = steps.sort(dim=-1)
         gap = torch.diff(visited, dim=-1, prepend=visited.new_full((*visited.shape[:2], 1), -1)) - 1
         directions = torch.arange(len(self.order), device=order.device)[None, :, None]
-        return Walk(order, self.move[directions, visited], gap)
+        return Walk(order, self.move[directions, visited], gap, is_sequence=self.is_sequence)
 
 
-def _path(
-    order: Tensor, move: Tensor, device: torch.device | str, snakes_over: tuple[int, int] | None = None
-) -> ScanPath:
+def _path(order: Tensor, move: Tensor, device: torch.device | str, **known: object) -> ScanPath:
     order, move = order.to(device), move.to(device)
-    return ScanPath(order, order.argsort(dim=-1), move, snakes_over)
+    return ScanPath(order, order.argsort(dim=-1), move, **known)
 
 
 @lru_cache(maxsize=64)
@@ -73,7 +74,7 @@ def snake_path(height: int, width: int, device: torch.device | str = 'cpu') -> S
     cells = torch.arange(height * width).view(height, width)
     rows, columns = _snake(cells), _snake(cells.t())
     orders = torch.stack([rows, rows.flip(0), columns, columns.flip(0)])
-    return _path(orders, torch.stack([_moves(order, width) for order in orders]), device, (height, width))
+    return _path(orders, torch.stack([_moves(order, width) for order in orders]), device, snakes_over=(height, width))
 
 
 def _snake(cells: Tensor) -> Tensor:
@@ -102,4 +103,4 @@ def sequence_path(length: int, device: torch.device | str = 'cpu') -> ScanPath:
     move = torch.full_like(orders, RIGHT)
     move[1] = LEFT
     move[:, :1] = START
-    return _path(orders, move, device)
+    return _path(orders, move, device, is_sequence=True)

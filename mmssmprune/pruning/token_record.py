@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .importance import LayerTrace
 from .pruner import TokenPruner
-from .reduction import similarity_to_image
+from .reduction import Reduced
 from .token_state import TokenState
-
-# How `PruneStage.score` came about where the config's importance does not decide.
-SIMILARITY = 'similarity to image'
-NOT_USED = 'unused by merge'
 
 
 @dataclass(frozen=True)
-class PruneStage:
-    """One layer after which tokens become fewer; maps are (B, h, w), without class tokens.
+class Pruning:
+    """A layer after which tokens became fewer; maps are (B, h, w), without class tokens.
 
     Attributes:
         layer: 0-based, the layer that had just run.
@@ -42,7 +36,7 @@ class PruneStage:
 
 @dataclass(frozen=True)
 class Tap:
-    """The full map that a head or an adapter reads after ``layer``, before any norm; maps are (B, h, w).
+    """The full map that a head, an adapter or the next stage reads after ``layer``, before any norm; maps (B, h, w).
 
     Attributes:
         layer: 0-based.
@@ -60,15 +54,15 @@ class TokenRecord:
     """One forward pass.
 
     Attributes:
-        hw_shape: the grid (h, w).
+        hw_shapes: the grid (h, w) of each stage.
         tokens_per_layer: tokens that each layer processed, class tokens included.
-        stages: in the order of the layers.
+        prunings: in the order of the layers.
         taps: in the order of the layers.
     """
 
-    hw_shape: tuple[int, int]
+    hw_shapes: list[tuple[int, int]] = field(default_factory=list)
     tokens_per_layer: list[int] = field(default_factory=list)
-    stages: list[PruneStage] = field(default_factory=list)
+    prunings: list[Pruning] = field(default_factory=list)
     taps: list[Tap] = field(default_factory=list)
 
 
@@ -78,86 +72,52 @@ def recorded(pruner: TokenPruner) -> Iterator[list[TokenRecord]]:
 
     Everything recorded is on the CPU and detached. Sliding windows make several passes for an image.
     """
-    watch = _Watch(pruner)
-    wrappers = {'start': watch.start, 'prune': watch.prune, 'restore': watch.restore, '_reduce': watch.reduce}
-    for name, wrapper in wrappers.items():
-        setattr(pruner, name, wrapper)  # on the object, so that the class shows again once these are deleted
+    watch = _Watch(pruner.names['importance'])
+    pruner.observers.append(watch)
     try:
         yield watch.records
     finally:
-        for name in wrappers:
-            delattr(pruner, name)
+        pruner.observers.remove(watch)
 
 
 class _Watch:
-    """Calls what it wraps with the same arguments, and notes what goes in and comes out."""
+    """An `Observer` that keeps what it is told."""
 
-    def __init__(self, pruner: TokenPruner) -> None:
-        self.pruner = pruner
+    def __init__(self, importance: str) -> None:
+        self.importance = importance
         self.records: list[TokenRecord] = []
-        self._start, self._prune = pruner.start, pruner.prune
-        self._reduce, self._restore = pruner._reduce, pruner.restore
         self._layer = -1
-        self._pruning = False  # cells that come back to the scan are restored too, but no head reads them
-        self._tapped: Tensor | None = None  # the sum of what was restored after the current layer
 
-    def start(self, *args: Any, **kwargs: Any) -> TokenState:
-        tokens = self._start(*args, **kwargs)
-        self.records.append(TokenRecord(tokens.hw_shape))
-        self._layer = -1
-        return tokens
+    def started(self, tokens: TokenState) -> None:
+        if tokens.stage == 0:
+            self.records.append(TokenRecord())
+        self.records[-1].hw_shapes.append(tokens.hw_shape)
 
-    def prune(
-        self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, *args: Any, **kwargs: Any
-    ) -> tuple[tuple[Tensor, ...], TokenState]:
-        self.records[-1].tokens_per_layer.append(trace.y.shape[1])
-        self._layer, self._pruning, self._tapped = layer, True, None
-        try:
-            return self._prune(layer, streams, tokens, trace, *args, **kwargs)
-        finally:
-            self._pruning = False
+    def ran(self, layer: int, count: int) -> None:
+        self._layer = layer
+        self.records[-1].tokens_per_layer.append(count)
 
-    def reduce(
-        self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor
-    ) -> tuple[tuple[Tensor, ...], TokenState]:
-        reduced = self._reduce(layer, streams, tokens, trace, score)
-        with torch.no_grad():
-            shown, name = self._deciding_score(tokens, trace, score)
-            candidates = torch.ones_like(score, dtype=torch.bool)
-            left = torch.ones(reduced[0][0].shape[:2], dtype=torch.bool, device=score.device)
-            stage = PruneStage(
-                layer,
-                _to_map(candidates, tokens, False),
-                _to_map(left, reduced[1], False),
-                _to_map(shown.float(), tokens, torch.nan),
-                name,
-            )
-        self.records[-1].stages.append(stage)
-        return reduced
+    @torch.no_grad()
+    def reduced(self, layer: int, before: TokenState, after: TokenState, score: Tensor, reduced: Reduced) -> None:
+        candidates = torch.ones_like(score, dtype=torch.bool)
+        left = torch.ones(reduced.chosen.shape, dtype=torch.bool, device=score.device)
+        name = self.importance
+        if reduced.score_name is not None:
+            name = reduced.score_name if reduced.score is not None else f'{name}, {reduced.score_name}'
+        shown = score if reduced.score is None else reduced.score
+        maps = (_to_map(candidates, before, False), _to_map(left, after, False))
+        pruning = Pruning(layer, *maps, _to_map(shown.float(), before, torch.nan), name)
+        self.records[-1].prunings.append(pruning)
 
-    def _deciding_score(self, tokens: TokenState, trace: LayerTrace, score: Tensor) -> tuple[Tensor, str]:
-        if self.pruner.reduction == 'evit':
-            return similarity_to_image(trace, tokens), SIMILARITY
-        if self.pruner.reduction == 'merge':
-            return score, f'{self.pruner.importance}, {NOT_USED}'
-        return score, self.pruner.importance
-
-    def restore(self, x: Tensor, tokens: TokenState, *args: Any, **kwargs: Any) -> Tensor:
-        full = self._restore(x, tokens, *args, **kwargs)
-        if not self._pruning:
-            self._note_tap(full.detach(), x.shape[:2], tokens)
-        return full
-
-    def _note_tap(self, full: Tensor, alive: torch.Size, tokens: TokenState) -> None:
-        """Vim's last output restores its two streams one by one and reads their sum, so a second call adds up."""
+    @torch.no_grad()
+    def restored(self, full: tuple[Tensor, ...], tokens: TokenState) -> None:
         taps = self.records[-1].taps
-        if self._tapped is None:
-            self._tapped = full
-        else:
-            self._tapped = self._tapped + full
-            taps.pop()
-        kept = torch.ones(alive, dtype=torch.bool, device=full.device)
-        norm = self._tapped.float().norm(dim=-1)
+        if taps and taps[-1].layer == self._layer:  # an output of the last layer of a stage, whose cells are back
+            return
+        batch, whole = full[0].shape[:2]
+        alive = whole if tokens.kept is None else tokens.kept.index.shape[1]
+        kept = torch.ones(batch, alive, dtype=torch.bool, device=full[0].device)
+        norm = sum(full).float().norm(dim=-1)
         taps.append(Tap(self._layer, _to_map(kept, tokens, False), _whole_to_map(norm, tokens)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,13 +40,17 @@ class TokenState:
         kept: the positions still alive, or None while nothing is pruned.
         places: the same for convolutions.
         protected: positions that are never pruned and not counted by the keep ratio (class tokens).
-        alignment: how the state moves over pruned cells, a name in `ALIGNMENT`.
-        stored_delta: (sets of parameters, D) what the alignment has stored for the layer that comes next, or None.
+        alignment: the choice of that name, how the state moves over pruned cells; None lets no time pass.
+        stage: number of the stage.
+        layer: place in the stage of the layer that comes next, where the alignment asks for it.
+        wants_directions: whether that layer is to show the output of every direction.
+        pos_embed: (1, L, C) the position embedding, where a restoration needs it.
         held: per stream (B, L, C), every position as it was when it was pruned; empty where no choice needs it.
-        lost: the pruned cells with their features, where ``conv_fill='hold'`` needs them.
-        owner: (B, L) the token at hand that stands for each position, where tokens were merged or pruned ones follow
-            another (``restoration='follow'``).
-        score: (B, L, 1) the last score of each position, where pruned ones may come back (``regime='per_stage'``).
+        lost: the pruned cells with their features, where the conv_fill shows them to convolutions.
+        leader: (B, L) the token at hand that stands for each position, where tokens were fused or the restoration
+            needs to know which one resembled it most.
+        fused: whether pruned tokens went into their leaders, which then are what every position shows.
+        score: (B, L, 1) the last score of each position, where pruned ones may come back (``regime='per_output'``).
         reopened: whether all positions are candidates at the next pruning layer.
     """
 
@@ -56,20 +60,27 @@ class TokenState:
     kept: KeptTokens | None = None
     places: Places | None = None
     protected: tuple[int, ...] = ()
-    alignment: str = 'none'
-    stored_delta: Tensor | None = None
+    alignment: Callable | None = None
+    stage: int = 0
+    layer: int = 0
+    wants_directions: bool = False
+    pos_embed: Tensor | None = None
     held: tuple[Tensor, ...] = ()
     lost: LostTokens | None = None
-    owner: Tensor | None = None
+    leader: Tensor | None = None
+    fused: bool = False
     score: Tensor | None = None
     reopened: bool = False
 
     @classmethod
-    def dense(
-        cls, path: ScanPath, hw_shape: tuple[int, int], protected: Sequence[int] = (), alignment: str = 'none'
-    ) -> TokenState:
-        """Every cell alive."""
-        return cls(path, path.over(None), hw_shape, protected=tuple(protected), alignment=alignment)
+    def dense(cls, path: ScanPath, hw_shape: tuple[int, int], protected: Sequence[int] = (), **more) -> TokenState:
+        """Every cell alive; ``more`` are further attributes."""
+        return cls(path, path.over(None), hw_shape, protected=tuple(protected), **more)
+
+    def all_alive(self) -> TokenState:
+        """The same with every cell alive again and nothing remembered."""
+        kept = {name: getattr(self, name) for name in ('alignment', 'stage', 'layer', 'wants_directions', 'pos_embed')}
+        return TokenState.dense(self.path, self.hw_shape, self.protected, **kept)
 
     def keeping(self, kept: KeptTokens) -> TokenState:
         """The same with only these positions alive. All indices of a pruning stage are made here, once."""

@@ -120,9 +120,9 @@ def test_windows_are_averaged_and_unknown_cells_stay_blank():
 def test_pictures_show_each_stage_where_it_is(tmp_path: Path):
     model = make_model()
     seen = look(model, SEG, noise(tmp_path / 'a.png', (48, 80)))
-    stage = seen.stages[1][0]
+    stage = seen.prunings[1][0]
     assert stage.kept.shape == (1, 6, 10)
-    panels = figure.stage_panels(seen)
+    panels = figure.pruning_panels(seen)
     assert [panel.title for panel in panels] == [
         'after layer 0: 36 of 60 kept',
         'after layer 0: score (clip)',

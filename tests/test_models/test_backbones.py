@@ -200,7 +200,7 @@ def test_vector_restores_nothing_and_trains_every_parameter(kind, conv_fill, mon
     states = []
     model.layers[-1].register_forward_pre_hook(lambda _, args: states.append(args[-1]))
     model(torch.randn(2, 3, 64, 64))[0].square().sum().backward()
-    assert states[-1].owner is None
+    assert states[-1].leader is None
     assert bool(states[-1].held) == (conv_fill == 'hold')
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from torch import Tensor
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
 from mmssmprune.models.layers.vim_block import VimMixer
 from mmssmprune.ops import aligned_selective_scan, selective_scan
-from mmssmprune.pruning import KeptTokens, TokenState, causal_conv_over_sequence, conv_over_grid
+from mmssmprune.pruning import KeptTokens, Stage, TokenState, causal_conv_over_sequence, conv_over_grid
 from mmssmprune.pruning.alignment import ALIGNMENT
 from mmssmprune.pruning.scan_path import ScanPath, sequence_path, snake_path
 
@@ -48,7 +46,7 @@ def plain_mamba(mixer: PlainMambaMixer, x: Tensor, tokens: TokenState) -> Tensor
     u = F.silu(conv_over_grid(x, mixer.conv2d, tokens))
     dt, B, C = mixer.x_proj(u).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
     delta, bias = mixer.dt_proj(dt), mixer.dt_proj.bias
-    walk, stored = tokens.walk, None if tokens.stored_delta is None else tokens.stored_delta[0]
+    walk, stored = tokens.walk, getattr(tokens.alignment, 'stored_delta', [[None]])[0][0]
     total = 0
     for r in range(4):
         order, move = (t.expand(len(x), 4, -1)[:, r] for t in (walk.order, walk.move))
@@ -57,7 +55,7 @@ def plain_mamba(mixer: PlainMambaMixer, x: Tensor, tokens: TokenState) -> Tensor
         B_r = visit(B, of_params) + mixer.direction_Bs[move].transpose(1, 2)
         gap = None if walk.gap is None else walk.gap[:, r]
         operands = (visit(u, order), visit(delta, of_params), bias, 2 * bias, -torch.exp(mixer.A_log), B_r)
-        y = scan_once(*operands, visit(C, of_params), mixer.D, gap, tokens.alignment, stored)
+        y = scan_once(*operands, visit(C, of_params), mixer.D, gap, name_of(tokens), stored)
         total = total + bring_home(y, order)
     return mixer.out_proj(total * F.silu(z))
 
@@ -74,23 +72,27 @@ def vim(mixer: VimMixer, x: Tensor, tokens: TokenState) -> Tensor:
         order = torch.arange(x.shape[1]).expand(len(x), -1)
         order = order.flip(1) if r else order
         gap = None if tokens.walk.gap is None else tokens.walk.gap[:, r]
-        stored = None if tokens.stored_delta is None else tokens.stored_delta[r]
+        stored = getattr(tokens.alignment, 'stored_delta', [[None] * 2])[0][r]
         u, delta, B, C = (visit(t, order) for t in (u, delta, B, C))
-        total = total + bring_home(scan_once(u, delta, bias, bias, A, B, C, D, gap, tokens.alignment, stored), order)
+        total = total + bring_home(scan_once(u, delta, bias, bias, A, B, C, D, gap, name_of(tokens), stored), order)
     return mixer.out_proj(total * F.silu(z) / 2)
+
+
+def name_of(tokens: TokenState) -> str:
+    return next(name for name, made in ALIGNMENT.items() if tokens.alignment is made or type(tokens.alignment) is made)
 
 
 def tokens_over(path: ScanPath, kept: int | None, alignment: str, sets: int) -> TokenState:
     """All cells of a 3 x 5 grid, or ``kept`` random ones of each of two images, with a stored delta that has zeros."""
+    made = ALIGNMENT.make(alignment, Stage([None], 6, 12, sets))
     if kept is None:
-        return TokenState.dense(path, (3, 5), alignment=alignment)
+        return TokenState.dense(path, (3, 5), alignment=made)
     index = torch.stack([torch.randperm(15)[:kept].sort().values for _ in range(2)])
     chosen = KeptTokens(index, 15)
     stored = torch.rand(sets, 12).double() * (torch.arange(12) % 3 > 0)
-    if alignment not in ('calibrated', 'learned'):
-        stored = None
-    dense = TokenState.dense(path, (3, 5), alignment=alignment)
-    return replace(dense.keeping(chosen), stored_delta=stored)
+    if 'calibration' in ALIGNMENT.needs_of(alignment):
+        made.double().stored_delta.data[0] = stored
+    return TokenState.dense(path, (3, 5), alignment=made).keeping(chosen)
 
 
 def assert_same_mixing(mixer, step_by_step, tokens) -> None:

@@ -10,7 +10,7 @@ from tiny_backbones import make
 from mmssmprune.analysis.cost.flops import count_flops
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
 from mmssmprune.models.flops import count_on_meta, on_meta
-from mmssmprune.models.plan_target import meet_target
+from mmssmprune.models.plan_target import solve_for_target
 from mmssmprune.pruning import sequence_path, snake_path
 from mmssmprune.pruning.plan import PlanTarget
 
@@ -37,7 +37,7 @@ def count(model: torch.nn.Module, hw: tuple[int, int] = SHAPE) -> int:
 @pytest.mark.parametrize(('family', 'saved'), [('PlainMamba', 0.2), ('PlainMambaAdapter', 0.1), ('Vim', 0.416)])
 def test_flops_reduction_holds_for_a_real_forward_pass(family, saved):
     model = build(family)
-    meet_target(model, PlanTarget(flops_reduction=saved, input_shape=SHAPE))
+    solve_for_target(model, PlanTarget(flops_reduction=saved, input_shape=SHAPE))
     ratios = model.pruner.plan.keep_ratios
     assert len(set(ratios)) == 1
     assert ratios[0] == round(ratios[0], 4) < 1
@@ -71,7 +71,7 @@ def test_solving_changes_nothing_but_the_ratio():
     snake_path.cache_clear()
     sequence_path.cache_clear()
     state, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
-    meet_target(model, PlanTarget(flops_reduction=0.005, input_shape=(64, 64)))
+    solve_for_target(model, PlanTarget(flops_reduction=0.005, input_shape=(64, 64)))
     assert torch.equal(torch.get_rng_state(), generator)
     assert model.training
     for key, value in model.state_dict().items():
@@ -86,9 +86,9 @@ def test_solving_changes_nothing_but_the_ratio():
 
 def test_token_targets():
     model = build('Vim')
-    meet_target(model, PlanTarget(tokens=0.7))
-    assert model.pruner.plan.token_share(8) == pytest.approx(0.7, abs=1e-3)
-    meet_target(model, PlanTarget(tokens=0.7, input_shape=(64, 80)))
+    solve_for_target(model, PlanTarget(tokens=0.7))
+    assert model.pruner.plan.token_share([range(8)]) == pytest.approx(0.7, abs=1e-3)
+    solve_for_target(model, PlanTarget(tokens=0.7, input_shape=(64, 80)))
     tokens = model.tokens_per_layer((64, 80))  # 20 patches and a class token
     others = []
     for step in range(1, 101):
@@ -98,8 +98,9 @@ def test_token_targets():
 
 
 def test_reopened_cells_count():
-    model = build('PlainMamba')
-    meet_target(model, PlanTarget(tokens=0.8), reopened=(1, 3))
+    model = build('PlainMamba', regime='per_output')
+    model.out_indices = (1, 3)
+    solve_for_target(model, PlanTarget(tokens=0.8))
     # layers 2 to 7 process the ratio itself
     assert model.pruner.plan.keep_ratios[0] == pytest.approx((0.8 * 8 - 2) / 6, abs=2e-3)
 
@@ -108,7 +109,7 @@ def test_targets_that_ask_for_nothing_keep_everything():
     model = build('PlainMamba')
     for target in (PlanTarget(tokens=1.0), PlanTarget(flops_reduction=0.0, input_shape=(64, 64))):
         model.set_keep_ratio(0.5)
-        meet_target(model, target)
+        solve_for_target(model, target)
         assert model.pruner.plan.keep_ratios == (1.0,) * 3
 
 
@@ -127,12 +128,12 @@ def test_targets_that_ask_for_nothing_keep_everything():
 )
 def test_targets_out_of_reach(family, target, message):
     with pytest.raises(ValueError, match=message):
-        meet_target(build(family), PlanTarget(**target))
+        solve_for_target(build(family), PlanTarget(**target))
 
 
 def test_one_line_tells_what_was_solved(capsys):
     MMLogger.get_instance('test_plan_target')
-    meet_target(build('PlainMamba'), PlanTarget(tokens=0.7))
+    solve_for_target(build('PlainMamba'), PlanTarget(tokens=0.7))
     told = capsys.readouterr()
     (line,) = (told.out + told.err).strip().splitlines()
     assert 'pruning.tokens 0.7: keep_ratio 0.7655 after layers [1, 3, 5] reaches 0.7' in line

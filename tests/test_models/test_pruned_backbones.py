@@ -13,12 +13,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssmprune.models import set_keep_ratio
-from mmssmprune.models.layers import plain_mamba_layer, vim_block
 from mmssmprune.ops import multi_scan
-from mmssmprune.pruning import TokenPruner
-from mmssmprune.pruning.importance import NEEDS_CLASS_TOKEN
+from mmssmprune.pruning import IMPORTANCE, scan
 from mmssmprune.pruning.pruner import CHOICES
 
+NEEDS_CLASS_TOKEN = IMPORTANCE.needing('class_token')
 WITH_CLASS_TOKEN = ('vim_cls', 'vim_double')
 
 
@@ -40,13 +39,10 @@ def combinations_for(kind: str) -> list[dict[str, str]]:
 def test_keep_ratio_one_is_dense_bit_for_bit(kind):
     images = torch.randn(1, 3, 32, 32)
     model = make(kind)
-    sets, mixer = (2, model.layers[0].mixer) if kind.startswith('vim') else (1, model.layers[0].mamba)
     with torch.no_grad():
         expected = model(images)
         for names in combinations_for(kind):
-            # A pruner in the place of the dense one: what the backbone's constructor does, without its random weights.
-            model.pruner = TokenPruner(dict(layers=[0, 2], keep_ratio=1, **names), 4, kind in WITH_CLASS_TOKEN)
-            model.pruner.make_state(model.embed_dims, mixer.d_inner, sets)
+            model.set_pruning(dict(layers=[0, 2], keep_ratio=1, **names))
             assert all(torch.equal(a, b) for a, b in zip(expected, model(images), strict=True)), names
 
 
@@ -57,7 +53,12 @@ def test_dense_weights_load_into_a_pruned_model_and_back(kind):
     pruned = make(kind, pruning=dict(layers=[0, 2], keep_ratio=1, alignment='learned', restoration='mask_token'))
     missing, unexpected = pruned.load_state_dict(dense.state_dict(), strict=False)
     assert unexpected == []
-    assert sorted(missing) == ['pruner.calibrated_batches', 'pruner.mask_token', 'pruner.stored_delta']
+    stage = 'pruner.stages.0.'
+    assert sorted(missing) == [
+        f'{stage}alignment.calibrated_batches',
+        f'{stage}alignment.stored_delta',
+        f'{stage}restoration.mask_token',
+    ]
     assert all(torch.equal(a, b) for a, b in zip(dense(images), pruned(images), strict=True))
 
 
@@ -144,8 +145,7 @@ def test_later_layers_run_on_kept_tokens_only(kind, with_cp, names, monkeypatch)
         lengths.append(u.shape[-2])
         return multi_scan(u, *args, **kwargs)
 
-    for module in (plain_mamba_layer, vim_block):
-        monkeypatch.setattr(module, 'multi_scan', measured)
+    monkeypatch.setattr(scan, 'multi_scan', measured)
     model = make(kind, pruning=PRUNING | names, with_cp=with_cp).train()
     hw = (64, 96)
     plan = model.tokens_per_layer(hw)
@@ -275,8 +275,8 @@ def test_a_cell_that_comes_back_brings_what_its_map_showed():
     model.pruner.prune = lambda *args: steps.append((args, prune(*args))) or steps[-1][1]
     with torch.no_grad():
         model(torch.randn(2, 3, 64, 96, dtype=torch.float64))
-    (_, ((_,), before)), ((_, (x,), _, _, _), ((after,), tokens)) = steps[0], steps[1]
-    full = model.pruner.restore(x, before)
+    (_, ((_,), before)), ((_, streams, _, _), ((after,), tokens)) = steps[0], steps[1]
+    (full,) = model.pruner.restore(streams, before)
     assert torch.equal(after, tokens.kept.gather(full))
     assert not torch.equal(tokens.kept.index, before.kept.index)
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_backbones import MAKERS, make
 
-from mmssmprune.pruning.importance import NEEDS_CLASS_TOKEN
+from mmssmprune.pruning import IMPORTANCE
 from mmssmprune.pruning.pruner import CHOICES
 
 HAS_CLASS_TOKEN = ('vim_cls', 'vim_double')
@@ -17,8 +17,8 @@ HAS_CLASS_TOKEN = ('vim_cls', 'vim_double')
 @st.composite
 def pruning_dicts(draw, kind: str) -> dict:
     """Any plan over four layers with any name for every key."""
-    names = {key: draw(st.sampled_from(values)) for key, values in CHOICES.items() if key != 'importance'}
-    scores = [n for n in CHOICES['importance'] if n not in NEEDS_CLASS_TOKEN or kind in HAS_CLASS_TOKEN]
+    names = {key: draw(st.sampled_from(list(values))) for key, values in CHOICES.items() if key != 'importance'}
+    scores = [n for n in CHOICES['importance'] if n not in IMPORTANCE.needing('class_token') or kind in HAS_CLASS_TOKEN]
     names['importance'] = draw(st.sampled_from(scores))
     layers = sorted(draw(st.sets(st.integers(0, 3), min_size=1, max_size=4)))
     ratios = st.floats(0.01, 1, exclude_min=True)

@@ -5,7 +5,6 @@ The masked scan below is written anew, cell by cell along the dense path, from t
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -15,7 +14,7 @@ from scan_operands import assert_same
 
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
 from mmssmprune.models.layers.vim_block import VimMixer
-from mmssmprune.pruning import KeptTokens, TokenState, conv_over_grid, sequence_path, snake_path
+from mmssmprune.pruning import ALIGNMENT, KeptTokens, Stage, TokenState, conv_over_grid, sequence_path, snake_path
 from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
 
 ALIGNMENTS = ['none', 'carry', 'bias', 'calibrated', 'learned']
@@ -23,19 +22,24 @@ ALIGNMENTS = ['none', 'carry', 'bias', 'calibrated', 'learned']
 
 def keep(rows: list[list[int]], path, hw: tuple[int, int], alignment: str, sets: int = 1) -> TokenState:
     kept = KeptTokens(torch.tensor(rows), path.order.shape[1])
-    stored = None
+    made = ALIGNMENT.make(alignment, Stage([None], 8, 16, sets))
     if alignment in ('calibrated', 'learned'):
-        stored = (torch.rand(sets, 16, dtype=torch.float64) + 0.1).requires_grad_(alignment == 'learned')
-    tokens = TokenState.dense(path, hw, alignment=alignment).keeping(kept)
-    return replace(tokens.losing(torch.empty(len(rows), kept.length, 0)), stored_delta=stored)
+        made.double().stored_delta.data[0] = torch.rand(sets, 16, dtype=torch.float64) + 0.1
+    tokens = TokenState.dense(path, hw, alignment=made).keeping(kept)
+    return tokens.losing(torch.empty(len(rows), kept.length, 0))
+
+
+def name_of(tokens: TokenState) -> str:
+    return next(name for name, made in ALIGNMENT.items() if tokens.alignment is made or type(tokens.alignment) is made)
 
 
 def fixed_delta(tokens: TokenState, direction: int, raw_at_zero: torch.Tensor) -> torch.Tensor | None:
     """The delta (D,) of every pruned cell, or None where it depends on the kept ones."""
-    if tokens.alignment == 'calibrated':
-        return tokens.stored_delta[direction]
-    offset = tokens.stored_delta[direction] if tokens.alignment == 'learned' else 0
-    return F.softplus(raw_at_zero + offset) if tokens.alignment in ('learned', 'bias') else None
+    name = name_of(tokens)
+    if name == 'calibrated':
+        return tokens.alignment.stored_delta[0, direction]
+    offset = tokens.alignment.stored_delta[0, direction] if name == 'learned' else 0
+    return F.softplus(raw_at_zero + offset) if name in ('learned', 'bias') else None
 
 
 def masked_scan(u, delta, A, B, C, D, order, kept_cells, alignment, delta_of_pruned):
@@ -65,8 +69,8 @@ def compare(module, x, lost, tokens, compact, full) -> None:
     weight = torch.randn_like(compact)
     leaves = {'x': x, 'lost': lost, **dict(module.named_parameters())}
     leaves = {name: leaf for name, leaf in leaves.items() if leaf is not None}
-    if tokens.alignment == 'learned':
-        leaves['stored'] = tokens.stored_delta
+    if name_of(tokens) == 'learned':
+        leaves['stored'] = tokens.alignment.stored_delta
     # Without gaps the naive scan never touches the stored delta.
     options = dict(allow_unused=True, materialize_grads=True)
     grads = [torch.autograd.grad((out * weight).sum(), list(leaves.values()), **options) for out in (compact, full)]
@@ -179,7 +183,8 @@ def test_before_any_measurement_calibrated_is_carry_and_learned_is_bias():
     outs = {}
     for name in ALIGNMENTS:
         tokens = keep([[0, 6, 14]], sequence_path(15), (1, 15), name, sets=2)
-        stored = None if tokens.stored_delta is None else torch.zeros_like(tokens.stored_delta)
-        outs[name] = mixer(x, replace(tokens, stored_delta=stored))[0]
+        if hasattr(tokens.alignment, 'stored_delta'):
+            tokens.alignment.stored_delta.data.zero_()
+        outs[name] = mixer(x, tokens)[0]
     assert torch.equal(outs['calibrated'], outs['carry'])
     assert torch.equal(outs['learned'], outs['bias'])

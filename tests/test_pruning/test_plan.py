@@ -2,23 +2,28 @@ from __future__ import annotations
 
 import pytest
 
-from mmssmprune.pruning import TokenPruner, make_plan
-from mmssmprune.pruning.plan import PlanTarget, default_layers, plan_from_config, solve_keep_ratio
+from mmssmprune.pruning import Stage, TokenPruner, make_plan
+from mmssmprune.pruning.plan import PlanTarget, plan_from_config, solve_keep_ratio
+from mmssmprune.pruning.stage import default_layers
+
+
+def stages(*depths: int) -> list[Stage]:
+    return [Stage([None] * depth, 8, 16, first=sum(depths[:i])) for i, depth in enumerate(depths)]
 
 
 def test_ceil_of_the_tokens_alive():
     plan = make_plan([1, 2], 0.7, 4)
-    assert plan.tokens_per_layer(4, 10) == [10, 10, 7, 5]  # ceil(4.9)
+    assert plan.tokens_per_layer(range(4), 10) == [10, 10, 7, 5]  # ceil(4.9)
 
 
 def test_equal_gaps_from_a_start():
-    pruner = TokenPruner(dict(start=4, every=5, keep_ratio=0.8), 24)
+    pruner = TokenPruner(dict(start=4, every=5, keep_ratio=0.8), stages(24))
     assert pruner.plan.layers == (4, 9, 14, 19)
-    assert TokenPruner(dict(start=2, every=1, keep_ratio=0.8), 4).plan.layers == (2,)
+    assert TokenPruner(dict(start=2, every=1, keep_ratio=0.8), stages(4)).plan.layers == (2,)
 
 
 def test_one_ratio_per_layer():
-    assert make_plan([0, 2], [0.5, 0.1], 4).tokens_per_layer(4, 8) == [8, 4, 4, 1]
+    assert make_plan([0, 2], [0.5, 0.1], 4).tokens_per_layer(range(4), 8) == [8, 4, 4, 1]
 
 
 def test_floating_point_does_not_add_a_token():
@@ -76,18 +81,18 @@ def test_number_of_ratios():
         (dict(layers=[1], keep_ratio=0.5, conv_fill='x'), 'the names are zero'),
         (
             dict(layers=[1], keep_ratio=0.5, restoration='x'),
-            'the names are hold, drift, follow, nearest, interpolate, mask_token, zero',
+            'the names are hold, drift, follow, zero, mask_token, nearest, interpolate',
         ),
     ],
 )
 def test_bad_pruning_dict(config, message):
     with pytest.raises(ValueError, match=message):
-        TokenPruner(config, 4)
+        TokenPruner(config, stages(4))
 
 
 def test_keep_ratio_of_a_dense_model_cannot_be_set():
     with pytest.raises(ValueError, match='has no pruning'):
-        TokenPruner(None, 4).set_keep_ratio(0.5)
+        TokenPruner(None, stages(4)).set_keep_ratio(0.5)
 
 
 REOPENED = [
@@ -105,39 +110,40 @@ REOPENED = [
 @pytest.mark.parametrize(('reopened', 'expected'), REOPENED)
 def test_reopened_cells_are_candidates_of_the_next_pruning_layer(reopened, expected):
     plan = make_plan([1, 3], 0.5, 6)
-    assert plan.tokens_per_layer(6, 16, reopened) == expected
-    assert plan.token_share(6, reopened) == pytest.approx(sum(expected) / (6 * 16))
+    assert plan.tokens_per_layer(range(6), 16, reopened) == expected
+    assert plan.token_share([range(6)], reopened) == pytest.approx(sum(expected) / (6 * 16))
 
 
 def test_each_reopening_counts_once():
     plan = make_plan([0, 1, 2], 0.5, 4)
-    assert plan.tokens_per_layer(4, 16, (0,)) == [16, 8, 8, 4]
-    assert plan.tokens_per_layer(4, 16, (0, 1)) == [16, 8, 8, 8]
+    assert plan.tokens_per_layer(range(4), 16, (0,)) == [16, 8, 8, 4]
+    assert plan.tokens_per_layer(range(4), 16, (0, 1)) == [16, 8, 8, 8]
 
 
 def test_pruning_after_the_last_layer_spares_no_layer():
-    assert make_plan([3], 0.5, 4).tokens_per_layer(4, 16) == [16] * 4
+    assert make_plan([3], 0.5, 4).tokens_per_layer(range(4), 16) == [16] * 4
 
 
 def test_token_share_is_the_mean_product_of_ratios():
     r = 0.7
-    assert make_plan([5, 11, 17], r, 24).token_share(24) == pytest.approx((1 + r + r**2 + r**3) / 4)
-    assert make_plan([0, 1], [0.9, 0.3], 3).token_share(3) == pytest.approx((1 + 0.9 + 0.27) / 3)
+    assert make_plan([5, 11, 17], r, 24).token_share([range(24)]) == pytest.approx((1 + r + r**2 + r**3) / 4)
+    assert make_plan([0, 1], [0.9, 0.3], 3).token_share([range(3)]) == pytest.approx((1 + 0.9 + 0.27) / 3)
 
 
 def test_the_default_layer_ends_the_first_quarter():
-    assert [default_layers(n) for n in (24, 8, 36)] == [[5], [1], [8]]
-    assert [default_layers(n) for n in (4, 3, 2, 1)] == [[0], [0], [0], []]
+    assert [default_layers(stages(n)) for n in (24, 8, 36)] == [[5], [1], [8]]
+    assert [default_layers(stages(n)) for n in (4, 3, 2, 1)] == [[0], [0], [0], []]
+    assert default_layers(stages(2, 2, 8, 2)) == [5]
 
 
 def test_targets_and_where_they_prune():
-    plan, target = plan_from_config(dict(flops_reduction=0.4, input_shape=[224, 320], alignment='none'), 24)
+    plan, target = plan_from_config(dict(flops_reduction=0.4, input_shape=[224, 320], alignment='none'), 24, [5])
     assert target == PlanTarget(flops_reduction=0.4, input_shape=(224, 320))
     assert (plan.layers, plan.keep_ratios) == ((5,), (1.0,))
-    plan, target = plan_from_config(dict(tokens=0.7, layers=[2, 6], keep_ratio=None), 8)
+    plan, target = plan_from_config(dict(tokens=0.7, layers=[2, 6], keep_ratio=None), 8, [1])
     assert (plan.layers, target) == ((2, 6), PlanTarget(tokens=0.7))
-    assert plan_from_config(dict(tokens=1, start=2, every=2), 8)[0].layers == (2, 4, 6)
-    assert plan_from_config(dict(layers=[1], keep_ratio=0.5), 4) == (make_plan([1], 0.5, 4), None)
+    assert plan_from_config(dict(tokens=1, start=2, every=2), 8, [1])[0].layers == (2, 4, 6)
+    assert plan_from_config(dict(layers=[1], keep_ratio=0.5), 4, [0]) == (make_plan([1], 0.5, 4), None)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,7 @@ def test_targets_and_where_they_prune():
 )
 def test_bad_targets(config, message):
     with pytest.raises(ValueError, match=message):
-        plan_from_config(config, 4)
+        plan_from_config(config, 4, [])
 
 
 def solve(curve, target, **kwargs):
@@ -187,16 +193,22 @@ def test_solver_on_rising_and_falling_curves():
 
 def test_a_guide_that_the_curve_follows_saves_calls():
     curve = make_plan([5, 11, 17], 1, 24)
+
+    def share(ratio: float) -> float:
+        return curve.at(ratio).token_share([range(24)])
+
     ratio, calls = solve(
-        lambda r: 0.8 - 0.8 * curve.at(r).token_share(24), 0.35, guide=lambda r: curve.at(r).token_share(24)
+        lambda r: 0.8 - 0.8 * share(r),
+        0.35,
+        guide=share,
     )
-    assert 0.8 - 0.8 * curve.at(ratio).token_share(24) == pytest.approx(0.35, abs=1e-3)
+    assert 0.8 - 0.8 * share(ratio) == pytest.approx(0.35, abs=1e-3)
     assert calls == 3
 
 
 def test_solver_takes_the_nearest_step():
     def stairs(ratio):  # three whole tokens
-        return make_plan([0], ratio, 2).tokens_per_layer(2, 3)[1] / 3
+        return make_plan([0], ratio, 2).tokens_per_layer(range(2), 3)[1] / 3
 
     assert stairs(solve(stairs, 0.6)[0]) == pytest.approx(2 / 3)
     assert stairs(solve(stairs, 0.4)[0]) == pytest.approx(1 / 3)

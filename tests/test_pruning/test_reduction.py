@@ -100,8 +100,8 @@ def test_merge_by_hand_and_back():
 def test_merge_weighs_by_how_much_a_token_stands_for():
     path = snake_path(1, 9)
     kept = KeptTokens(torch.tensor([[0, 2, 4, 6]]), 9)
-    owner = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3, 3]])
-    tokens = replace(TokenState.dense(path, (1, 9)).keeping(kept), owner=owner)
+    leader = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3, 3]])
+    tokens = replace(TokenState.dense(path, (1, 9)).keeping(kept), leader=leader)
     x, y = torch.randn(1, 4, 3), torch.randn(1, 4, 5)
     reduced = reduce('merge', x, y, tokens, 3)
     features, _ = merge_by_hand(x[0], y[0], [2.0, 2.0, 2.0, 3.0], 1)

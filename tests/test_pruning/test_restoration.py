@@ -5,17 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmssmprune.pruning import RESTORATION, KeptTokens, TokenState, sequence_path, snake_path
+from mmssmprune.pruning import RESTORATION, KeptTokens, Stage, TokenState, sequence_path, snake_path
 
 HW = (4, 5)
+MADE = {name: RESTORATION.make(name, Stage([None], embed_dims=3, d_inner=6)) for name in RESTORATION}
 
 
 def state(rows: list[list[int]], protected: tuple[int, ...] = ()) -> TokenState:
     path = sequence_path(20 + len(protected)) if protected else snake_path(*HW)
     kept = KeptTokens(torch.tensor(rows), 20 + len(protected))
-    owner = torch.arange(kept.length).remainder(len(rows[0])).expand(len(rows), -1)
-    owner = owner.scatter(1, kept.index, torch.arange(len(rows[0])).expand_as(kept.index))
-    return replace(TokenState.dense(path, HW, protected).keeping(kept), owner=owner)
+    leader = torch.arange(kept.length).remainder(len(rows[0])).expand(len(rows), -1)
+    leader = leader.scatter(1, kept.index, torch.arange(len(rows[0])).expand_as(kept.index))
+    return replace(TokenState.dense(path, HW, protected).keeping(kept), leader=leader)
 
 
 PLAIN = [[0, 6, 7, 13, 19], [1, 2, 3, 10, 15]]
@@ -25,7 +26,7 @@ def restore(name: str, x: torch.Tensor, tokens: TokenState) -> torch.Tensor:
     torch.manual_seed(1)
     length = tokens.kept.length
     held, blank = torch.randn(len(x), length, x.shape[2]), torch.randn(1, length, x.shape[2])
-    return RESTORATION[name](x, tokens, held, blank)
+    return MADE[name](x, tokens, held, blank)
 
 
 @pytest.mark.parametrize('name', RESTORATION)
@@ -74,30 +75,30 @@ def test_what_pruned_cells_show():
     tokens, x = state(PLAIN), torch.randn(2, 5, 3)
     held, blank = torch.randn(2, 20, 3), torch.randn(1, 20, 3)
     pruned = torch.ones(2, 20, dtype=torch.bool).scatter(1, tokens.kept.index, False)
-    assert torch.equal(RESTORATION['hold'](x, tokens, held, None)[pruned], held[pruned])
-    assert torch.equal(RESTORATION['mask_token'](x, tokens, None, blank)[pruned], blank.expand(2, -1, -1)[pruned])
-    assert (RESTORATION['mask_token'](x, tokens, None, None)[pruned] == 0).all()
-    assert (RESTORATION['zero'](x, tokens, None, None)[pruned] == 0).all()
+    assert torch.equal(MADE['hold'](x, tokens, held, None)[pruned], held[pruned])
+    assert torch.equal(MADE['mask_token'](x, tokens, None, blank)[pruned], blank.expand(2, -1, -1)[pruned])
+    assert (MADE['mask_token'](x, tokens, None, None)[pruned] == 0).all()
+    assert (MADE['zero'](x, tokens, None, None)[pruned] == 0).all()
 
 
 def test_pruned_cells_move_with_their_neighbour_or_their_likeness():
     tokens, held = state(PLAIN), torch.randn(2, 20, 3)
     step = torch.randn(2, 5, 3)
     x = tokens.kept.gather(held) + step
-    drifted, followed = (RESTORATION[name](x, tokens, held, None) for name in ('drift', 'follow'))
+    drifted, followed = (MADE[name](x, tokens, held, None) for name in ('drift', 'follow'))
     for b, row in enumerate(PLAIN):
         for cell in set(range(20)) - set(row):
             distances = [(cell // 5 - k // 5) ** 2 + (cell % 5 - k % 5) ** 2 for k in row]
             moved = held[b, cell] + step[b, distances.index(min(distances))]
             assert torch.allclose(drifted[b, cell], moved, atol=1e-6)
-            assert torch.allclose(followed[b, cell], held[b, cell] + step[b, tokens.owner[b, cell]], atol=1e-6)
+            assert torch.allclose(followed[b, cell], held[b, cell] + step[b, tokens.leader[b, cell]], atol=1e-6)
 
 
 @pytest.mark.parametrize('name', ['hold', 'drift', 'follow', 'mask_token'])
 def test_gradients_reach_what_stands_at_pruned_cells(name):
     tokens, x = state(PLAIN), torch.randn(2, 5, 3)
     held, blank = torch.randn(2, 20, 3, requires_grad=True), torch.randn(1, 20, 3, requires_grad=True)
-    RESTORATION[name](x, tokens, held, blank).square().sum().backward()
+    MADE[name](x, tokens, held, blank).square().sum().backward()
     source = blank if name == 'mask_token' else held
     for b, row in enumerate(PLAIN):
         grad = source.grad[0 if name == 'mask_token' else b].abs().sum(-1)

@@ -49,19 +49,19 @@ def test_kept_cells_are_those_that_the_next_layer_gets(kind: str, options: dict)
     for layer in model.layers:
         layer.register_forward_pre_hook(lambda _, args: seen.append(args[-1].kept and args[-1].kept.index))
     record, outs = run(model)
-    assert record.hw_shape == GRID
+    assert record.hw_shapes == [GRID]
     assert record.tokens_per_layer == model.tokens_per_layer((64, 96))
-    assert [stage.layer for stage in record.stages] == PRUNING['layers']
-    for stage in record.stages:
+    assert [stage.layer for stage in record.prunings] == PRUNING['layers']
+    for stage in record.prunings:
         index = seen[stage.layer + 1]
         assert stage.kept.tolist() == [cell_map(kind, row.tolist()) for row in index]
         assert torch.equal(stage.candidates, ~stage.score.isnan())
         assert stage.candidates[stage.kept].all()
-    first, second = record.stages
+    first, second = record.prunings
     assert first.candidates.all()
     everything = options.get('regime') == 'per_stage'  # all maps are tapped after each layer
     assert torch.equal(second.candidates, torch.ones_like(first.kept) if everything else first.kept)
-    assert [tap.layer for tap in record.taps] == list(model.tapped_layers)
+    assert [tap.layer for tap in record.taps] == list(model.output_layers)
     assert torch.equal(record.taps[-1].kept, second.kept)
     with torch.no_grad():
         torch.manual_seed(5)
@@ -78,7 +78,7 @@ def test_scores_are_those_that_were_used(kind: str, importance: str):
         plain = model(images())
     record, outs = run(model)
     assert all(torch.equal(a, b) for a, b in zip(plain, outs, strict=True))  # no random number is drawn twice
-    for stage in record.stages:
+    for stage in record.prunings:
         assert stage.score_name == importance
         pruned = stage.candidates & ~stage.kept
         for i in range(2):
@@ -92,13 +92,13 @@ def test_the_first_score_is_the_formula_of_the_paper():
     record, _ = run(model)
     expected = traces[0].clamp(min=0).mean(-1)
     expected = torch.cat([expected[:, :12], expected[:, 13:]], dim=1).reshape(2, *GRID)
-    torch.testing.assert_close(record.stages[0].score, expected)
+    torch.testing.assert_close(record.prunings[0].score, expected)
 
 
 @pytest.mark.parametrize('reduction', ['evit', 'merge'])
 def test_what_decides_is_named(reduction: str):
     record, _ = run(make('vim_cls', pruning=dict(PRUNING, reduction=reduction)))
-    stage = record.stages[0]
+    stage = record.prunings[0]
     if reduction == 'merge':
         assert stage.score_name == 'clip, unused by merge'
         return
@@ -139,11 +139,11 @@ def test_a_recording_ends_and_an_error_leaves_nothing_behind():
         model(images(1))
     model(images(1))
     assert len(records) == 2
-    assert torch.equal(records[0].stages[1].kept, records[1].stages[1].kept)
+    assert torch.equal(records[0].prunings[1].kept, records[1].prunings[1].kept)
 
 
 def test_at_keep_ratio_1_everything_is_kept():
     model = make('adapter', pruning=dict(PRUNING, keep_ratio=1.0))
     record, _ = run(model)
-    assert all(stage.kept.all() for stage in record.stages)
+    assert all(stage.kept.all() for stage in record.prunings)
     assert [tap.layer for tap in record.taps] == [0, 1, 2, 3]

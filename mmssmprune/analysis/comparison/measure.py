@@ -178,10 +178,10 @@ def describe_recipe(backbone: nn.Module) -> dict[str, Any] | None:
     pruner = getattr(backbone, 'pruner', None)
     if pruner is None or pruner.plan is None:
         return None
-    recipe = {'reduction': pruner.reduction, 'layers': list(pruner.plan.layers)}
-    if pruner.reduction == 'prune':
-        recipe |= {'importance': pruner.importance, 'restoration': pruner.restoration}
-    return recipe | {name: getattr(pruner, name) for name in ('alignment', 'conv_fill', 'regime')}
+    recipe = {'reduction': pruner.names['reduction'], 'layers': list(pruner.plan.layers)}
+    if pruner.names['reduction'] == 'prune':
+        recipe |= {name: pruner.names[name] for name in ('importance', 'restoration')}
+    return recipe | {name: pruner.names[name] for name in ('alignment', 'conv_fill', 'regime')}
 
 
 def count_tokens(backbone: nn.Module, shape: tuple[int, int]) -> dict[str, Any] | None:

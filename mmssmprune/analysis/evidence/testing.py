@@ -26,7 +26,7 @@ from mmssmprune.analysis.tasks import task_of
 from mmssmprune.datasets import check_data_root
 from mmssmprune.engine import loading
 from mmssmprune.engine.runner_setup import load_config
-from mmssmprune.pruning.alignment import NEEDS_CALIBRATION
+from mmssmprune.pruning import ALIGNMENT
 
 from . import metrics  # noqa: F401  (registers the metrics)
 from .plan import Row, Setting
@@ -91,7 +91,7 @@ def calibrate_model(model: nn.Module, setting: Setting, seed: int) -> None:
 
 def needs_calibration(row: Row) -> bool:
     """Whether the row's alignment stores something that a dense checkpoint does not have."""
-    return row.pruning is not None and row.pruning.get('alignment') in NEEDS_CALIBRATION
+    return row.pruning is not None and 'calibration' in ALIGNMENT.needs_of(row.pruning.get('alignment'))
 
 
 def measure(model: nn.Module, setting: Setting, seed: int) -> dict[str, Any]:

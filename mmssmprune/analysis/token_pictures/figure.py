@@ -84,7 +84,7 @@ def draw_observation(seen: Observation, title: str, dataset_meta: dict[str, Any]
     sections = [
         Section('Predictions', prediction_panels(seen, dataset_meta, score_thr), 3, ratio, legend),
         Section(
-            'Kept tokens (other cells are dark, darkest if pruned before) and scores', stage_panels(seen), 4, ratio
+            'Kept tokens (other cells are dark, darkest if pruned before) and scores', pruning_panels(seen), 4, ratio
         ),
         Section(
             'Norm of the restored features (red: around cells that still have a token)', tap_panels(seen), 4, ratio
@@ -194,19 +194,19 @@ def prediction_panels(seen: Observation, dataset_meta: dict[str, Any], score_thr
     ]
 
 
-def stage_panels(seen: Observation) -> list[Panel]:
+def pruning_panels(seen: Observation) -> list[Panel]:
     canvas = _canvas(seen.image)
     place, line, panels = seen.placement, _line_width(seen.placement), []
-    for stage in seen.stages:
-        kept = place.paint([part.kept[0].numpy() for part in stage], canvas.shape[:2])
-        candidates = place.paint([part.candidates[0].numpy() for part in stage], canvas.shape[:2])
-        grid = _grid(place, stage[0].kept.shape[1:])
-        left = sum(int(part.kept.sum()) for part in stage)
-        before = sum(int(part.candidates.sum()) for part in stage)
-        where = f'after layer {stage[0].layer}'
+    for windows in seen.prunings:
+        kept = place.paint([part.kept[0].numpy() for part in windows], canvas.shape[:2])
+        candidates = place.paint([part.candidates[0].numpy() for part in windows], canvas.shape[:2])
+        grid = _grid(place, windows[0].kept.shape[1:])
+        left = sum(int(part.kept.sum()) for part in windows)
+        before = sum(int(part.candidates.sum()) for part in windows)
+        where = f'after layer {windows[0].layer}'
         panels.append(Panel(f'{where}: {left} of {before} kept', _dimmed(canvas, kept, candidates), kept, line, grid))
-        score = place.paint([part.score[0].numpy() for part in stage], canvas.shape[:2])
-        panels.append(Panel(f'{where}: score ({stage[0].score_name})', score, kept, line))
+        score = place.paint([part.score[0].numpy() for part in windows], canvas.shape[:2])
+        panels.append(Panel(f'{where}: score ({windows[0].score_name})', score, kept, line))
     return panels
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models.backbones.base import pruned_backbones
 from mmssmprune.models.keep_ratio import keep_ratio_set_to
-from mmssmprune.pruning.token_record import PruneStage, Tap, TokenRecord, recorded
+from mmssmprune.pruning.token_record import Pruning, Tap, TokenRecord, recorded
 
 from .placement import Placement, place
 
@@ -41,9 +41,9 @@ class Observation:
     keep_ratios: tuple[float, ...]
 
     @property
-    def stages(self) -> list[tuple[PruneStage, ...]]:
-        """Per pruning layer, one stage per window."""
-        return list(zip(*(record.stages for record in self.records), strict=True))
+    def prunings(self) -> list[tuple[Pruning, ...]]:
+        """Per pruning layer, one per window."""
+        return list(zip(*(record.prunings for record in self.records), strict=True))
 
     @property
     def taps(self) -> list[tuple[Tap, ...]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmssmprune.analysis import html_page
+from mmssmprune.pruning.token_record import Pruning
 
 from .observe import Observation
 
@@ -33,7 +34,7 @@ def describe(name: str, seen: Observation, png: bytes) -> str:
             html_page.heading(name),
             html_page.picture(png, f'Kept tokens, scores, restored features and predictions of {name}'),
             _layer_table(seen),
-            _stage_table(seen),
+            _pruning_table(seen),
             _tap_table(seen),
         ]
     )
@@ -54,16 +55,16 @@ def _span(layers: Sequence[int]) -> str:
     return str(layers[0]) if len(layers) == 1 else f'{layers[0]} to {layers[-1]}'
 
 
-def _stage_table(seen: Observation) -> str:
+def _pruning_table(seen: Observation) -> str:
     rows = []
-    for stage in seen.stages:
-        kept, candidates = _flat(part.kept for part in stage), _flat(part.candidates for part in stage)
-        beyond = kept & ~_on_image(seen)
-        score = _flat(part.score for part in stage)
+    for windows in seen.prunings:
+        kept, candidates = _flat(part.kept for part in windows), _flat(part.candidates for part in windows)
+        beyond = kept & ~_on_image(seen, windows)
+        score = _flat(part.score for part in windows)
         counts = (int(candidates.sum()), int(kept.sum()), f'{100 * kept.sum() / candidates.sum():.1f}')
         pruned = candidates & ~kept
         means = (_mean(score, kept), _mean(score, pruned))
-        rows.append((stage[0].layer, *counts, int(beyond.sum()), stage[0].score_name, *means))
+        rows.append((windows[0].layer, *counts, int(beyond.sum()), windows[0].score_name, *means))
     columns = ('after layer', 'tokens', 'kept', '%', 'kept beyond the image', 'score', 'mean, kept', 'mean, pruned')
     return html_page.table('Prunings', columns, rows)
 
@@ -82,8 +83,8 @@ def _flat(maps: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.flatten() for part in maps])
 
 
-def _on_image(seen: Observation) -> Tensor:
-    shapes = [record.hw_shape for record in seen.records]
+def _on_image(seen: Observation, windows: Sequence[Pruning]) -> Tensor:
+    shapes = [tuple(part.kept.shape[1:]) for part in windows]
     return _flat(torch.from_numpy(seen.placement.on_image(hw, i)) for i, hw in enumerate(shapes))
 
 

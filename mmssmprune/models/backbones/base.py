@@ -10,8 +10,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmssmprune.models.plan_target import meet_target
-from mmssmprune.pruning import TokenPruner
+from mmssmprune.models.plan_target import solve_for_target
+from mmssmprune.pruning import ScanPath, Stage, TokenPruner, TokenState
 
 
 def resolve_arch(
@@ -56,25 +56,19 @@ def drop_path_rates(rate: float, num_layers: int) -> list[float]:
     return [rate * i / max(num_layers - 1, 1) for i in range(num_layers)]
 
 
-class _Finished(type(BaseModule)):
-    """Calls ``_finish`` when the constructors of a class and its subclasses have all run."""
+class PrunableBackbone(BaseModule):
+    """Base of the backbones: the loop over stages and layers, in which tokens die and return.
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> PrunableBackbone:
-        built = super().__call__(*args, **kwargs)
-        built._finish()
-        return built
-
-
-class PrunableBackbone(BaseModule, metaclass=_Finished):
-    """Base of the backbones.
+    A backbone states its `stages`, the token grids of an image (`grids_of`), how an image becomes tokens (`embed`), how
+    scans walk over a grid (`scan_path`), and what is returned of an output layer (`output`). Its constructor ends with
+    `set_pruning`, once all modules are there; that of a subclass which adds modules ends with it again.
 
     Args:
-        num_layers: depth.
-        pruning: the `pruning` dict (see `TokenPruner`), or None for the dense model.
         with_cp: recompute each layer in backward instead of storing it.
-        has_class_token: whether the sequence holds one.
-        out_type: what forward returns, one of the class's ``out_types``.
         init_cfg: as in mmengine; ``type='Pretrained'`` loads by key and reports every mismatch by name.
+        out_type: what forward returns, one of the class's ``out_types``.
+
+    ``out_indices`` (ascending) are the layers whose output is returned.
     """
 
     # Modules that a classification checkpoint does not have and that start from their own initialisation.
@@ -84,54 +78,120 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
     # In training every so many batches, one dense pass without gradients renews what `calibrated` has stored.
     calibration_interval = 16
 
-    def __init__(
-        self,
-        num_layers: int,
-        pruning: dict | None,
-        with_cp: bool,
-        init_cfg: dict | None,
-        has_class_token: bool = False,
-        out_type: str = 'featmap',
-    ):
+    def __init__(self, with_cp: bool = False, init_cfg: dict | None = None, out_type: str = 'featmap'):
         super().__init__(init_cfg)
-        self.num_layers = num_layers
+        if out_type not in self.out_types:
+            raise ValueError(
+                f'out_type is {out_type!r}; the names of {type(self).__name__} are {", ".join(self.out_types)}'
+            )
         self.with_cp = with_cp
-        self.out_type = self._checked_out_type(out_type, pruning)
-        self.pruner = TokenPruner(pruning, num_layers, has_class_token)
-        if self.returns_vector:
-            self.pruner.restoration = 'zero'  # no map is shown to anyone, so nothing has to be remembered for one
+        self.out_type = out_type
+        self.pruner = TokenPruner(None, ())
         self._forwards = 0
+
+    def set_pruning(self, pruning: Mapping[str, Any] | None) -> None:
+        """Prune as a `pruning` dict says from now on; None is the dense model. See `TokenPruner` for the keys.
+
+        A target is solved for here, so all modules have to be there; FLOPs are those of the whole backbone.
+
+        Raises:
+            ValueError: the dict does not suit this backbone, or its target is out of reach.
+        """
+        if self.returns_vector and (pruning or {}).get('restoration') is not None:
+            raise ValueError(
+                f'pruning.restoration is about maps, and out_type {self.out_type!r} returns none; leave it out'
+            )
+        has_class_token = self.num_extra_tokens > 0
+        self.pruner = TokenPruner(pruning, self.stages, has_class_token, restores=not self.returns_vector)
+        if self.pruner.target is not None:
+            solve_for_target(self, self.pruner.target)
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """The runs of layers over one grid each."""
+        raise NotImplementedError
+
+    def grids_of(self, hw: tuple[int, int]) -> list[tuple[int, int]]:
+        """The token grid (h, w) of each stage for an image of (H, W) pixels."""
+        raise NotImplementedError
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, H, W) -> the tokens (B, L, C) of the first stage, class tokens included, and its grid (h, w)."""
+        raise NotImplementedError
+
+    def scan_path(self, hw_shape: tuple[int, int], device: torch.device) -> ScanPath:
+        """How scans walk over the sequence on the grid ``hw_shape``."""
+        raise NotImplementedError
+
+    def output(self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState) -> Tensor:
+        """What is returned of an output layer, whose tokens are ``streams`` (B, K, C)."""
+        raise NotImplementedError
+
+    def leave(self, stage: Stage, streams: tuple[Tensor, ...], hw_shape: tuple[int, int]) -> tuple[Tensor, tuple]:
+        """From all tokens (B, L, C) of a stage to those of the next one and its grid; not called for the last stage."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> per out_index what `output` returns: a map (B, C, h, w), or as ``out_type`` says."""
+        self.calibrate_if_due(images)
+        outs, stages = [], self.stages
+        x, hw_shape = self.embed(images)
+        for number, stage in enumerate(stages):
+            streams, tokens = self.enter(number, x, hw_shape)  # every cell alive
+            for layer in stage.numbers:
+                streams, tokens = self.run_layer(stage, layer, streams, tokens)  # where tokens die
+                if layer in self.out_indices:
+                    outs.append(self.output(layer, streams, tokens))  # where they return
+            if number + 1 < len(stages):
+                x, hw_shape = self.leave(stage, streams, hw_shape)
+        return tuple(outs)
+
+    def enter(self, number: int, x: Tensor, hw_shape: tuple[int, int]) -> tuple[tuple[Tensor, ...], TokenState]:
+        """The streams that the layers of stage ``number`` read, and the state of their tokens, all alive."""
+        needs_positions = self.pruner.plan is not None and self.pruner.needs('pos_embed')
+        pos_embed = self.pos_embed_of(hw_shape) if needs_positions and number == 0 else None
+        if needs_positions and pos_embed is None:
+            pos_embed = x.new_zeros(1, 1, x.shape[-1])
+        path = self.scan_path(hw_shape, x.device)
+        return (x,), self.pruner.start(number, path, hw_shape, self.class_token_places(hw_shape), pos_embed)
+
+    def run_layer(
+        self, stage: Stage, layer: int, streams: tuple[Tensor, ...], tokens: TokenState
+    ) -> tuple[tuple[Tensor, ...], TokenState]:
+        """Run a layer of a stage, by its number, and prune after it; returns what the next one reads."""
+        *streams, trace = self._run(stage.layers[layer - stage.first], *streams, tokens)
+        streams, tokens = self.pruner.prune(layer, tuple(streams), tokens, trace)
+        if layer == stage.numbers[-1] != self.num_layers - 1:
+            return self.pruner.end_stage(streams, tokens)
+        return streams, self.pruner.after_output(tokens) if layer in self.output_layers else tokens
+
+    def _run(self, layer: nn.Module, *args: Any) -> tuple[Tensor, ...]:
+        """Run a layer, with gradient checkpointing if asked."""
+        if self.with_cp and self.training:
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of all stages."""
+        return sum(len(stage.layers) for stage in self.stages)
 
     @property
     def returns_vector(self) -> bool:
         """Whether forward returns one vector (B, C) per image, and nothing is restored."""
         return self.out_type != 'featmap'
 
-    def _checked_out_type(self, out_type: str, pruning: dict | None) -> str:
-        if out_type not in self.out_types:
-            raise ValueError(
-                f'out_type is {out_type!r}; the names of {type(self).__name__} are {", ".join(self.out_types)}'
-            )
-        if out_type != 'featmap' and (pruning or {}).get('restoration') is not None:
-            raise ValueError(f'pruning.restoration is about maps, and out_type {out_type!r} returns none; leave it out')
-        return out_type
-
-    def _check_vector(self, out_indices: tuple[int, ...], final_norm: bool) -> None:
+    def _check_vector(self, num_layers: int, final_norm: bool) -> None:
         """Refuse settings that a vector, which is read from the normalised output of the last layer, has no use for."""
         if not self.returns_vector:
             return
-        if out_indices != (self.num_layers - 1,):
+        if self.out_indices != (num_layers - 1,):
             raise ValueError(
                 f'out_type {self.out_type!r} is read after the last layer, so out_indices must be -1, '
-                f'got {list(out_indices)}'
+                f'got {list(self.out_indices)}'
             )
         if not final_norm:
             raise ValueError(f'out_type {self.out_type!r} is read after the final norm: set final_norm=True')
-
-    def _finish(self) -> None:
-        """Solve for the keep ratio of a plan that is given as a target, now that FLOPs can be counted."""
-        if self.pruner.target is not None:
-            meet_target(self, self.pruner.target, self._reopened_layers)
 
     @property
     def pruning(self) -> dict | None:
@@ -144,34 +204,29 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
 
     def tokens_per_layer(self, hw: tuple[int, int]) -> list[int]:
         """Tokens that each layer processes for an image of (H, W) pixels, class tokens included."""
-        cells, protected = self._sequence_of(hw)
-        if self.pruner.plan is None:
-            return [cells + protected] * self.num_layers
-        tokens = self.pruner.plan.tokens_per_layer(self.num_layers, cells, self._reopened_layers)
-        return [n + protected for n in tokens]
+        cells = [height * width for height, width in self.grids_of(hw)]
+        return [n + self.num_extra_tokens for n in self.pruner.tokens_per_layer(cells, self.output_layers)]
 
     @property
-    def tapped_layers(self) -> tuple[int, ...]:
-        """Layers after which the full map is read."""
+    def output_layers(self) -> tuple[int, ...]:
+        """Layers after which all cells are read, whether or not they are returned."""
         return self.out_indices
-
-    @property
-    def _reopened_layers(self) -> tuple[int, ...]:
-        """Layers after which all cells are candidates again."""
-        return self.tapped_layers if self.pruner.regime == 'per_stage' else ()
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter for layer-wise learning-rate decay, and the number of depths, as in mmpretrain.
 
         Depth 0 is what comes before the layers (patches, positions, class tokens, the state of the pruning), i + 1 is
-        ``layers[i]``, and the last is what comes after or beside them, any name without ``prefix`` included.
+        layer i, and the last is what comes after or beside them, any name without ``prefix`` included.
         """
         last = self.num_layers + 1
         if not param_name.startswith(prefix):
             return last, last + 1
-        first, _, rest = param_name[len(prefix) :].partition('.')
-        if first == 'layers':
-            return int(rest.partition('.')[0]) + 1, last + 1
+        own = param_name[len(prefix) :]
+        layers = {id(layer): stage.first + i for stage in self.stages for i, layer in enumerate(stage.layers)}
+        for name, module in self.named_modules():
+            if id(module) in layers and own.startswith(f'{name}.'):
+                return layers[id(module)] + 1, last + 1
+        first = own.partition('.')[0]
         is_input = first in ('patch_embed', 'pos_embed', 'pruner') or first.startswith('cls_token')
         return (0 if is_input else last), last + 1
 
@@ -180,18 +235,13 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
         """Class tokens in the sequence, which belong to no cell of the grid (mmpretrain's name for them)."""
         return 0
 
-    def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:
-        """Number of prunable cells and of class tokens for an image of (H, W) pixels."""
-        raise NotImplementedError
+    def class_token_places(self, hw_shape: tuple[int, int]) -> tuple[int, ...]:
+        """Where the class tokens stand in the sequence over the grid ``hw_shape``."""
+        return ()
 
-    def _blank(self, hw_shape: tuple[int, int]) -> Tensor | None:
-        """The mask token at every position, (1, L, C), or None where there is none."""
-        mask_token = getattr(self.pruner, 'mask_token', None)
-        return None if mask_token is None else mask_token + self._pos_embed_of(hw_shape)
-
-    def _pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
-        """Position embedding (1, L, C) of the sequence over the grid ``hw_shape``."""
-        raise NotImplementedError
+    def pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor | None:
+        """Position embedding (1, L, C) of the first stage's sequence over a grid, or None where there is none."""
+        return None
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
@@ -201,24 +251,27 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
             ValueError: the alignment at work stores nothing.
         """
         if not self.pruner.calibrates:
-            raise ValueError("pruning.alignment must be 'calibrated' or 'learned' to be calibrated")
-        pruner, modes = self.pruner, {module: module.training for module in self.modules()}
-        self.pruner = pruner.recorder()
+            raise ValueError('pruning.alignment stores no delta, so there is nothing to calibrate')
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            self(images)
-            pruner.take_in(self.pruner)
+            with self.pruner.measuring(self.output_layers) as recorder:
+                self(images)
         finally:
-            self.pruner = pruner
             for module, mode in modes.items():
                 module.training = mode
+        self.pruner.average_in(recorder)
+
+    def calibrate_if_due(self, images: Tensor) -> None:
+        """In training: a stored delta follows the model; a learned one is only given its start, once it can be."""
+        if self.training and self.pruner.calibrates:
+            self._calibrate_now_and_then(images)
 
     @torch.compiler.disable
-    def _calibrate_if_due(self, images: Tensor) -> None:
-        """In training: `calibrated` follows the model, `learned` is only given its start, once something is pruned."""
+    def _calibrate_now_and_then(self, images: Tensor) -> None:
         due = self._forwards % self.calibration_interval == 0
-        if due and self.pruner.alignment == 'learned':
-            due = int(self.pruner.calibrated_batches) == 0
+        if due and self.pruner.learns_delta:
+            due = self.pruner.calibrated_batches == 0
         self._forwards += 1
         if due:
             self.calibrate(images)
@@ -226,12 +279,6 @@ class PrunableBackbone(BaseModule, metaclass=_Finished):
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fit what depends on the training resolution in a checkpoint's backbone weights to this model."""
         return state
-
-    def _run(self, layer: nn.Module, *args: Any) -> tuple[Tensor, ...]:
-        """Run a layer, with gradient checkpointing if asked."""
-        if self.with_cp and self.training:
-            return checkpoint(layer, *args, use_reentrant=False)
-        return layer(*args)
 
     def init_weights(self) -> None:
         """Load ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)``; parameters are initialised already."""

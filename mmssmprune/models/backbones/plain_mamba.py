@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models.layers.patch_embed import ConvStemPatchEmbed, resize_pos_embed
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaLayer
-from mmssmprune.pruning import TokenState, snake_path
+from mmssmprune.pruning import ScanPath, Stage, TokenState, snake_path
 
 from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
 
@@ -71,12 +72,13 @@ class PlainMamba(PrunableBackbone):
         overrides = dict(embed_dims=embed_dims, num_layers=num_layers, num_convs=num_convs)
         overrides.update(layers_with_dwconv=layers_with_dwconv, mixer_cfg=mixer_cfg)
         settings = resolve_arch(arch, self.arch_zoo, overrides)
-        super().__init__(settings['num_layers'], pruning, with_cp, init_cfg, out_type=out_type)
+        super().__init__(with_cp, init_cfg, out_type)
         if patch_size % 2:
             raise ValueError(f'patch_size must be even, since the stem halves the resolution; got {patch_size}')
         self.embed_dims = settings['embed_dims']
-        self.out_indices = resolve_out_indices(out_indices, self.num_layers)
-        self._check_vector(self.out_indices, final_norm)
+        depth = settings['num_layers']
+        self.out_indices = resolve_out_indices(out_indices, depth)
+        self._check_vector(depth, final_norm)
         self.patch_embed = ConvStemPatchEmbed(in_channels, self.embed_dims, patch_size, settings.get('num_convs', 1))
         img_hw = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.pos_hw = self.patch_embed.grid_of(img_hw)
@@ -85,19 +87,24 @@ class PlainMamba(PrunableBackbone):
         if final_norm:
             self.ln1 = nn.LayerNorm(self.embed_dims, eps=1e-6)
         for i in self.out_indices:
-            if i != self.num_layers - 1:
+            if i != depth - 1:
                 self.add_module(f'norm_layer{i}', nn.LayerNorm(self.embed_dims, eps=1e-6))
         self._initialise()
-        self.pruner.make_state(self.embed_dims, self.layers[0].mamba.d_inner, param_sets=1)
+        self.set_pruning(pruning)
+
+    def set_pruning(self, pruning: Mapping[str, Any] | None) -> None:
+        """As in the base, after a look at the layers that end with a convolution over the whole grid."""
+        super().set_pruning(pruning)
+        last = max((i for i, layer in enumerate(self.layers) if layer.replaces_tokens), default=0)
+        if self.pruner.plan and any(first < last for first in self.pruner.plan.layers[:1]):
+            raise ValueError(
+                f'layers_with_dwconv replaces all tokens by a convolution, so pruning must start at layer {last} or '
+                f'later, not at {self.pruner.plan.layers[0]}'
+            )
 
     def _make_layers(self, settings: dict, drop_path_rate: float) -> None:
         with_dwconv = tuple(settings.get('layers_with_dwconv', ()))
-        if self.pruner.plan and any(i > first for i in with_dwconv for first in self.pruner.plan.layers[:1]):
-            raise ValueError(
-                f'layers_with_dwconv {list(with_dwconv)} replaces all tokens by a convolution, so pruning must start '
-                f'at layer {max(with_dwconv)} or later, not at {self.pruner.plan.layers[0]}'
-            )
-        rates = drop_path_rates(drop_path_rate, self.num_layers)
+        rates = drop_path_rates(drop_path_rate, settings['num_layers'])
         self.layers = nn.ModuleList(
             PlainMambaLayer(self.embed_dims, settings.get('mixer_cfg', {}), rate, use_dwconv=i in with_dwconv)
             for i, rate in enumerate(rates)
@@ -118,9 +125,18 @@ class PlainMamba(PrunableBackbone):
         for layer in self.layers:
             nn.init.trunc_normal_(layer.mamba.direction_Bs, std=0.02)
 
-    def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:
-        height, width = self.patch_embed.grid_of(hw)
-        return height * width, 0
+    @property
+    def stages(self) -> tuple[Stage]:
+        """One: every layer sees the same grid, and its four directions share their parameters."""
+        return (Stage(self.layers, self.embed_dims, self.layers[0].mamba.d_inner),)
+
+    def grids_of(self, hw: tuple[int, int]) -> list[tuple[int, int]]:
+        """The token grid (h, w) of an image of (H, W) pixels, in a list."""
+        return [self.patch_embed.grid_of(hw)]
+
+    def scan_path(self, hw_shape: tuple[int, int], device: torch.device) -> ScanPath:
+        """Four snakes."""
+        return snake_path(*hw_shape, device)
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resize the position embedding of a square training grid to this model's grid."""
@@ -133,37 +149,19 @@ class PlainMamba(PrunableBackbone):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) -> tokens with positions (B, h*w, C) and the grid (h, w)."""
         x, hw_shape = self.patch_embed(images)
-        return x + self._pos_embed_of(hw_shape), hw_shape
+        return x + self.pos_embed_of(hw_shape), hw_shape
 
-    def _pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
+    def pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
+        """Position embedding (1, h*w, C)."""
         return resize_pos_embed(self.pos_embed, self.pos_hw, hw_shape)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored; or the vector of ``out_type``."""
-        if self.training and self.pruner.calibrates:
-            self._calibrate_if_due(images)
-        x, hw_shape = self.embed(images)
-        tokens = self.pruner.start(snake_path(*hw_shape, x.device), hw_shape)
-        blank = self._blank(hw_shape)
-        outs = []
-        for i, layer in enumerate(self.layers):
-            x, trace = self._run(layer, x, tokens)
-            (x,), tokens = self.pruner.prune(i, (x,), tokens, trace, blank)
-            if i in self.out_indices:
-                outs.append(self._output(x, i, tokens, blank))
-                tokens = self.pruner.tapped(tokens)
-        return tuple(outs)
-
-    def _output(self, x: Tensor, layer: int, tokens: TokenState, blank: Tensor | None) -> Tensor:
-        """What is returned of an output layer's tokens (B, K, C): the full map (B, C, h, w), or their mean (B, C)."""
+    def output(self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState) -> Tensor:
+        """The normalised map (B, C, h, w) of an output layer, or the mean (B, C) of its tokens."""
         if self.returns_vector:
-            return self._norm(x, layer).mean(1)
-        return self._to_map(self.pruner.restore(x, tokens, blank=blank), layer, tokens.hw_shape)
+            return self._norm(streams[0], layer).mean(1)
+        (x,) = self.pruner.restore(streams, tokens)
+        return self._norm(x, layer).transpose(1, 2).unflatten(2, tokens.hw_shape).contiguous()
 
     def _norm(self, x: Tensor, layer: int) -> Tensor:
         norm = f'norm_layer{layer}' if layer != self.num_layers - 1 else 'ln1'
         return getattr(self, norm)(x) if hasattr(self, norm) else x
-
-    def _to_map(self, x: Tensor, layer: int, hw_shape: tuple[int, int]) -> Tensor:
-        """Normalise the full sequence (B, L, C) of an output layer and fold it into (B, C, h, w)."""
-        return self._norm(x, layer).transpose(1, 2).unflatten(2, hw_shape).contiguous()

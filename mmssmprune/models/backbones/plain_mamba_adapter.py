@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models.layers.adapter import Interaction, SpatialPrior
 from mmssmprune.models.layers.deformable_attention import grid_reference_points
-from mmssmprune.pruning import TokenState, snake_path
+from mmssmprune.pruning import TokenState
 
 from .plain_mamba import PlainMamba
 
@@ -73,10 +73,12 @@ class PlainMambaAdapter(PlainMamba):
         norm_cfg: dict | None = None,
         final_norm: bool = False,
         drop_path_rate: float = 0.0,
+        pruning: dict | None = None,
         **kwargs,
     ):
         if 'out_indices' in kwargs:
             raise ValueError('PlainMambaAdapter has no out_indices: it always returns strides 4, 8, 16 and 32')
+        # Pruning comes at the end: what it costs and saves is that of all modules.
         super().__init__(*args, final_norm=final_norm, drop_path_rate=drop_path_rate, **kwargs)
         if self.patch_embed.patch_size != 16:
             raise ValueError(f'PlainMambaAdapter needs patch_size 16, got {self.patch_embed.patch_size}')
@@ -102,6 +104,7 @@ class PlainMambaAdapter(PlainMamba):
             self.add_module(f'ad_norm{i}', build_norm_layer(norm_cfg, dims)[1])
         nn.init.normal_(self.level_embed)
         self._initialise_ffns()
+        self.set_pruning(pruning)
 
     def _initialise_ffns(self) -> None:
         for module in self.interactions.modules():
@@ -126,28 +129,28 @@ class PlainMambaAdapter(PlainMamba):
                 f'PlainMambaAdapter needs sides divisible by 32, got {height}x{width}; '
                 'set pad_size_divisor=32 in the data preprocessor'
             )
-        if self.training and self.pruner.calibrates:
-            self._calibrate_if_due(images)
+        self.calibrate_if_due(images)
         c1, c, c_shapes = self._spatial_prior(images)
         x, hw_shape = self.embed(images)
         points_x = grid_reference_points([hw_shape], x)
         points_c = grid_reference_points(c_shapes, x)
-        tokens = self.pruner.start(snake_path(*hw_shape, x.device), hw_shape)
-        blank = self._blank(hw_shape)
-        taps = []
-        for interaction, run in zip(self.interactions, self.interaction_indexes, strict=True):
-            x = self._run(interaction.injector, x, _at_kept(points_x, tokens, len(x)), c, c_shapes)
-            x, tokens = self._run_layers(x, tokens, run, blank)
-            full = self.pruner.restore(x, tokens, blank=blank)
-            tokens = self.pruner.tapped(tokens)
+        (stage,) = self.stages
+        streams, tokens = self.enter(0, x, hw_shape)
+        maps = []
+        for interaction, (first, last) in zip(self.interactions, self.interaction_indexes, strict=True):
+            points = _at_kept(points_x, tokens, len(x))
+            streams = (self._run(interaction.injector, *streams, points, c, c_shapes),)
+            for layer in range(first, last + 1):
+                streams, tokens = self.run_layer(stage, layer, streams, tokens)  # where tokens die
+            (full,) = self.pruner.restore(streams, tokens)  # where they return
             c = self._run(interaction.extract, c, points_c, full, hw_shape, c_shapes)
-            taps.append(full.transpose(1, 2).unflatten(2, hw_shape))
+            maps.append(full.transpose(1, 2).unflatten(2, hw_shape))
         if self.vit_feature_from == 'last':
-            taps = taps[-1:] * 4
-        return self._pyramid(c1, c, c_shapes, taps)
+            maps = maps[-1:] * 4
+        return self._pyramid(c1, c, c_shapes, maps)
 
     @property
-    def tapped_layers(self) -> tuple[int, ...]:
+    def output_layers(self) -> tuple[int, ...]:
         """Layers after which the extractors read the full map."""
         return tuple(last for _, last in self.interaction_indexes)
 
@@ -157,14 +160,6 @@ class PlainMambaAdapter(PlainMamba):
         c1, *levels = self.spm(images)
         c = torch.cat([level + embed for level, embed in zip(levels, self.level_embed, strict=True)], dim=1)
         return c1, c, [(height // s, width // s) for s in (8, 16, 32)]
-
-    def _run_layers(
-        self, x: Tensor, tokens: TokenState, run: tuple[int, int], blank: Tensor | None
-    ) -> tuple[Tensor, TokenState]:
-        for i in range(run[0], run[1] + 1):
-            x, trace = self._run(self.layers[i], x, tokens)
-            (x,), tokens = self.pruner.prune(i, (x,), tokens, trace, blank)
-        return x, tokens
 
     def _pyramid(
         self, c1: Tensor, c: Tensor, c_shapes: list[tuple[int, int]], taps: list[Tensor]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mmssmprune.models.layers.drop_path import DropPath
 from mmssmprune.models.layers.patch_embed import ConvPatchEmbed, resize_pos_embed
-from mmssmprune.models.layers.vim_block import RMSNorm, VimBlock
-from mmssmprune.pruning import TokenState, sequence_path
+from mmssmprune.models.layers.vim_block import RMSNorm, VimBlock, VimMixer
+from mmssmprune.pruning import ScanPath, Stage, TokenState, sequence_path
 from mmssmprune.pruning.kept_tokens import gather_rows
 
 from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
@@ -57,6 +57,7 @@ class Vim(PrunableBackbone):
     }
     optional_in_checkpoint = (*PrunableBackbone.optional_in_checkpoint, 'fpn')
     out_types = ('featmap', 'avg_featmap', 'cls_token')
+    mixer_class = VimMixer  # a subclass names another one to be Vim in all but its mixer
 
     def __init__(
         self,
@@ -85,10 +86,11 @@ class Vim(PrunableBackbone):
         zoo = {**self.arch_zoo, **{name[0]: settings for name, settings in self.arch_zoo.items()}}
         overrides = dict(embed_dims=embed_dims, num_layers=num_layers, mixer_cfg=mixer_cfg)
         settings = resolve_arch(arch, zoo, overrides)
-        super().__init__(settings['num_layers'], pruning, with_cp, init_cfg, if_cls_token, out_type)
+        super().__init__(with_cp, init_cfg, out_type)
         self.embed_dims = settings['embed_dims']
-        self.out_indices = resolve_out_indices(out_indices, self.num_layers)
-        self._check_classifier(if_cls_token, with_fpn, final_norm)
+        depth = settings['num_layers']
+        self.out_indices = resolve_out_indices(out_indices, depth)
+        self._check_classifier(depth, if_cls_token, with_fpn, final_norm)
         self.cls_layout = _cls_layout(if_cls_token, use_middle_cls_token, use_double_cls_token)
         self.patch_embed = ConvPatchEmbed(in_channels, self.embed_dims, patch_size, stride or patch_size)
         img_hw = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
@@ -98,8 +100,8 @@ class Vim(PrunableBackbone):
         rows = self.pos_hw[0] * self.pos_hw[1] + len(self._cls_names)
         self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.embed_dims))
         mixer_cfg = dict(settings.get('mixer_cfg', {}), if_divide_out=if_divide_out)
-        rates = [0.0, *drop_path_rates(drop_path_rate, self.num_layers)][: self.num_layers]
-        self.layers = nn.ModuleList(VimBlock(self.embed_dims, mixer_cfg, rate) for rate in rates)
+        rates = [0.0, *drop_path_rates(drop_path_rate, depth)][:depth]
+        self.layers = nn.ModuleList(VimBlock(self.embed_dims, mixer_cfg, rate, self.mixer_class) for rate in rates)
         self.drop_path = DropPath(drop_path_rate)
         self.norm_f = RMSNorm(self.embed_dims)
         self.final_norm = final_norm and not with_fpn
@@ -109,20 +111,20 @@ class Vim(PrunableBackbone):
         if with_fpn:
             self._make_fpn(norm_cfg or dict(type='SyncBN'))
         self._initialise()
-        self.pruner.make_state(self.embed_dims, self.layers[0].mixer.d_inner, param_sets=2)
+        self.set_pruning(pruning)
 
     @property
     def _cls_names(self) -> tuple[str, ...]:
         names = {'none': (), 'double': ('cls_token_head', 'cls_token_tail')}
         return names.get(self.cls_layout, ('cls_token',))
 
-    def _check_classifier(self, if_cls_token: bool, with_fpn: bool, final_norm: bool) -> None:
+    def _check_classifier(self, depth: int, if_cls_token: bool, with_fpn: bool, final_norm: bool) -> None:
         """Refuse an out_type that the other settings leave without what it is read from."""
         if self.out_type == 'cls_token' and not if_cls_token:
             raise ValueError("out_type 'cls_token' needs a class token: set if_cls_token=True, or use 'avg_featmap'")
         if self.returns_vector and with_fpn:
             raise ValueError(f'with_fpn makes a pyramid of maps, and out_type {self.out_type!r} returns none')
-        self._check_vector(self.out_indices, final_norm)
+        self._check_vector(depth, final_norm)
 
     def _make_fpn(self, norm_cfg: dict) -> None:
         if len(self.out_indices) != 4:
@@ -141,32 +143,33 @@ class Vim(PrunableBackbone):
         self.fpn4 = nn.MaxPool2d(2, 2)
 
     def _initialise(self) -> None:
-        """Start as the official class does: normal of 0.02, Mamba's step sizes, out_proj scaled down by the depth."""
         for name in ('pos_embed', *self._cls_names):
             nn.init.trunc_normal_(getattr(self, name), std=0.02)
         for block in self.layers:
-            mixer = block.mixer
-            for linear in (mixer.in_proj, mixer.x_proj, mixer.x_proj_b):
-                nn.init.trunc_normal_(linear.weight, std=0.02)
-            nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
-            mixer.out_proj.weight.data /= math.sqrt(self.num_layers)
-            for linear in (mixer.in_proj, mixer.out_proj):
-                if linear.bias is not None:
-                    nn.init.zeros_(linear.bias)
-            for dt_proj in (mixer.dt_proj, mixer.dt_proj_b):
-                _initialise_step_size(dt_proj)
+            block.mixer.initialise(len(self.layers))
+
+    @property
+    def stages(self) -> tuple[Stage]:
+        """One: every block sees the same sequence, and each of its two directions has its own parameters."""
+        mixer = self.layers[0].mixer
+        return (Stage(self.layers, self.embed_dims, mixer.d_inner, mixer.param_sets),)
+
+    def grids_of(self, hw: tuple[int, int]) -> list[tuple[int, int]]:
+        """The token grid (h, w) of an image of (H, W) pixels, in a list."""
+        return [self.patch_embed.grid_of(hw)]
+
+    def scan_path(self, hw_shape: tuple[int, int], device: torch.device) -> ScanPath:
+        """The sequence forward and backward."""
+        return sequence_path(hw_shape[0] * hw_shape[1] + self.num_extra_tokens, device)
 
     @property
     def num_extra_tokens(self) -> int:
         """Class tokens in the sequence."""
         return len(self._cls_names)
 
-    def _sequence_of(self, hw: tuple[int, int]) -> tuple[int, int]:
-        height, width = self.patch_embed.grid_of(hw)
-        return height * width, len(self._cls_names)
-
-    def cls_positions(self, cells: int) -> tuple[int, ...]:
-        """Where the class tokens stand in the sequence that has ``cells`` patches besides them."""
+    def class_token_places(self, hw_shape: tuple[int, int]) -> tuple[int, ...]:
+        """Where the class tokens stand in the sequence over a grid."""
+        cells = hw_shape[0] * hw_shape[1]
         layouts = {'none': (), 'head': (0,), 'middle': (cells // 2,), 'double': (0, cells + 1)}
         return layouts[self.cls_layout]
 
@@ -174,52 +177,44 @@ class Vim(PrunableBackbone):
         """(B, 3, H, W) -> the sequence (B, L, C), class tokens and positions included, and the grid (h, w)."""
         x, hw_shape = self.patch_embed(images)
         # The class token goes in before positions are added, so the rows of pos_embed are in sequence order.
-        for position, name in zip(self.cls_positions(x.shape[1]), self._cls_names, strict=True):
+        for position, name in zip(self.class_token_places(hw_shape), self._cls_names, strict=True):
             cls_token = getattr(self, name).expand(len(x), -1, -1)
             x = torch.cat([x[:, :position], cls_token, x[:, position:]], dim=1)
-        return x + self._pos_embed_of(hw_shape), hw_shape
+        return x + self.pos_embed_of(hw_shape), hw_shape
 
-    def _pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
+    def pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
+        """Position embedding (1, L, C), the rows of the class tokens included."""
         if hw_shape == self.pos_hw:
             return self.pos_embed
         return _resize_with_cls_rows(self.pos_embed, self.pos_hw, hw_shape, len(self._cls_names))
+
+    def enter(self, number: int, x: Tensor, hw_shape: tuple[int, int]) -> tuple[tuple[Tensor, ...], TokenState]:
+        """The embedding as the first block's hidden state, without a residual beside it yet."""
+        (hidden,), tokens = super().enter(number, x, hw_shape)
+        return (hidden, None), tokens
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one map (B, C, h, w) per out_index, pruned cells restored; with_fpn: four strides.
 
         With another ``out_type`` than 'featmap': one vector (B, C).
         """
-        if self.training and self.pruner.calibrates:
-            self._calibrate_if_due(images)
-        hidden, hw_shape = self.embed(images)
-        residual = None
-        length = hidden.shape[1]
-        protected = self.cls_positions(length - len(self._cls_names))
-        tokens = self.pruner.start(sequence_path(length, hidden.device), hw_shape, protected)
-        blank = self._blank(hw_shape)
-        outs = []
-        for i, block in enumerate(self.layers):
-            hidden, residual, trace = self._run(block, hidden, residual, tokens)
-            (hidden, residual), tokens = self.pruner.prune(i, (hidden, residual), tokens, trace, blank)
-            if i in self.out_indices:
-                outs.append(self._output(i, hidden, residual, tokens, blank))
-                tokens = self.pruner.tapped(tokens)
+        outs = super().forward(images)
         if self.with_fpn:
-            outs = [getattr(self, f'fpn{i}')(x) for i, x in enumerate(outs, start=1)]
-        return tuple(outs)
+            outs = tuple(getattr(self, f'fpn{i}')(x) for i, x in enumerate(outs, start=1))
+        return outs
 
-    def _output(self, block: int, hidden: Tensor, residual: Tensor, tokens: TokenState, blank: Tensor | None) -> Tensor:
+    def output(self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState) -> Tensor:
         """What is returned of a block: the map (B, C, h, w) of its mixer's output, or of the normalised stream after
         the last one; or a vector (B, C) of that stream.
         """
         if self.returns_vector:
-            return self._pool(self._norm(residual, hidden), tokens)
-        if not self.final_norm or block != self.num_layers - 1:
-            return self._to_map(self.pruner.restore(hidden, tokens, blank=blank), tokens.hw_shape)
-        residual = self.pruner.restore(residual, tokens, stream=1, blank=blank)
-        return self._to_map(self._norm(residual, self.pruner.restore(hidden, tokens)), tokens.hw_shape)
+            return self._pool(self._norm(*streams), tokens)
+        if not self.final_norm or layer != self.num_layers - 1:
+            (hidden,) = self.pruner.restore(streams[:1], tokens)
+            return self._to_map(hidden, tokens)
+        return self._to_map(self._norm(*self.pruner.restore(streams, tokens)), tokens)
 
-    def _norm(self, residual: Tensor, hidden: Tensor) -> Tensor:
+    def _norm(self, hidden: Tensor, residual: Tensor) -> Tensor:
         """The stream after the last block, normalised."""
         return self.norm_f((residual + self.drop_path(hidden)).to(self.norm_f.weight.dtype))
 
@@ -234,11 +229,11 @@ class Vim(PrunableBackbone):
         is_patch = ~tokens.is_protected
         return (x * is_patch.unsqueeze(-1)).sum(1) / is_patch.sum(1, keepdim=True)
 
-    def _to_map(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    def _to_map(self, x: Tensor, tokens: TokenState) -> Tensor:
         """Drop the class tokens of (B, L, C) and fold the patches into (B, C, h, w)."""
-        for position in reversed(self.cls_positions(hw_shape[0] * hw_shape[1])):
+        for position in reversed(tokens.protected):
             x = torch.cat([x[:, :position], x[:, position + 1 :]], 1)
-        return x.transpose(1, 2).unflatten(2, hw_shape).contiguous()
+        return x.transpose(1, 2).unflatten(2, tokens.hw_shape).contiguous()
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fit a checkpoint's position embedding to this model's grid and class tokens, as the official scripts do."""
@@ -273,12 +268,3 @@ def _resize_with_cls_rows(pos_embed: Tensor, src_hw: tuple[int, int], dst_hw: tu
     """
     cls_rows, grid_rows = pos_embed[:, :extra], pos_embed[:, extra:]
     return torch.cat([cls_rows, resize_pos_embed(grid_rows, src_hw, dst_hw)], dim=1)
-
-
-def _initialise_step_size(dt_proj: nn.Linear, smallest: float = 1e-3, largest: float = 0.1) -> None:
-    """Mamba's start: step sizes log-uniform between the two, through an inverse softplus."""
-    bound = dt_proj.in_features**-0.5
-    nn.init.uniform_(dt_proj.weight, -bound, bound)
-    dt = torch.exp(torch.rand(dt_proj.out_features) * math.log(largest / smallest) + math.log(smallest))
-    with torch.no_grad():
-        dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models.layers.drop_path import DropPath
 from mmssmprune.models.layers.projection import project_x_half
-from mmssmprune.ops import multi_scan
-from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, module_over_grid, time_at_pruned_cells
+from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, module_over_grid, scan_over_walk
 
 PARAM_ORDERS = ('raster', 'scan')
 
@@ -71,42 +70,23 @@ class PlainMambaMixer(nn.Module):
         fill = None if lost is None else project_x_half(lost, self.in_proj)
         u = F.silu(conv_over_grid(x, self.conv2d, tokens, fill))
         delta, B, C = self.parameters_of(u)
-        raw_delta = self._raw_delta(delta)
-        y = self.scan(u, raw_delta, B, C, z, tokens)
-        return self.out_proj(y), LayerTrace(y, (raw_delta,))
-
-    def _raw_delta(self, delta: Tensor) -> RawDelta:
-        """Official: dt_proj was called with its bias, and the scan adds the bias once more."""
-        return RawDelta(delta, self.dt_proj.bias, 2 * self.dt_proj.bias)
+        # Official: dt_proj was called with its bias, and the scan adds the bias once more.
+        raw_delta = RawDelta(delta, self.dt_proj.bias, 2 * self.dt_proj.bias)
+        trace = self.scan(u, raw_delta, B, C, z, tokens)
+        return self.out_proj(trace.y), trace
 
     def parameters_of(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step sizes (B, K, d_inner), with dt_proj's bias once, and B and C (B, K, d_state) of tokens u."""
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         return self.dt_proj(dt), B, C
 
-    def scan(self, u: Tensor, raw_delta: RawDelta, B: Tensor, C: Tensor, z: Tensor, tokens: TokenState) -> Tensor:
+    def scan(self, u: Tensor, raw_delta: RawDelta, B: Tensor, C: Tensor, z: Tensor, tokens: TokenState) -> LayerTrace:
         """Scan u (B, K, d_inner) along the four snakes, which share every parameter; gated by z (B, K, d_inner).
 
         The directions are summed, not averaged, so D u counts four times.
         """
-        walk = tokens.walk
-        is_snake = walk.snakes_over is not None
-        return multi_scan(
-            u,
-            raw_delta.raw,
-            -torch.exp(self.A_log),
-            B,
-            C,
-            self.D,
-            z,
-            raw_delta.bias,
-            hw_shape=walk.snakes_over,
-            order=None if is_snake else walk.order,
-            move=None if is_snake else walk.move,
-            direction_B=self.direction_Bs,
-            param_order=self.param_order,
-            **time_at_pruned_cells(tokens, raw_delta.at_zero),
-        )
+        A = -torch.exp(self.A_log)
+        return scan_over_walk(u, (raw_delta,), A, B, C, self.D, z, tokens, self.direction_Bs, self.param_order)
 
 
 class PlainMambaLayer(nn.Module):
@@ -128,11 +108,16 @@ class PlainMambaLayer(nn.Module):
             conv = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims, bias=False)
             self.dw = nn.Sequential(conv, nn.BatchNorm2d(embed_dims), nn.GELU())
 
+    @property
+    def replaces_tokens(self) -> bool:
+        """Whether it ends with a convolution over the whole grid, which pruned cells cannot pass through."""
+        return hasattr(self, 'dw')
+
     def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
         """Return the tokens (B, K, C) and what importance is read from."""
         lost = None if tokens.lost is None else self.norm(tokens.lost.features)
         mixed, trace = self.mamba(self.norm(x), tokens, lost)
         x = x + self.drop_path(mixed)
-        if hasattr(self, 'dw'):
+        if self.replaces_tokens:
             x = module_over_grid(x, self.dw, tokens)
         return x, trace

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models.layers.drop_path import DropPath
 from mmssmprune.models.layers.projection import project_x_half
-from mmssmprune.ops import multi_scan
-from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, causal_conv_over_sequence, time_at_pruned_cells
+from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, causal_conv_over_sequence, scan_over_walk
 
 
 class RMSNorm(nn.Module):
@@ -43,6 +43,8 @@ class VimMixer(nn.Module):
         if_divide_out: halve the sum of the two branches, as every released model does.
     """
 
+    param_sets = 2
+
     def __init__(
         self,
         embed_dims: int,
@@ -71,6 +73,18 @@ class VimMixer(nn.Module):
             self.register_parameter(f'D{suffix}', nn.Parameter(torch.ones(d_inner)))
         self.out_proj = nn.Linear(d_inner, embed_dims, bias=bias)
 
+    def initialise(self, depth: int) -> None:
+        """Start as the official class does: normal of 0.02, Mamba's step sizes, out_proj scaled down by the depth."""
+        for linear in (self.in_proj, self.x_proj, self.x_proj_b):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+        nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
+        self.out_proj.weight.data /= math.sqrt(depth)
+        for linear in (self.in_proj, self.out_proj):
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+        for dt_proj in (self.dt_proj, self.dt_proj_b):
+            _initialise_step_size(dt_proj)
+
     def forward(self, x: Tensor, tokens: TokenState, lost: Tensor | None = None) -> tuple[Tensor, LayerTrace]:
         """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from, both in sequence order.
 
@@ -79,10 +93,10 @@ class VimMixer(nn.Module):
         x, z = self.in_proj(x).chunk(2, dim=-1)
         fill = None if lost is None else project_x_half(lost, self.in_proj)
         branches = [self.branch(x, fill, tokens, direction) for direction in (0, 1)]
-        y = self.scan(*zip(*branches, strict=True), z, tokens)
+        trace = self.scan(*zip(*branches, strict=True), z, tokens)
         if self.if_divide_out:
-            y = y / 2
-        return self.out_proj(y), LayerTrace(y, tuple(raw_delta for _, raw_delta, _, _ in branches))
+            trace = replace(trace, y=trace.y / 2, directions=tuple(y / 2 for y in trace.directions))
+        return self.out_proj(trace.y), trace
 
     def branch(
         self, x: Tensor, fill: Tensor | None, tokens: TokenState, direction: int
@@ -106,22 +120,13 @@ class VimMixer(nn.Module):
         C: Sequence[Tensor],
         z: Tensor,
         tokens: TokenState,
-    ) -> Tensor:
+    ) -> LayerTrace:
         """Scan forward and backward, each with its own u (B, K, d_inner) and parameters; summed, then gated by z.
 
         Kept tokens are in sequence order, so the walk is the sequence itself whatever was pruned.
         """
-        return multi_scan(
-            torch.stack(u),
-            torch.stack([delta.raw for delta in raw_delta]),
-            -torch.exp(torch.stack([self.A_log, self.A_b_log])),
-            torch.stack(B),
-            torch.stack(C),
-            torch.stack([self.D, self.D_b]),
-            z,
-            torch.stack([delta.bias for delta in raw_delta]),
-            **time_at_pruned_cells(tokens, torch.stack([delta.at_zero for delta in raw_delta])),
-        )
+        A, D = -torch.exp(torch.stack([self.A_log, self.A_b_log])), torch.stack([self.D, self.D_b])
+        return scan_over_walk(torch.stack(u), raw_delta, A, torch.stack(B), torch.stack(C), D, z, tokens)
 
 
 class VimBlock(nn.Module):
@@ -129,13 +134,21 @@ class VimBlock(nn.Module):
 
     Args:
         embed_dims: channels C.
-        mixer_cfg: further arguments of `VimMixer`.
+        mixer_cfg: further arguments of ``mixer_class``.
         drop_path_rate: rate of stochastic depth on the *incoming* hidden state, as in the official model.
+        mixer_class: called as ``mixer_class(embed_dims, **mixer_cfg)``; an object is called as `VimMixer` is, and has its
+            attributes ``d_inner`` and ``param_sets`` and its `initialise`.
     """
 
-    def __init__(self, embed_dims: int, mixer_cfg: dict, drop_path_rate: float = 0.0):
+    def __init__(
+        self,
+        embed_dims: int,
+        mixer_cfg: dict,
+        drop_path_rate: float = 0.0,
+        mixer_class: Callable[..., nn.Module] = VimMixer,
+    ):
         super().__init__()
-        self.mixer = VimMixer(embed_dims, **mixer_cfg)
+        self.mixer = mixer_class(embed_dims, **mixer_cfg)
         self.norm = RMSNorm(embed_dims)
         self.drop_path = DropPath(drop_path_rate)
 
@@ -153,3 +166,12 @@ class VimBlock(nn.Module):
 
     def _normed(self, x: Tensor) -> Tensor:
         return self.norm(x).to(self.norm.weight.dtype)
+
+
+def _initialise_step_size(dt_proj: nn.Linear, smallest: float = 1e-3, largest: float = 0.1) -> None:
+    """Mamba's start: step sizes log-uniform between the two, through an inverse softplus."""
+    bound = dt_proj.in_features**-0.5
+    nn.init.uniform_(dt_proj.weight, -bound, bound)
+    dt = torch.exp(torch.rand(dt_proj.out_features) * math.log(largest / smallest) + math.log(smallest))
+    with torch.no_grad():
+        dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))

@@ -1,0 +1,129 @@
+"""Backbones of several stages: everything that pruning promises, where neither width nor length is one number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from four_stages import DEPTHS, DIMS, make_four_stages
+from torch import nn
+
+from mmssmprune.models.flops import count_on_meta, on_meta
+from mmssmprune.pruning import IMPORTANCE
+from mmssmprune.pruning.pruner import CHOICES
+from mmssmprune.pruning.token_record import recorded
+
+HW = (72, 104)  # grids 18x26, 9x13, 5x7 and 3x4
+CELLS = (468, 117, 35, 12)
+LAYERS = [0, 2, 4, 5, 8]  # twice in the third stage, once in each of the others
+NAMES = [
+    {key: name}
+    for key, names in CHOICES.items()
+    for name in names
+    if name not in IMPORTANCE.needing('class_token') and name != 'random'
+]
+
+
+def images(batch: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(batch, 3, *HW, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+@pytest.mark.parametrize('names', NAMES, ids=str)
+def test_keep_ratio_one_is_dense_bit_for_bit(names):
+    dense, pruned = make_four_stages(), make_four_stages(pruning=dict(layers=LAYERS, keep_ratio=1, **names))
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(dense(images()), pruned(images()), strict=True))
+
+
+@pytest.mark.parametrize('names', NAMES, ids=str)
+def test_every_name_prunes_inside_stages_and_trains(names):
+    model = make_four_stages(pruning=dict(layers=LAYERS, keep_ratio=0.6, **names))
+    with torch.no_grad():
+        together = model.double()(images(dtype=torch.float64))
+        alone = model(images(dtype=torch.float64)[1:])
+    assert [tuple(out.shape[1:]) for out in together] == [
+        (dims, *grid) for dims, grid in zip(DIMS, model.grids_of(HW), strict=True)
+    ]
+    for whole, one in zip(together, alone, strict=True):
+        assert torch.allclose(whole[1], one[0], rtol=1e-9, atol=1e-9)
+    outs = model.float().train()(images())
+    sum(out.square().sum() for out in outs).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('regime', ['progressive', 'per_output'])
+def test_rows_per_layer_are_the_plan(regime, with_cp):
+    model = make_four_stages(pruning=dict(layers=LAYERS, keep_ratio=0.6, regime=regime), with_cp=with_cp).train()
+    plan = model.tokens_per_layer(HW)
+    assert plan == [468, 281, 117, 71, 35, 21, 13, 13, 12, 8]
+    rows = []
+    for stage in model.stages:
+        for layer in stage.layers:
+            layer.mamba.in_proj.register_forward_hook(lambda _, args, __: rows.append(args[0].shape[1]))
+    sum(out.sum() for out in model(images())).backward()
+    assert rows[: len(plan)] == plan
+
+
+def test_a_stage_begins_with_every_cell():
+    with_first, without = (
+        make_four_stages(pruning=dict(layers=layers, keep_ratio=0.5, restoration='hold')) for layers in ([1, 4], [4])
+    )
+    with torch.no_grad():
+        a, b = with_first(images()), without(images())
+    # What was pruned after the last layer of a stage is remembered as it was, so nothing has changed at its end.
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize('saved', [0.1, 0.2])
+def test_flops_targets_are_met(saved):
+    dense = count_on_meta(on_meta(make_four_stages()), HW)
+    model = make_four_stages(pruning=dict(flops_reduction=saved, input_shape=HW, layers=[0, 2, 5]))
+    assert 1 - count_on_meta(on_meta(model), HW) / dense == pytest.approx(saved, abs=0.005)
+
+
+def test_a_target_prunes_the_deepest_stage_unless_told():
+    model = make_four_stages(pruning=dict(tokens=0.8))
+    assert model.pruner.plan.layers == (4,)
+    assert sum(model.tokens_per_layer((1024, 1024))[4:8]) / (4 * 64 * 64) == pytest.approx(1 - 0.2 * 10 / 4, abs=0.01)
+
+
+@pytest.mark.parametrize('alignment', ['calibrated', 'learned'])
+def test_every_stage_measures_its_own_deltas(alignment):
+    model = make_four_stages(pruning=dict(layers=[0, 4], keep_ratio=0.5, alignment=alignment))
+    model.calibrate(images())
+    stored = [choices.alignment.stored_delta.detach() for choices in model.pruner.stages]
+    inner = [stage.d_inner for stage in model.stages]
+    assert [tuple(s.shape) for s in stored] == [(d, 1, n) for d, n in zip(DEPTHS, inner, strict=True)]
+    measured = [[bool(layer.abs().sum() > 0) for layer in s] for s in stored]
+    assert measured == [[False, True], [False] * 2, [False, True, True, True], [False] * 2]
+    assert model.pruner.plan.keep_ratios == (0.5, 0.5)
+
+
+def test_depths_for_layer_decay_count_through_the_stages():
+    model = make_four_stages(pruning=dict(layers=LAYERS, keep_ratio=0.6))
+    depth = {name: model.get_layer_depth(name)[0] for name, _ in model.named_parameters()}
+    assert depth['patch_embed.proj.weight'] == 0
+    assert [depth[f'blocks.{s}.{i}.norm.weight'] for s, n in enumerate(DEPTHS) for i in range(n)] == list(range(1, 11))
+
+
+def test_records_have_a_grid_per_stage():
+    model = make_four_stages(pruning=dict(layers=LAYERS, keep_ratio=0.6))
+    with torch.no_grad(), recorded(model.pruner) as records:
+        model(images())
+    (record,) = records
+    assert record.hw_shapes == model.grids_of(HW)
+    assert record.tokens_per_layer == model.tokens_per_layer(HW)
+    assert [p.layer for p in record.prunings] == LAYERS
+    assert [tuple(tap.kept.shape[1:]) for tap in record.taps] == record.hw_shapes
+    assert [int(tap.kept[0].sum()) for tap in record.taps] == [281, 71, 13, 8]
+
+
+def test_all_states_of_a_checkpoint_come_back():
+    pruning = dict(layers=LAYERS, keep_ratio=0.6, alignment='learned', restoration='mask_token')
+    model, again = make_four_stages(pruning=pruning), make_four_stages(pruning=pruning)
+    for name, parameter in model.named_parameters():
+        if name.startswith('pruner.'):
+            nn.init.normal_(parameter)
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(model(images()), again(images()), strict=True))
