@@ -17,7 +17,8 @@ from torch import nn
 
 from mmssmprune.models import keep_ratio_set_to, set_keep_ratio
 from mmssmprune.models.flops import count_on_meta, on_meta
-from mmssmprune.pruning import IMPORTANCE, register_importance
+from mmssmprune.pruning import IMPORTANCE, register_importance, register_reduction
+from mmssmprune.pruning.pruner import KINDS
 
 SIDE = 128
 
@@ -29,12 +30,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / name).write_text(code)
     (tmp_path / 'configs').symlink_to(REPO / 'configs')
     monkeypatch.syspath_prepend(str(tmp_path))
-    known = dict(IMPORTANCE)
+    known = [(choices, set(choices)) for choices in KINDS.values()]
     yield tmp_path
-    IMPORTANCE.clear()
-    IMPORTANCE.update(known)
+    for choices, names in known:
+        for name in set(choices) - names:
+            del choices[name]
     MODELS.module_dict.pop('MyMamba', None)
-    for name in ('my_importance', 'my_mamba'):
+    for name in ('my_importance', 'my_backward', 'my_fade', 'my_mamba'):
         sys.modules.pop(name, None)
 
 
@@ -133,6 +135,29 @@ def test_a_taken_name_is_refused(folder: Path):
         build(folder / 'my_contrast_mini-ade.py', pruning=dict(layers=[1], keep_ratio=0.7, importance='contrasts'))
 
 
+def test_own_restoration_learns_and_own_score_sees_directions(folder: Path):
+    model = build(folder / 'my_fade_mini-ade.py')
+    logit = model.backbone.pruner.stages[0].restoration.logit
+    assert train_a_step(model, labelled_image())['loss'] > 0
+    assert logit.shape == (64,)
+    assert logit.grad.abs().sum() > 0
+    traces = []
+    for layer in model.backbone.layers:
+        layer.register_forward_hook(lambda _, __, out: traces.append(out[-1]))
+    with torch.no_grad():
+        model.eval().backbone(torch.randn(2, 3, SIDE, SIDE))
+    shown = [i for i, trace in enumerate(traces) if trace.directions]
+    assert shown == list(model.backbone.pruner.plan.layers)  # elsewhere nobody asks for them, and nobody pays
+    for i in shown:
+        assert len(traces[i].directions) == 4
+        torch.testing.assert_close(sum(traces[i].directions), traces[i].y)
+
+
+def test_an_unknown_need_is_refused():
+    with pytest.raises(ValueError, match="reduction 'mine' needs 'gradients', which is unknown; needs are class_token"):
+        register_reduction(name='mine', needs='gradients')(lambda *_: None)
+
+
 def test_own_backbone_trains_and_predicts(folder: Path):
     model = build(folder / 'my_mamba_mini-coco.py')
     assert {'loss_rpn_cls', 'loss_bbox', 'loss_mask'} <= train_a_step(model, boxed_image()).keys()
@@ -164,11 +189,11 @@ def test_own_backbone_takes_other_choices(folder: Path, names: dict):
     shapes = [tuple(out.shape) for out in model(torch.randn(1, 3, SIDE, 96))]
     assert shapes == [(1, 64, 16, 12)] * 2
     if 'alignment' in names:
-        assert (model.pruner.stored_delta[-1] > 0).all()
+        assert (model.pruner.stages[0].alignment.stored_delta[-1] > 0).all()
 
 
 def test_examples_are_about_twenty_lines(folder: Path):
-    for name in ('my_importance.py', 'my_mamba.py'):
+    for name in ('my_importance.py', 'my_backward.py', 'my_fade.py', 'my_mamba.py'):
         code = (folder / name).read_text()
         body = code[code.index('@') :]  # imports and blank lines aside
         assert sum(bool(line.strip()) for line in body.splitlines()) <= 27, name
