@@ -25,6 +25,7 @@ __all__ = [
     'compare_state_dict',
     'extract_state_dict',
     'find_resume_checkpoint',
+    'fit_position_embeddings',
     'is_complete_checkpoint',
     'load_checkpoint_strict',
     'read_checkpoint',
@@ -123,6 +124,22 @@ def check_state_dict(model: nn.Module, state_dict: dict[str, Any], path: str, *,
         raise ValueError(f'checkpoint {path} is of another architecture than the model: {reason}')
 
 
+def fit_position_embeddings(
+    model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, resumes: bool = False
+) -> None:
+    """Resize, in a state dict, the position embeddings of backbones that were trained on another grid.
+
+    Raises:
+        ValueError: Their grid cannot be known, or ``resumes`` and it is not the model's.
+    """
+    from mmssmprune.models.checkpoint import fit_backbones
+
+    try:
+        fit_backbones(_unwrap(model), state_dict, resumes)
+    except ValueError as error:
+        raise ValueError(f'checkpoint {path} does not fit the model: {error}') from None
+
+
 def load_checkpoint_strict(model: nn.Module, path: str, map_location: str = 'cpu') -> dict[str, Any]:
     """Load a checkpoint into a model, all of it or nothing.
 
@@ -140,6 +157,7 @@ def load_checkpoint_strict(model: nn.Module, path: str, map_location: str = 'cpu
     """
     checkpoint = read_checkpoint(path, map_location)
     state_dict = extract_state_dict(checkpoint, path)
+    fit_position_embeddings(model, state_dict, path)
     check_state_dict(model, state_dict, path)
     load_state_dict(_unwrap(model), {name.removeprefix('module.'): value for name, value in state_dict.items()})
     return checkpoint

@@ -167,7 +167,9 @@ def _load_backbone(teacher: nn.Module, path: str) -> None:
     from mmssmprune.models.checkpoint import backbone_state
 
     state = backbone_state({'state_dict': extract_state_dict(read_checkpoint(path), path)}, 'backbone')
-    state = teacher.adapt_state({name: value for name, value in state.items() if not name.startswith(PRUNING_STATE)})
+    for name in [name for name in state if name.startswith(PRUNING_STATE)]:
+        del state[name]
+    state = teacher.adapt_state(state)
     difference = compare_state_dict(teacher, state)
     difference = replace(difference, missing=[n for n in difference.missing if not n.startswith(PRUNING_STATE)])
     if difference:

@@ -13,7 +13,13 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmssmprune._stack import make_torchvision_importable
 
-from .checkpoint import check_state_dict, extract_state_dict, read_checkpoint, training_state_allowed
+from .checkpoint import (
+    check_state_dict,
+    extract_state_dict,
+    fit_position_embeddings,
+    read_checkpoint,
+    training_state_allowed,
+)
 
 
 @RUNNERS.register_module()
@@ -60,4 +66,5 @@ class _CheckStateDictHook(Hook):
         state_dict = extract_state_dict(checkpoint, path)
         # train() turns the loop's config into the loop before it loads anything.
         fine_tunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        fit_position_embeddings(runner.model, state_dict, path, resumes=runner._resume)
         check_state_dict(runner.model, state_dict, path, heads_too=not fine_tunes)

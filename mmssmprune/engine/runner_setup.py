@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from mmssmprune._stack import check_mmpretrain
 from mmssmprune.datasets import check_data_root
+from mmssmprune.pruning.plan import overridden
 
 from .checkpoint import check_checkpoint_file, find_resume_checkpoint
 from .cpu_processes import join_cpu_processes
@@ -25,6 +26,9 @@ SUPPORTED_SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
 def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     """Read a config and apply ``--cfg-options`` to it.
 
+    Keys of a `pruning` dict that these set win over those they contradict (see `overridden`): a keep ratio over a
+    target, whose layers stay.
+
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no config of a model for mmdet, mmseg or mmpretrain.
@@ -34,7 +38,12 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
         raise FileNotFoundError(f'config {path} does not exist')
     cfg = Config.fromfile(path)
     if cfg_options:
+        written = {where: dict(pruning) for where, pruning in _pruning_dicts(cfg.get('model'))}
         cfg.merge_from_dict(cfg_options)
+        for where, pruning in _pruning_dicts(cfg.get('model')):
+            wanted = overridden(written.get(where, {}), pruning)
+            pruning.clear()
+            pruning.update(wanted)
     if 'model' not in cfg:
         raise ValueError(f'config {path} has no model: give one of the configs outside configs/_base_')
     if cfg.get('default_scope') not in SUPPORTED_SCOPES:
@@ -47,6 +56,18 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     if cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as Runner does, for those who build alone
     return cfg
+
+
+def _pruning_dicts(node: Any, where: tuple = ()) -> list[tuple[tuple, dict]]:
+    """Every `pruning` dict inside a model's config, and the keys that lead there."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    found = []
+    for key, child in children:
+        if key == 'pruning' and isinstance(child, dict):
+            found.append(((*where, key), child))
+        else:
+            found += _pruning_dicts(child, (*where, key))
+    return found
 
 
 def set_work_dir(cfg: Config, config_path: str, work_dir: str | None = None) -> None:

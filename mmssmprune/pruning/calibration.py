@@ -68,8 +68,9 @@ def _mean_delta(trace: LayerTrace, dead: Tensor) -> Tensor | None:
 
     Every process takes part, one without dead cells too: with images of other sizes others may have some.
     """
-    weight = dead.unsqueeze(-1).float()
-    sums = torch.stack([(delta.value().float() * weight).sum((0, 1)) for delta in trace.deltas])
+    values = [delta.value() for delta in trace.deltas]  # float32 or wider
+    weight = dead.unsqueeze(-1).to(values[0].dtype)
+    sums = torch.stack([(value * weight).sum((0, 1)) for value in values])
     total = torch.cat([sums.flatten(), weight.sum()[None]])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)

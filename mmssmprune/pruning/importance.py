@@ -20,6 +20,11 @@ IMPORTANCE = Choices('importance')
 register_importance = IMPORTANCE.register
 
 
+def wide(x: Tensor) -> Tensor:
+    """``x`` in float32, or as it is in float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 @dataclass(frozen=True)
 class RawDelta:
     """Step sizes of one set of scan parameters before softplus: ``raw`` (B, K, D) + ``bias`` (D,).
@@ -33,8 +38,7 @@ class RawDelta:
 
     def value(self) -> Tensor:
         """The step sizes (B, K, D), in float32 or wider."""
-        raw = self.raw + self.bias
-        return F.softplus(raw if raw.dtype == torch.float64 else raw.float())
+        return F.softplus(wide(self.raw + self.bias))
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,12 @@ def grid(trace: LayerTrace, tokens: TokenState) -> Tensor:
 @register_importance(needs='class_token')
 def cls_similarity(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Cosine of a token's y to the sum of the class tokens' y: the analogue of EViT (arXiv 2202.07800)."""
-    y = trace.y.float()
+    return similarity_to_class(trace, tokens).float()
+
+
+def similarity_to_class(trace: LayerTrace, tokens: TokenState) -> Tensor:
+    """`cls_similarity` in float32 or wider."""
+    y = wide(trace.y)
     of_class = tokens.is_protected.expand(y.shape[:2]).unsqueeze(-1)
     cls = (y * of_class).sum(1, keepdim=True)
     return F.cosine_similarity(y, cls, dim=-1)

@@ -91,7 +91,7 @@ def gather_rows(x: Tensor, index: Tensor) -> Tensor:
 @torch.no_grad()
 def most_similar(x: Tensor, chosen: Tensor) -> Tensor:
     """For each token of x (B, K, C) which of the ``chosen`` (B, K') has the highest cosine to it; itself if chosen."""
-    unit = F.normalize(x.float(), dim=-1)
+    unit = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
     similarity = unit @ gather_rows(unit, chosen).transpose(1, 2)
     own_place = torch.arange(chosen.shape[1], device=x.device).expand_as(chosen)
     return similarity.argmax(-1).scatter(1, chosen, own_place)

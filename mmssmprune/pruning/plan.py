@@ -10,6 +10,11 @@ from numbers import Real
 from typing import Any
 
 PLAN_KEYS = ('layers', 'start', 'every', 'keep_ratio', 'flops_reduction', 'input_shape', 'tokens')
+# Each of these alone decides how much is kept.
+TARGETS = ('flops_reduction', 'tokens')
+DECIDING = ('keep_ratio', *TARGETS)
+# The value of ``layers`` that names the layers where a target prunes unless told.
+DEFAULT_LAYERS = 'default'
 EXAMPLE = 'pruning=dict(layers=[5, 11, 17], keep_ratio=0.7)'
 
 # Solved ratios have four decimals, so that the ratio in a log or table gives the same plan again.
@@ -101,7 +106,7 @@ def plan_from_config(
     Args:
         config: the dict.
         num_layers: depth of the backbone.
-        default_layers: where a target prunes unless told.
+        default_layers: where a target prunes unless told, and what ``layers='default'`` means.
 
     Returns:
         The plan, and None; or, where a target is given, a plan that keeps everything and the target it has to meet.
@@ -115,12 +120,41 @@ def plan_from_config(
         raise ValueError(
             f"pruning needs 'keep_ratio', or a target: 'flops_reduction' or 'tokens'; a plan is e.g. {EXAMPLE}"
         )
-    layers = _layers_of(given, num_layers, None if target is None else default_layers)
+    layers = _layers_of(given, num_layers, default_layers, optional=target is not None)
     return make_plan(layers, given.get('keep_ratio', 1.0), num_layers), target
 
 
+def overridden(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """A `pruning` dict whose keys were set from outside, by ``--cfg-options`` say: they win over those they contradict.
+
+    A keep ratio overrides a target, and keeps the target's own layers; a target overrides a keep ratio or another
+    target; ``layers`` override ``start`` and ``every``, and these ``layers``.
+
+    Args:
+        before: as the config has it.
+        after: the same after the change.
+    """
+    held = {key for key in PLAN_KEYS if after.get(key) is not None}
+    new = {key for key in held if after[key] != before.get(key)}
+    spacing = {'start', 'every'}
+    gone = set()
+    if new.intersection(DECIDING):
+        gone |= set(DECIDING) - new
+        if not new.intersection(TARGETS):
+            gone |= {'input_shape'} - new
+    if 'layers' in new:
+        gone |= spacing - new
+    elif new & spacing:
+        gone.add('layers')
+    result = {key: value for key, value in after.items() if key not in gone}
+    had_target = any(before.get(key) is not None for key in TARGETS)
+    if had_target and 'keep_ratio' in new and not (held - gone) & {'layers', *spacing}:
+        result['layers'] = DEFAULT_LAYERS
+    return result
+
+
 def _target_of(given: Mapping[str, Any]) -> PlanTarget | None:
-    names = [key for key in ('keep_ratio', 'flops_reduction', 'tokens') if key in given]
+    names = [key for key in DECIDING if key in given]
     if len(names) > 1:
         raise ValueError(f'pruning has {" and ".join(names)}, which would each decide how much is kept; give one')
     if 'input_shape' in given and names in ([], ['keep_ratio']):
@@ -153,14 +187,15 @@ def _input_shape_of(given: Mapping[str, Any]) -> tuple[int, int] | None:
     return sizes[0], sizes[1]
 
 
-def _layers_of(given: Mapping[str, Any], num_layers: int, default: Sequence[int] | None) -> Sequence[int]:
-    """The pruning layers, given as ``layers`` or as ``start`` and ``every``, or the default where there is one."""
+def _layers_of(given: Mapping[str, Any], num_layers: int, default: Sequence[int], optional: bool) -> Sequence[int]:
+    """The pruning layers, given as ``layers`` or as ``start`` and ``every``, or the default ones."""
     spaced = [key for key in ('start', 'every') if key in given]
     if 'layers' in given and not spaced:
-        return given['layers']
+        named = isinstance(given['layers'], str) and given['layers'] == DEFAULT_LAYERS
+        return default if named else given['layers']
     if len(spaced) == 2 and 'layers' not in given:
         return layers_from(given['start'], given['every'], num_layers)
-    if default is not None and not spaced:
+    if optional and not spaced:
         return default
     raise ValueError(f"pruning needs 'layers', or 'start' and 'every' instead, e.g. {EXAMPLE}")
 

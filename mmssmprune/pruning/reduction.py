@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .choices import Choices
-from .importance import LayerTrace, cls_similarity
+from .importance import LayerTrace, similarity_to_class, wide
 from .kept_tokens import choose_tokens, gather_rows
 from .token_state import TokenState
 
@@ -77,8 +77,8 @@ def evit(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sco
 def similarity_to_image(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """(B, K) cosine of each y to that of the class token, or to the mean one where there is none; `evit` goes by it."""
     if tokens.protected:
-        return cls_similarity(trace, tokens)
-    y = trace.y.float()
+        return similarity_to_class(trace, tokens)
+    y = wide(trace.y)
     return F.cosine_similarity(y, y.mean(1, keepdim=True), dim=-1)
 
 
@@ -88,15 +88,16 @@ def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sc
 
     Every other token may join the most similar of the rest; the pairs of the highest cosine do. Averages are weighted
     by how many positions a token stands for. One round at most halves the tokens, so a low ``keep`` takes several.
-    ``score`` is not used; class tokens are never merged.
+    As in ToMe the tokens at even places may join those at odd ones, and a class token at the head counts as place 0;
+    elsewhere class tokens are not counted. ``score`` is not used; class tokens are never merged.
     """
-    metric, size = trace.y.float(), _sizes(tokens, trace.y)
+    metric, size = wide(trace.y), _sizes(tokens, trace.y)
     place = torch.arange(metric.shape[1], device=metric.device).expand(metric.shape[:2])  # of each one left
     protected = tokens.is_protected.expand(metric.shape[:2])
     into = None
     while metric.shape[1] > keep:
         with torch.no_grad():
-            chosen, step = _match(metric, protected, len(tokens.protected), metric.shape[1] - keep)
+            chosen, step = _match(metric, protected, tokens.protected, metric.shape[1] - keep)
         streams = tuple(_average(x, size, step, chosen.shape[1]) for x in streams)
         metric = _average(metric, size, step, chosen.shape[1])
         size = torch.zeros_like(chosen, dtype=size.dtype).scatter_add(1, step, size)
@@ -113,16 +114,20 @@ def _sizes(tokens: TokenState, y: Tensor) -> Tensor:
     return ones.new_zeros(y.shape[:2]).scatter_add(1, tokens.leader, ones)
 
 
-def _match(metric: Tensor, protected: Tensor, spared: int, surplus: int) -> tuple[Tensor, Tensor]:
-    """One round of matching: the places (B, K') of the tokens that stay, and into which of these (B, K) each goes."""
+def _match(metric: Tensor, protected: Tensor, spared: tuple[int, ...], surplus: int) -> tuple[Tensor, Tensor]:
+    """One round of matching: the places (B, K') of the tokens that stay, and into which of these (B, K) each goes.
+
+    ``spared`` are the positions of the ``protected`` tokens in the whole sequence.
+    """
     batch, count = metric.shape[:2]
-    # Ascending places of the tokens that may merge: all but the ``spared`` protected ones.
-    free = protected.long().argsort(dim=1, stable=True)[:, : count - spared]
-    sources, targets = free[:, ::2], free[:, 1::2]
+    # Ascending places of the tokens that may merge: all but the protected ones.
+    free = protected.long().argsort(dim=1, stable=True)[:, : count - len(spared)]
+    first = 1 if 0 in spared else 0
+    sources, targets = free[:, first::2], free[:, 1 - first :: 2]
     unit = F.normalize(metric, dim=-1)
     similarity = gather_rows(unit, sources) @ gather_rows(unit, targets).transpose(1, 2)
     best = similarity.max(dim=-1)
-    merged = min(surplus, targets.shape[1])
+    merged = min(surplus, free.shape[1] // 2)
     order = best.values.argsort(dim=1, descending=True, stable=True)[:, :merged]
     leaving = sources.gather(1, order)
     stays = torch.ones(batch, count, device=metric.device).scatter(1, leaving, 0.0)

@@ -88,6 +88,7 @@ def nearest(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tenso
 def interpolate(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the kept cells around it, weighted by a Gaussian as wide as the nearest is far."""
     squared, index = _nearest_kept(tokens, NEIGHBOURS)
+    squared = squared.to(torch.promote_types(x.dtype, torch.float32))
     weights = torch.softmax(-0.5 * squared / squared[:, :, :1].clamp(min=1), dim=-1).to(x.dtype)
     around = gather_rows(x, index.flatten(1)).unflatten(1, index.shape[1:])
     return tokens.kept.scatter(x, (around * weights.unsqueeze(-1)).sum(2))
@@ -106,4 +107,4 @@ def _nearest_kept(tokens: TokenState, count: int) -> tuple[Tensor, Tensor]:
     # The place makes every key unique: of two as near the earlier one comes first, so that runs repeat.
     key = squared * kept + torch.arange(kept, device=squared.device)
     nearest = key.topk(min(count, kept - len(tokens.protected)), dim=-1, largest=False, sorted=True).values
-    return (nearest // kept).float(), nearest % kept
+    return nearest // kept, nearest % kept

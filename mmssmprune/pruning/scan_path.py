@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from mmssmprune.ops.constants import kept_constant
 
 from .kept_tokens import KeptTokens
 
@@ -59,48 +61,34 @@ class ScanPath:
         return Walk(order, self.move[directions, visited], gap, is_sequence=self.is_sequence)
 
 
-def _path(order: Tensor, move: Tensor, device: torch.device | str, **known: object) -> ScanPath:
-    order, move = order.to(device), move.to(device)
-    return ScanPath(order, order.argsort(dim=-1), move, **known)
-
-
-@lru_cache(maxsize=64)
+@kept_constant
 def snake_path(height: int, width: int, device: torch.device | str = 'cpu') -> ScanPath:
     """PlainMamba's four walks (arXiv 2403.17695, figure 3): row snake, its reverse, column snake, its reverse.
 
     Both snakes start in the top left corner and turn at each end, so that neighbours in the sequence are neighbours
     in the image.
     """
-    cells = torch.arange(height * width).view(height, width)
+    cells = torch.arange(height * width, device=device).view(height, width)
     rows, columns = _snake(cells), _snake(cells.t())
-    orders = torch.stack([rows, rows.flip(0), columns, columns.flip(0)])
-    return _path(orders, torch.stack([_moves(order, width) for order in orders]), device, snakes_over=(height, width))
+    order = torch.stack([rows, rows.flip(0), columns, columns.flip(0)])
+    return ScanPath(order, order.argsort(dim=-1), _moves(order, width), snakes_over=(height, width))
 
 
 def _snake(cells: Tensor) -> Tensor:
-    turned = cells.clone()
-    turned[1::2] = cells[1::2].flip(1)
-    return turned.flatten()
+    turns = torch.arange(len(cells), device=cells.device)[:, None] % 2 == 1
+    return torch.where(turns, cells.flip(1), cells).flatten()
 
 
 def _moves(order: Tensor, width: int) -> Tensor:
-    """The move that reached each cell of a walk; the first cell is reached by `START`."""
-    row, column = order // width, order % width
-    down, right = row.diff(), column.diff()
-    move = torch.full_like(order, START)
-    move[1:][right > 0] = RIGHT
-    move[1:][right < 0] = LEFT
-    move[1:][down < 0] = UP
-    move[1:][down > 0] = DOWN
-    return move
+    """The move that reached each cell of walks (R, L); the first cell is reached by `START`."""
+    down, right = (order // width).diff(), (order % width).diff()
+    return F.pad(RIGHT * (right > 0) + LEFT * (right < 0) + UP * (down < 0) + DOWN * (down > 0), (1, 0), value=START)
 
 
-@lru_cache(maxsize=64)
+@kept_constant
 def sequence_path(length: int, device: torch.device | str = 'cpu') -> ScanPath:
     """Vim's two walks (arXiv 2401.09417): the sequence forward and backward."""
-    forward = torch.arange(length)
-    orders = torch.stack([forward, forward.flip(0)])
-    move = torch.full_like(orders, RIGHT)
-    move[1] = LEFT
-    move[:, :1] = START
-    return _path(orders, move, device, is_sequence=True)
+    forward = torch.arange(length, device=device)
+    order = torch.stack([forward, forward.flip(0)])
+    moves = torch.stack([torch.full((length - 1,), move, device=device) for move in (RIGHT, LEFT)])
+    return ScanPath(order, order.argsort(dim=-1), F.pad(moves, (1, 0), value=START), is_sequence=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mmssmprune.pruning import Stage, TokenPruner, make_plan
-from mmssmprune.pruning.plan import PlanTarget, plan_from_config, solve_keep_ratio
+from mmssmprune.pruning.plan import PlanTarget, overridden, plan_from_config, solve_keep_ratio
 from mmssmprune.pruning.stage import default_layers
 
 
@@ -144,6 +144,41 @@ def test_targets_and_where_they_prune():
     assert (plan.layers, target) == ((2, 6), PlanTarget(tokens=0.7))
     assert plan_from_config(dict(tokens=1, start=2, every=2), 8, [1])[0].layers == (2, 4, 6)
     assert plan_from_config(dict(layers=[1], keep_ratio=0.5), 4, [0]) == (make_plan([1], 0.5, 4), None)
+
+
+FLOPS = dict(flops_reduction=0.3, input_shape=(64, 64))
+
+
+@pytest.mark.parametrize(
+    ('before', 'change', 'after'),
+    [
+        (FLOPS, dict(keep_ratio=0.8), dict(keep_ratio=0.8, layers='default')),
+        (dict(FLOPS, layers=[3]), dict(keep_ratio=0.8), dict(keep_ratio=0.8, layers=[3])),
+        (dict(tokens=0.6, start=1, every=2), dict(keep_ratio=0.8), dict(keep_ratio=0.8, start=1, every=2)),
+        (FLOPS, dict(keep_ratio=[0.8, 0.5], layers=[1, 3]), dict(keep_ratio=[0.8, 0.5], layers=[1, 3])),
+        (dict(keep_ratio=0.7, layers=[3]), dict(keep_ratio=0.8), dict(keep_ratio=0.8, layers=[3])),
+        (dict(keep_ratio=0.7, layers=[3]), FLOPS, dict(FLOPS, layers=[3])),
+        (FLOPS, dict(tokens=0.6), dict(tokens=0.6, input_shape=(64, 64))),
+        (FLOPS, dict(flops_reduction=0.4), dict(flops_reduction=0.4, input_shape=(64, 64))),
+        (dict(FLOPS, start=1, every=2), dict(layers=[3]), dict(FLOPS, layers=[3])),
+        (dict(FLOPS, layers=[3]), dict(start=1, every=2), dict(FLOPS, start=1, every=2)),
+        (FLOPS, dict(alignment='none'), dict(FLOPS, alignment='none')),
+        (FLOPS, {}, FLOPS),
+    ],
+    ids=str,
+)
+def test_what_comes_from_outside_wins(before, change, after):
+    assert overridden(before, {**before, **change}) == after
+
+
+@pytest.mark.parametrize('change', [dict(keep_ratio=0.8, tokens=0.5), dict(keep_ratio=0.8, input_shape=(32, 32))])
+def test_what_contradicts_itself_from_outside_is_still_refused(change):
+    with pytest.raises(ValueError, match=r'has keep_ratio and tokens|input_shape belongs to a target'):
+        plan_from_config(overridden(FLOPS, {**FLOPS, **change}), 8, [1])
+
+
+def test_default_layers_by_name():
+    assert plan_from_config(dict(layers='default', keep_ratio=0.5), 24, [5])[0] == make_plan([5], 0.5, 24)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,45 @@ def test_merge_by_hand_and_back():
             assert reduced.into[b, members].tolist() == [place] * len(members)
 
 
+def tome_by_hand(metric: torch.Tensor, merges: int) -> tuple[list[int], dict[int, int]]:
+    """What ToMe does where a class token stands at the head: who leaves, and where to (places of one image)."""
+    a, b = metric[::2], metric[1::2]
+    scores = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+    scores[0] = -torch.inf
+    best = scores.max(-1)
+    leaving = [2 * i for i in best.values.argsort(descending=True)[:merges].tolist()]
+    return leaving, {place: 2 * best.indices[place // 2].item() + 1 for place in leaving}
+
+
+@pytest.mark.parametrize('length', [9, 10])
+@pytest.mark.parametrize('protected', [(0,), (0, -1)], ids=['head', 'double'])
+def test_with_a_class_token_at_the_head_odd_places_are_merged_into_as_in_tome(length, protected):
+    protected = tuple(p % length for p in protected)
+    tokens = dense(length, protected)
+    x, y = torch.randn(2, length, 3), torch.randn(2, length, 5)
+    most = (length - len(protected)) // 2
+    for merges in (1, most):
+        reduced = reduce('merge', x, y, tokens, length - merges)
+        for b in range(2):
+            leaving, into = tome_by_hand(y[b, : length - len(protected) + 1], merges)
+            assert reduced.chosen[b].tolist() == [i for i in range(length) if i not in leaving]
+            for place, target in into.items():
+                assert reduced.chosen[b, reduced.into[b, place]] == target
+
+
+@pytest.mark.parametrize('protected', [(), (0,), (4,)])
+def test_evit_fuses_in_float64_where_the_model_does(protected):
+    x, y = torch.randn(1, 9, 3, dtype=torch.float64), torch.randn(1, 9, 5, dtype=torch.float64)
+    reduced = reduce('evit', x, y, dense(9, protected), 4)
+    toward = y[:, list(protected)].sum(1, keepdim=True) if protected else y.mean(1, keepdim=True)
+    similarity = F.cosine_similarity(y, toward, dim=-1)[0]
+    ranked = [i for i in similarity.argsort(descending=True).tolist() if i not in protected]
+    rest = ranked[3 - len(protected) :]
+    fused = (torch.softmax(similarity[rest], 0)[:, None] * x[0, rest]).sum(0)
+    place = reduced.chosen[0].tolist().index(rest[0])
+    torch.testing.assert_close(reduced.streams[0][0, place], fused, rtol=1e-13, atol=1e-13)
+
+
 def test_merge_weighs_by_how_much_a_token_stands_for():
     path = snake_path(1, 9)
     kept = KeptTokens(torch.tensor([[0, 2, 4, 6]]), 9)

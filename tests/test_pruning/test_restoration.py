@@ -110,3 +110,15 @@ def test_gradients_reach_kept_tokens(name):
     x = torch.randn(2, 5, 3, requires_grad=True)
     restore(name, x, state(PLAIN)).square().sum().backward()
     assert (x.grad.abs().sum(-1) > 0).all()
+
+
+def test_interpolation_weighs_in_float64_where_the_model_does():
+    tokens, x = state(PLAIN), torch.randn(2, 5, 3, dtype=torch.float64)
+    full = RESTORATION['interpolate'](x, tokens, None, None)
+    for b, row in enumerate(PLAIN):
+        for cell in set(range(20)) - set(row):
+            squared = torch.tensor([(cell // 5 - k // 5) ** 2 + (cell % 5 - k % 5) ** 2 for k in row])
+            nearest = squared.argsort(stable=True)[:4]
+            spread = squared[nearest].double()
+            weights = torch.softmax(-0.5 * spread / spread[0].clamp(min=1), 0)
+            torch.testing.assert_close(full[b, cell], weights @ x[b, nearest], rtol=1e-13, atol=1e-13)

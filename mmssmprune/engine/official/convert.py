@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmssmprune.engine.checkpoint import StateDictDifference, compare_state_dict
 from mmssmprune.models.backbones import PrunableBackbone
+from mmssmprune.models.pos_embed import recorded_grid, with_grid
 
 from .layouts import (
     OPENMMLAB,
@@ -117,11 +118,11 @@ def _take_weights(checkpoint: Any, report: ConversionReport) -> State:
         raise ValueError(f'{report.source} holds no model weights under "state_dict" or "model": {what}')
     if all(key.startswith('module.') for key in weights):
         return {key.removeprefix('module.'): value for key, value in weights.items()}
-    return dict(weights)
+    return with_grid(weights, None)
 
 
 def _rename(weights: State, layout: Layout, report: ConversionReport, *, back: bool) -> State:
-    state: State = {}
+    state: State = with_grid({}, None)
     for key, value in weights.items():
         reason = next((why for pattern, why in LEFT_OUT.items() if re.fullmatch(pattern, key)), None)
         new = layout.rename(key, back=back)
@@ -131,6 +132,8 @@ def _rename(weights: State, layout: Layout, report: ConversionReport, *, back: b
             raise ValueError(f'{report.source} holds two keys for {new}: {key} is the second')
         else:
             state[new] = value
+            if key.split('.')[-1] == 'pos_embed':
+                state = with_grid(state, recorded_grid(weights, key.rpartition('.')[0]), new.rpartition('.')[0])
             if new == key:
                 report.kept.append(key)
             else:
@@ -141,7 +144,8 @@ def _rename(weights: State, layout: Layout, report: ConversionReport, *, back: b
 
 
 def _backbone_of(state: Mapping[str, Tensor]) -> State:
-    return {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')}
+    backbone = {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')}
+    return with_grid(backbone, recorded_grid(state, 'backbone'))
 
 
 def _recognise(state: State, report: ConversionReport, expected: str | None = None) -> Architecture:
@@ -193,7 +197,7 @@ def _fit(state: State, model: nn.Module, architecture: Architecture, report: Con
 
 
 def _adapt(state: State, backbone: PrunableBackbone, report: ConversionReport) -> State:
-    adapted = dict(state)
+    adapted = with_grid(state, backbone.pos_hw, 'backbone')
     for name, value in backbone.adapt_state(_backbone_of(state)).items():
         before = state[f'backbone.{name}']
         if value is not before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmssmprune.models.layers.patch_embed import resize_pos_embed
 from mmssmprune.models.plan_target import solve_for_target
+from mmssmprune.models.pos_embed import GRID, recorded_grid, stored_grid, with_grid
 from mmssmprune.pruning import ScanPath, Stage, TokenPruner, TokenState
 
 
@@ -77,6 +80,8 @@ class PrunableBackbone(BaseModule):
     out_types: tuple[str, ...] = ('featmap',)
     # In training every so many batches, one dense pass without gradients renews what `calibrated` has stored.
     calibration_interval = 16
+    # The grid (h, w) of `pos_embed`; None where a backbone has none.
+    pos_hw: tuple[int, int] | None = None
 
     def __init__(self, with_cp: bool = False, init_cfg: dict | None = None, out_type: str = 'featmap'):
         super().__init__(init_cfg)
@@ -276,9 +281,50 @@ class PrunableBackbone(BaseModule):
         if due:
             self.calibrate(images)
 
-    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fit what depends on the training resolution in a checkpoint's backbone weights to this model."""
-        return state
+    def adapt_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Fit the position embedding among a checkpoint's backbone weights to this model's grid.
+
+        Args:
+            state: names without prefix; where it comes from a file of this package, its metadata records the grid.
+
+        Raises:
+            ValueError: the grid of the embedding cannot be known (see `stored_grid`).
+        """
+        pos_embed = state.get('pos_embed')
+        if self.pos_hw is None or pos_embed is None or pos_embed.dim() != 3:
+            return state
+        class_rows = self._class_rows_of(state)
+        hw_shape = stored_grid(pos_embed.shape[1] - class_rows, recorded_grid(state), self.pos_hw)
+        with torch.no_grad():
+            fitted = self._fitted(pos_embed, hw_shape, class_rows)
+        return with_grid({**state, 'pos_embed': fitted}, self.pos_hw)
+
+    def _class_rows_of(self, state: Mapping[str, Tensor]) -> int:
+        """How many rows of a checkpoint's position embedding belong to class tokens."""
+        return 0
+
+    def _fitted(self, pos_embed: Tensor, hw_shape: tuple[int, int], class_rows: int) -> Tensor:
+        """A position embedding of the grid ``hw_shape`` for this model's; the same object where they agree."""
+        return resize_pos_embed(pos_embed, hw_shape, self.pos_hw, class_rows)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """As torch's; the metadata records the grid of the position embedding."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.pos_hw is not None and hasattr(destination, '_metadata'):
+            destination._metadata.setdefault(prefix[:-1], {})[GRID] = self.pos_hw
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        """As torch's, after `adapt_state`; without a record, weights of as many cells go in as they are."""
+        state = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        pos_embed, grid = state.get('pos_embed'), local_metadata.get(GRID)
+        own = getattr(self, 'pos_embed', None)
+        if pos_embed is not None and own is not None and (grid is not None or pos_embed.shape != own.shape):
+            with suppress(ValueError) if grid is None else nullcontext():  # torch reports the shapes then
+                fitted = self.adapt_state(with_grid(state, grid))['pos_embed']
+                state_dict = {**state_dict, f'{prefix}pos_embed': fitted}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def init_weights(self) -> None:
         """Load ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)``; parameters are initialised already."""

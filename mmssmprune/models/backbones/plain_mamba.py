@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -137,14 +136,6 @@ class PlainMamba(PrunableBackbone):
     def scan_path(self, hw_shape: tuple[int, int], device: torch.device) -> ScanPath:
         """Four snakes."""
         return snake_path(*hw_shape, device)
-
-    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resize the position embedding of a square training grid to this model's grid."""
-        rows = state['pos_embed'].shape[1] if 'pos_embed' in state else 0
-        side = math.isqrt(rows)
-        if side * side != rows or rows == 0:
-            return state
-        return {**state, 'pos_embed': resize_pos_embed(state['pos_embed'], (side, side), self.pos_hw)}
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) -> tokens with positions (B, h*w, C) and the grid (h, w)."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.registry import MODELS
@@ -184,9 +183,7 @@ class Vim(PrunableBackbone):
 
     def pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor:
         """Position embedding (1, L, C), the rows of the class tokens included."""
-        if hw_shape == self.pos_hw:
-            return self.pos_embed
-        return _resize_with_cls_rows(self.pos_embed, self.pos_hw, hw_shape, len(self._cls_names))
+        return resize_pos_embed(self.pos_embed, self.pos_hw, hw_shape, len(self._cls_names))
 
     def enter(self, number: int, x: Tensor, hw_shape: tuple[int, int]) -> tuple[tuple[Tensor, ...], TokenState]:
         """The embedding as the first block's hidden state, without a residual beside it yet."""
@@ -235,20 +232,13 @@ class Vim(PrunableBackbone):
             x = torch.cat([x[:, :position], x[:, position + 1 :]], 1)
         return x.transpose(1, 2).unflatten(2, tokens.hw_shape).contiguous()
 
-    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fit a checkpoint's position embedding to this model's grid and class tokens, as the official scripts do."""
-        if 'pos_embed' not in state:
-            return state
-        state = dict(state)
-        extra = sum(name in state for name in ('cls_token', 'cls_token_head', 'cls_token_tail'))
-        rows = state['pos_embed'].shape[1] - extra
-        side = math.isqrt(rows)
-        if side * side == rows and state['pos_embed'].shape != self.pos_embed.shape:
-            pos_embed = _resize_with_cls_rows(state['pos_embed'], (side, side), self.pos_hw, extra)
-            if not self._cls_names:
-                pos_embed = pos_embed[:, extra:]
-            state['pos_embed'] = pos_embed
-        return state
+    def _class_rows_of(self, state: Mapping[str, Tensor]) -> int:
+        return sum(name in state for name in ('cls_token', 'cls_token_head', 'cls_token_tail'))
+
+    def _fitted(self, pos_embed: Tensor, hw_shape: tuple[int, int], class_rows: int) -> Tensor:
+        """As the official scripts do: a model without class tokens drops the first rows."""
+        pos_embed = super()._fitted(pos_embed, hw_shape, class_rows)
+        return pos_embed if self._cls_names or not class_rows else pos_embed[:, class_rows:]
 
 
 def _cls_layout(if_cls_token: bool, use_middle_cls_token: bool, use_double_cls_token: bool) -> str:
@@ -258,13 +248,3 @@ def _cls_layout(if_cls_token: bool, use_middle_cls_token: bool, use_double_cls_t
     if use_double_cls_token:
         return 'double'
     return 'middle' if use_middle_cls_token else 'head'
-
-
-def _resize_with_cls_rows(pos_embed: Tensor, src_hw: tuple[int, int], dst_hw: tuple[int, int], extra: int) -> Tensor:
-    """Resize position embeddings whose first ``extra`` rows are taken for those of the class tokens.
-
-    For a class token in the middle these are rows of patches; the official interpolation does this, and checkpoints
-    were fine-tuned after it.
-    """
-    cls_rows, grid_rows = pos_embed[:, :extra], pos_embed[:, extra:]
-    return torch.cat([cls_rows, resize_pos_embed(grid_rows, src_hw, dst_hw)], dim=1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
 from torch import Tensor, nn
+
+from mmssmprune.ops.constants import kept_constant
 
 
 class MSDeformAttn(nn.Module):
@@ -73,11 +74,11 @@ class MSDeformAttn(nn.Module):
         return self.output_proj(_sample(value, level_shapes, shapes, locations, weights).to(query.dtype))
 
 
-@lru_cache(maxsize=64)
+@kept_constant
 def _as_tensor(level_shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """Kept, since sending it to a GPU makes the host wait."""
-    with torch.inference_mode(False):
-        return torch.tensor(level_shapes, device=device)
+    """The shapes as (levels, 2) int64, without sending numbers to a GPU, for which the host would wait."""
+    sizes = [torch.full((), size, dtype=torch.int64, device=device) for shape in level_shapes for size in shape]
+    return torch.stack(sizes).view(-1, 2)
 
 
 def _sample(

@@ -16,13 +16,19 @@ def check_image_size(hw: tuple[int, int], patch_size: int) -> None:
         )
 
 
-def resize_pos_embed(pos_embed: Tensor, src_hw: tuple[int, int], dst_hw: tuple[int, int]) -> Tensor:
-    """Resize position embeddings (1, h*w, C) bicubically from one grid to another, as both official models do."""
+def resize_pos_embed(
+    pos_embed: Tensor, src_hw: tuple[int, int], dst_hw: tuple[int, int], class_tokens: int = 0
+) -> Tensor:
+    """Resize position embeddings (1, h*w, C) bicubically from one grid to another, as both official models do.
+
+    The first rows are taken for those of ``class_tokens`` and stay. For a class token in the middle these are rows of
+    patches; the official interpolation does this, and checkpoints were fine-tuned after it.
+    """
     if src_hw == dst_hw:
         return pos_embed
-    grid = pos_embed.transpose(1, 2).unflatten(2, src_hw)
+    grid = pos_embed[:, class_tokens:].transpose(1, 2).unflatten(2, src_hw)
     grid = F.interpolate(grid, size=dst_hw, mode='bicubic', align_corners=False)
-    return grid.flatten(2).transpose(1, 2)
+    return torch.cat([pos_embed[:, :class_tokens], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
 class ConvStemPatchEmbed(nn.Module):

@@ -136,8 +136,8 @@ class VimBlock(nn.Module):
         embed_dims: channels C.
         mixer_cfg: further arguments of ``mixer_class``.
         drop_path_rate: rate of stochastic depth on the *incoming* hidden state, as in the official model.
-        mixer_class: called as ``mixer_class(embed_dims, **mixer_cfg)``; its objects are called as `VimMixer` is and have
-            its attributes ``d_inner`` and ``param_sets`` and its `initialise`.
+        mixer_class: called as ``mixer_class(embed_dims, **mixer_cfg)``; its objects are called as `VimMixer` is, and
+            have its attributes ``d_inner`` and ``param_sets`` and its `initialise`.
     """
 
     def __init__(

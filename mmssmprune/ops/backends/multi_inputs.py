@@ -78,7 +78,7 @@ class MultiScanInputs:
 
 def snake_order(height: int, width: int) -> Tensor:
     """PlainMamba's four walks (4, H*W): the snake along rows, its reverse, the snake along columns, its reverse."""
-    cells = torch.arange(height * width).view(height, width)
+    cells = torch.arange(height * width, device='cpu').view(height, width)
     walks = []
     for lines in (cells, cells.t()):
         snake = torch.stack([line.flip(0) if i % 2 else line for i, line in enumerate(lines)]).flatten()

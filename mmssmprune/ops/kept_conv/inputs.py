@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from mmssmprune.ops.constants import kept_constant
 
-@lru_cache(maxsize=64)
+
+@kept_constant
 def _every_cell(cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cells and slots (1, H*W) of the whole grid."""
     return tuple(torch.arange(cells, dtype=dtype, device=device)[None] for dtype in (torch.int64, torch.int32))
