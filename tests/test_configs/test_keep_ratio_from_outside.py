@@ -8,7 +8,7 @@ from config_files import CONFIGS, build
 from mmssmprune.engine.runner_setup import load_config
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
 from mmssmprune.models.backbones.base import resolve_arch
-from mmssmprune.pruning import TokenPruner
+from mmssmprune.pruning import Stage, TokenPruner
 
 KEY = 'model.backbone.pruning.keep_ratio'
 FAMILIES = {'PlainMamba': PlainMamba, 'PlainMambaAdapter': PlainMambaAdapter, 'Vim': Vim}
@@ -21,7 +21,7 @@ def plan_of(backbone: dict):
     zoo = family.arch_zoo
     zoo = {**zoo, **{name[0]: settings for name, settings in zoo.items()}} if family is Vim else zoo
     depth = resolve_arch(backbone.get('arch', next(iter(zoo))), zoo, {})['num_layers']
-    return TokenPruner(backbone['pruning'], depth).plan
+    return TokenPruner(backbone['pruning'], [Stage([None] * depth, 8, 16)]).plan
 
 
 def test_there_are_configs_with_targets():

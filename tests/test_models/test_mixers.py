@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -102,6 +104,9 @@ def assert_same_mixing(mixer, step_by_step, tokens) -> None:
     x = torch.randn(2, tokens.walk.order.shape[-1], 6, dtype=torch.float64, requires_grad=True)
     leaves = {'x': x, **dict(mixer.named_parameters())}
     outs = mixer(x, tokens)[0], step_by_step(mixer, x, tokens)
+    trace = mixer(x, replace(tokens, wants_directions=True))[1]
+    assert len(trace.directions) == tokens.walk.order.shape[-2]
+    assert_same({'y': sum(trace.directions)}, {'y': mixer(x, tokens)[1].y})
     weight = torch.randn_like(x)
     assert_same({'out': outs[0]}, {'out': outs[1]})
     assert_same(*(grads_of(out, leaves, weight) for out in outs), rtol=1e-11)
