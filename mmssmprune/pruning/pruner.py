@@ -53,6 +53,8 @@ class TokenPruner(nn.Module):
 
     def __init__(self, config: Mapping[str, Any] | None, num_layers: int, has_class_token: bool = False):
         super().__init__()
+        if config is not None and not isinstance(config, Mapping):
+            raise ValueError(f'pruning must be a dict, or None for the dense model, got {config!r}')
         self.num_layers = num_layers
         self.config: dict[str, Any] = dict(config or {})
         self.plan: PrunePlan | None = None
