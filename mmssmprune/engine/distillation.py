@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import wraps
-from numbers import Real
 from typing import Any
 
 import torch
@@ -16,6 +15,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
+
+from mmssmprune._values import flag, positive
 
 from .checkpoint import compare_state_dict, extract_state_dict, read_checkpoint
 
@@ -51,9 +52,8 @@ class DistillationHook(Hook):
     def __init__(self, teacher: str | None = None, loss_weight: float = 1.0, normalize: bool = True):
         if teacher is not None and not isinstance(teacher, str):
             raise ValueError(f'DistillationHook.teacher must be the path of a checkpoint or None, got {teacher!r}')
-        if isinstance(loss_weight, bool) or not isinstance(loss_weight, Real) or not loss_weight > 0:
-            raise ValueError(f'DistillationHook.loss_weight must be a number above 0, got {loss_weight!r}')
-        self.teacher_path, self.loss_weight, self.normalize = teacher, float(loss_weight), bool(normalize)
+        self.teacher_path, self.loss_weight = teacher, positive('DistillationHook.loss_weight', loss_weight)
+        self.normalize = flag('DistillationHook.normalize', normalize)
         self.teacher: nn.Module | None = None
 
     def before_train(self, runner: Runner) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from mmssmprune._values import is_list, is_number, is_whole
 
 KeepRatio = float | Sequence[float]
 
@@ -98,11 +99,11 @@ class KeepRatioWarmupHook(_KeepRatioHook):
     def __init__(self, end: int, begin: int = 0):
         super().__init__()
         for name, value in (('begin', begin), ('end', end)):
-            if isinstance(value, bool) or not isinstance(value, int):
+            if not is_whole(value):
                 raise ValueError(f'KeepRatioWarmupHook.{name} must be a whole number of iterations, got {value!r}')
         if not 0 <= begin < end:
             raise ValueError(f'KeepRatioWarmupHook needs 0 <= begin < end, got begin={begin} and end={end}')
-        self.begin, self.end = begin, end
+        self.begin, self.end = int(begin), int(end)
 
     def _set_training_ratio(self, runner: Runner) -> None:
         share = min(max((runner.iter - self.begin) / (self.end - self.begin), 0.0), 1.0)
@@ -136,13 +137,13 @@ class ElasticKeepRatioHook(_KeepRatioHook):
         self, keep_ratios: Sequence[KeepRatio] = (1.0, 0.8, 0.6, 0.4), val_keep_ratio: KeepRatio | None = None
     ):
         super().__init__()
-        if not _is_list(keep_ratios) or not keep_ratios:
+        if not is_list(keep_ratios) or not len(keep_ratios):
             raise ValueError(
                 f'ElasticKeepRatioHook.keep_ratios must be a list such as [1.0, 0.8, 0.6], got {keep_ratios!r}'
             )
         given = list(keep_ratios) if val_keep_ratio is None else [*keep_ratios, val_keep_ratio]
         for ratio in given:
-            if not all(map(_is_ratio, ratio if _is_list(ratio) and ratio else [ratio])):
+            if not all(map(_is_ratio, ratio if is_list(ratio) and len(ratio) else [ratio])):
                 raise ValueError(f'ElasticKeepRatioHook takes keep ratios above 0 and at most 1, got {ratio!r}')
         self.keep_ratios = list(keep_ratios)
         self.val_keep_ratio = val_keep_ratio
@@ -178,9 +179,5 @@ def _shared_seed(runner: Runner) -> int:
     return runner.seed - (get_rank() if runner._randomness_cfg.get('diff_rank_seed') else 0)
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
 def _is_ratio(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= 1
+    return is_number(value) and 0 < value <= 1

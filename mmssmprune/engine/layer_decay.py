@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
+
+from mmssmprune._values import is_number
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -32,7 +33,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         rate = self.paramwise_cfg.get('layer_decay_rate')
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate <= 1:
+        if not is_number(rate) or not 0 < rate <= 1:
             raise ValueError(f'paramwise_cfg.layer_decay_rate must be a number above 0 and at most 1, got {rate!r}')
         if self.base_lr is None:
             raise ValueError('layer-wise learning-rate decay needs a learning rate to scale: give optimizer.lr')

@@ -13,6 +13,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from mmssmprune._values import is_number, is_whole
+
 
 @HOOKS.register_module()
 class TokenVisualizationHook(Hook):
@@ -37,8 +39,10 @@ class TokenVisualizationHook(Hook):
 
     def __init__(self, interval: int = 50, max_images: int = 8, score_thr: float = 0.3):
         for name, value in (('interval', interval), ('max_images', max_images)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise ValueError(f'TokenVisualizationHook.{name} must be a whole number above 0, got {value!r}')
+        if not is_number(score_thr):
+            raise ValueError(f'TokenVisualizationHook.score_thr must be a number, got {score_thr!r}')
         self.interval, self.max_images, self.score_thr = interval, max_images, score_thr
         self._seen = self._drawn = 0
 

@@ -6,8 +6,9 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
+
+from mmssmprune._values import is_list, is_number, is_whole
 
 PLAN_KEYS = ('layers', 'start', 'every', 'keep_ratio', 'flops_reduction', 'input_shape', 'tokens')
 # Each of these alone decides how much is kept.
@@ -121,6 +122,8 @@ def plan_from_config(
             f"pruning needs 'keep_ratio', or a target: 'flops_reduction' or 'tokens'; a plan is e.g. {EXAMPLE}"
         )
     layers = _layers_of(given, num_layers, default_layers, optional=target is not None)
+    if 'layers' not in given and not layers:
+        return PrunePlan((), ()), target  # a single layer has nothing after it
     return make_plan(layers, given.get('keep_ratio', 1.0), num_layers), target
 
 
@@ -163,12 +166,11 @@ def _target_of(given: Mapping[str, Any]) -> PlanTarget | None:
         return None
     shape = _input_shape_of(given)
     value = given[names[0]]
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if 'tokens' in given:
-        if not is_number or not 0 < value <= 1:
+        if not is_number(value) or not 0 < value <= 1:
             raise ValueError(f'pruning.tokens must be a share of tokens above 0 and at most 1, got {value!r}')
         return PlanTarget(tokens=float(value), input_shape=shape)
-    if not is_number or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f'pruning.flops_reduction must be a share of FLOPs from 0 to below 1, got {value!r}')
     if shape is None:
         raise ValueError(
@@ -181,10 +183,10 @@ def _input_shape_of(given: Mapping[str, Any]) -> tuple[int, int] | None:
     shape = given.get('input_shape')
     if shape is None:
         return None
-    sizes = list(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else []
-    if len(sizes) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+    sizes = list(shape) if is_list(shape) else []
+    if len(sizes) != 2 or not all(is_whole(n) and n > 0 for n in sizes):
         raise ValueError(f'pruning.input_shape must be (H, W) in pixels, two whole numbers above 0, got {shape!r}')
-    return sizes[0], sizes[1]
+    return int(sizes[0]), int(sizes[1])
 
 
 def _layers_of(given: Mapping[str, Any], num_layers: int, default: Sequence[int], optional: bool) -> Sequence[int]:
@@ -212,9 +214,9 @@ def make_plan(layers: Sequence[int], keep_ratio: float | Sequence[float], num_la
         ValueError: a layer is beyond the depth, repeated or out of order; a ratio is no number in (0, 1]; or the
             numbers of ratios and layers differ.
     """
-    if isinstance(layers, int) or not all(isinstance(i, int) and not isinstance(i, bool) for i in layers):
+    if not is_list(layers) or not len(layers) or not all(map(is_whole, layers)):
         raise ValueError(f'pruning.layers must be a list of layer numbers such as [5, 11, 17], got {layers!r}')
-    layers = tuple(layers)
+    layers = tuple(int(i) for i in layers)
     beyond = [i for i in layers if not 0 <= i < num_layers]
     if beyond:
         raise ValueError(f'pruning.layers names layer {beyond[0]}, but this backbone has layers 0 to {num_layers - 1}')
@@ -230,17 +232,17 @@ def layers_from(start: int, every: int, num_layers: int) -> list[int]:
         ValueError: ``start`` is no layer after which another one follows, or ``every`` is no whole number above 0.
     """
     for name, value, smallest, largest in (('start', start, 0, num_layers - 2), ('every', every, 1, num_layers)):
-        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
+        if not is_whole(value) or not smallest <= value <= largest:
             raise ValueError(f'pruning.{name} must be a whole number from {smallest} to {largest}, got {value!r}')
-    return list(range(start, num_layers - 1, every))
+    return list(range(int(start), num_layers - 1, int(every)))
 
 
 def make_keep_ratios(keep_ratio: float | Sequence[float], count: int) -> tuple[float, ...]:
     """Return one checked ratio per pruning layer; raises ValueError as `make_plan` does."""
-    is_list = isinstance(keep_ratio, Sequence) and not isinstance(keep_ratio, str)
-    ratios = tuple(keep_ratio) if is_list else (keep_ratio,) * count
-    for ratio in ratios if is_list else (keep_ratio,):
-        if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio <= 1:
+    several = is_list(keep_ratio)
+    ratios = tuple(keep_ratio) if several else (keep_ratio,) * count
+    for ratio in ratios if several else (keep_ratio,):
+        if not is_number(ratio) or not 0 < ratio <= 1:
             raise ValueError(f'pruning.keep_ratio must be a number above 0 and at most 1, got {ratio!r}')
     if len(ratios) != count:
         raise ValueError(f'pruning.keep_ratio has {len(ratios)} values for {count} layers; give one number or {count}')

@@ -93,6 +93,8 @@ class TokenPruner(nn.Module):
         restores: bool = True,
     ):
         super().__init__()
+        if config is not None and not isinstance(config, Mapping):
+            raise ValueError(f'pruning must be a dict, or None for the dense model, got {config!r}')
         self.config: dict[str, Any] = dict(config or {})
         self.numbers = tuple(stage.numbers for stage in stages)
         self.plan: PrunePlan | None = None

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModule
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmssmprune._values import flag, is_list, is_whole, whole
 from mmssmprune.models.layers.patch_embed import resize_pos_embed
 from mmssmprune.models.plan_target import solve_for_target
 from mmssmprune.models.pos_embed import GRID, recorded_grid, stored_grid, with_grid
@@ -30,8 +32,10 @@ def resolve_arch(
         if arch.lower() not in zoo:
             raise ValueError(f'arch is {arch!r}; the names are {", ".join(zoo)} (any case), or give a dict')
         settings = dict(zoo[arch.lower()])
-    else:
+    elif arch is None or isinstance(arch, Mapping):
         settings = dict(arch or {})
+    else:
+        raise ValueError(f'arch must be a name ({", ".join(zoo)}) or a dict, got {arch!r}')
     settings.update({key: value for key, value in overrides.items() if value is not None})
     unknown = [key for key in settings if key not in known]
     if unknown:
@@ -39,13 +43,17 @@ def resolve_arch(
     missing = [key for key in ('embed_dims', 'num_layers') if key not in settings]
     if missing:
         raise ValueError(f'arch needs {missing[0]!r}; give a name ({", ".join(zoo)}) or all settings')
+    for key in ('embed_dims', 'num_layers'):
+        settings[key] = whole(key, settings[key])
     return settings
 
 
 def resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
     """Ascending 0-based layer numbers, negative ones counted from the end; raises ValueError beyond the depth."""
-    given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-    resolved = [i + num_layers if i < 0 else i for i in given]
+    given = [out_indices] if is_whole(out_indices) else list(out_indices) if is_list(out_indices) else []
+    if not given or not all(map(is_whole, given)):
+        raise ValueError(f'out_indices must be a layer number or a list of such, got {out_indices!r}')
+    resolved = [int(i) + num_layers if i < 0 else int(i) for i in given]
     for i, layer in zip(given, resolved, strict=True):
         if not 0 <= layer < num_layers:
             raise ValueError(f'out_indices names layer {i}, but this backbone has layers 0 to {num_layers - 1}')
@@ -57,6 +65,25 @@ def resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tu
 def drop_path_rates(rate: float, num_layers: int) -> list[float]:
     """Stochastic depth that grows linearly from 0 at the first layer to ``rate`` at the last."""
     return [rate * i / max(num_layers - 1, 1) for i in range(num_layers)]
+
+
+def _checked_init_cfg(init_cfg: Any) -> Any:
+    """What mmengine takes as ``init_cfg``; raises ValueError for anything else."""
+    parts = init_cfg if isinstance(init_cfg, (list, tuple)) else [] if init_cfg is None else [init_cfg]
+    for part in parts:
+        kind = part.get('type') if isinstance(part, Mapping) else None
+        if not isinstance(kind, type) and (not isinstance(kind, str) or WEIGHT_INITIALIZERS.get(kind) is None):
+            raise ValueError(
+                "init_cfg must be a dict such as dict(type='Pretrained', checkpoint=...), with a type that mmengine "
+                f'knows, got {part!r}'
+            )
+        if kind == 'Pretrained':
+            prefix = part.get('prefix')
+            if not isinstance(part.get('checkpoint'), str) or not (prefix is None or isinstance(prefix, str)):
+                raise ValueError(
+                    f"init_cfg of type 'Pretrained' needs checkpoint=PATH, and may have prefix=TEXT, got {part!r}"
+                )
+    return init_cfg
 
 
 class PrunableBackbone(BaseModule):
@@ -84,12 +111,12 @@ class PrunableBackbone(BaseModule):
     pos_hw: tuple[int, int] | None = None
 
     def __init__(self, with_cp: bool = False, init_cfg: dict | None = None, out_type: str = 'featmap'):
-        super().__init__(init_cfg)
+        super().__init__(_checked_init_cfg(init_cfg))
         if out_type not in self.out_types:
             raise ValueError(
                 f'out_type is {out_type!r}; the names of {type(self).__name__} are {", ".join(self.out_types)}'
             )
-        self.with_cp = with_cp
+        self.with_cp = flag('with_cp', with_cp)
         self.out_type = out_type
         self.pruner = TokenPruner(None, ())
         self._forwards = 0
@@ -102,12 +129,12 @@ class PrunableBackbone(BaseModule):
         Raises:
             ValueError: the dict does not suit this backbone, or its target is out of reach.
         """
-        if self.returns_vector and (pruning or {}).get('restoration') is not None:
+        has_class_token = self.num_extra_tokens > 0
+        self.pruner = TokenPruner(pruning, self.stages, has_class_token, restores=not self.returns_vector)
+        if self.returns_vector and self.pruner.config.get('restoration') is not None:
             raise ValueError(
                 f'pruning.restoration is about maps, and out_type {self.out_type!r} returns none; leave it out'
             )
-        has_class_token = self.num_extra_tokens > 0
-        self.pruner = TokenPruner(pruning, self.stages, has_class_token, restores=not self.returns_vector)
         if self.pruner.target is not None:
             solve_for_target(self, self.pruner.target)
 
@@ -330,7 +357,7 @@ class PrunableBackbone(BaseModule):
         """Load ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)``; parameters are initialised already."""
         if self.init_cfg is None or self.is_init:
             return
-        if self.init_cfg.get('type') != 'Pretrained':
+        if not isinstance(self.init_cfg, Mapping) or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
             return
         from mmssmprune.models.checkpoint import load_pretrained  # with it come mmengine's runner and OpenCV

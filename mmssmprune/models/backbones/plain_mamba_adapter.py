@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmssmprune._values import flag, is_list, is_number, is_whole, mapping, positive, whole
 from mmssmprune.models.layers.adapter import Interaction, SpatialPrior
 from mmssmprune.models.layers.deformable_attention import grid_reference_points
+from mmssmprune.models.layers.norm import make_norm
 from mmssmprune.pruning import TokenState
 
 from .plain_mamba import PlainMamba
@@ -32,18 +34,26 @@ class PlainMambaAdapter(PlainMamba):
     only and the extractor sees the restored map.
 
     Args:
-        interaction_indexes: four runs of layers, each as (first, last); None means runs of equal length.
+        interaction_indexes: runs of layers, each as (first, ..., last), that cover all of them in order, as many as
+            wanted; None means four of equal length. The outputs are four in any case: they are the CNN's features
+            after the last run.
         conv_inplane: channels of the CNN at stride 4.
         n_points: samples per head and level of the deformable attention.
         deform_num_heads: its heads; None means 8 for L3's width of 448 and 6 otherwise, as released.
         deform_ratio: width of its values as a share of ``embed_dims``.
-        cffn_ratio: width of the extractors' FFN as a share of ``embed_dims``.
+        init_values: where the injectors' factor ``gamma`` starts.
+        with_cffn: whether the extractors have an FFN.
+        cffn_ratio: its width as a share of ``embed_dims``.
+        use_extra_extractor: whether two more extractors follow the last run.
         add_vit_feature: add the tokens' map to the four outputs.
         vit_feature_from: ``'last'`` (official) adds the map after the last layer to all four; ``'each'`` adds to each
-            output the map after its own run of layers, as ViT-Adapter does. Released checkpoints need ``'last'``.
+            output the map after its own run of layers, as ViT-Adapter does, and needs four. Released checkpoints need
+            ``'last'``.
         norm_cfg: norm of the CNN and of the outputs.
         final_norm: False as in the official detection models: the last map is not normalised.
-        **kwargs: as in `PlainMamba`, except ``out_indices``.
+        pretrain_size, num_classes: accepted, since the official configs may have them; they have no effect there
+            either.
+        **kwargs: as in `PlainMamba`; ``out_indices`` can only be the last layer.
 
     Forward takes (B, 3, H, W) with H and W divisible by 32 and returns four maps (B, C, H/4, W/4) ... (B, C, H/32,
     W/32). State-dict keys equal the official ones.
@@ -62,46 +72,60 @@ class PlainMambaAdapter(PlainMamba):
     def __init__(
         self,
         *args,
-        interaction_indexes: list[tuple[int, int]] | None = None,
+        interaction_indexes: Sequence[Sequence[int]] | None = None,
         conv_inplane: int = 64,
         n_points: int = 4,
         deform_num_heads: int | None = None,
         deform_ratio: float = 1.0,
+        init_values: float = 0.0,
+        with_cffn: bool = True,
         cffn_ratio: float = 0.25,
+        use_extra_extractor: bool = True,
         add_vit_feature: bool = True,
         vit_feature_from: str = 'last',
         norm_cfg: dict | None = None,
         final_norm: bool = False,
         drop_path_rate: float = 0.0,
+        pretrain_size: int | None = None,
+        num_classes: int | None = None,
         pruning: dict | None = None,
         **kwargs,
     ):
-        if 'out_indices' in kwargs:
-            raise ValueError('PlainMambaAdapter has no out_indices: it always returns strides 4, 8, 16 and 32')
         # Pruning comes at the end: what it costs and saves is that of all modules.
         super().__init__(*args, final_norm=final_norm, drop_path_rate=drop_path_rate, **kwargs)
         if self.patch_embed.patch_size != 16:
             raise ValueError(f'PlainMambaAdapter needs patch_size 16, got {self.patch_embed.patch_size}')
+        if self.out_indices != (self.num_layers - 1,):
+            raise ValueError('PlainMambaAdapter has no out_indices: it always returns strides 4, 8, 16 and 32')
         dims = self.embed_dims
-        self.interaction_indexes = [(run[0], run[-1]) for run in interaction_indexes or equal_quarters(self.num_layers)]
-        self._check_runs()
+        self.interaction_indexes = self._runs_of(interaction_indexes)
         if vit_feature_from not in ('last', 'each'):
             raise ValueError(f'vit_feature_from is {vit_feature_from!r}; the names are last, each')
-        self.add_vit_feature = add_vit_feature
+        if vit_feature_from == 'each' and len(self.interaction_indexes) != 4:
+            raise ValueError(
+                "vit_feature_from='each' adds the map after each of four runs to an output, but interaction_indexes "
+                f'has {len(self.interaction_indexes)} runs'
+            )
+        self.add_vit_feature = flag('add_vit_feature', add_vit_feature)
         self.vit_feature_from = vit_feature_from
-        norm_cfg = norm_cfg or dict(type='SyncBN')
+        norm_cfg = mapping('norm_cfg', norm_cfg) or dict(type='SyncBN')
         self.level_embed = nn.Parameter(torch.zeros(3, dims))
-        self.spm = SpatialPrior(dims, conv_inplane, norm_cfg, in_channels=kwargs.get('in_channels', 3))
-        heads = deform_num_heads or (8 if dims == 448 else 6)
-        attn_cfg = dict(num_heads=heads, n_points=n_points, ratio=deform_ratio)
-        last = len(self.interaction_indexes) - 1
+        self.spm = SpatialPrior(
+            dims, whole('conv_inplane', conv_inplane), norm_cfg, self.patch_embed.stem[0].in_channels
+        )
+        heads = (8 if dims == 448 else 6) if deform_num_heads is None else whole('deform_num_heads', deform_num_heads)
+        attn_cfg = dict(num_heads=heads, n_points=whole('n_points', n_points))
+        attn_cfg['ratio'] = positive('deform_ratio', deform_ratio)
+        cffn_ratio = positive('cffn_ratio', cffn_ratio) if flag('with_cffn', with_cffn) else None
+        if not is_number(init_values):
+            raise ValueError(f'init_values must be a number, got {init_values!r}')
+        extras = [0] * (len(self.interaction_indexes) - 1) + [2 * flag('use_extra_extractor', use_extra_extractor)]
         self.interactions = nn.ModuleList(
-            Interaction(dims, attn_cfg, cffn_ratio, drop_path_rate, extra_extractors=2 if i == last else 0)
-            for i in range(last + 1)
+            Interaction(dims, attn_cfg, cffn_ratio, drop_path_rate, extra, float(init_values)) for extra in extras
         )
         self.up = nn.ConvTranspose2d(dims, dims, 2, 2)
         for i in range(1, 5):
-            self.add_module(f'ad_norm{i}', build_norm_layer(norm_cfg, dims)[1])
+            self.add_module(f'ad_norm{i}', make_norm(norm_cfg, dims))
         nn.init.normal_(self.level_embed)
         self._initialise_ffns()
         self.set_pruning(pruning)
@@ -113,13 +137,19 @@ class PlainMambaAdapter(PlainMamba):
                     nn.init.trunc_normal_(linear.weight, std=0.02)
                     nn.init.zeros_(linear.bias)
 
-    def _check_runs(self) -> None:
-        covered = [i for first, last in self.interaction_indexes for i in range(first, last + 1)]
-        if len(self.interaction_indexes) != 4 or covered != list(range(self.num_layers)):
+    def _runs_of(self, given: Sequence[Sequence[int]] | None) -> list[tuple[int, int]]:
+        """First and last layer of each run; raises ValueError where they do not cover the layers in order."""
+        if given is None:
+            return equal_quarters(self.num_layers)
+        are_runs = is_list(given) and all(is_list(run) and len(run) and all(map(is_whole, run)) for run in given)
+        runs = [(int(run[0]), int(run[-1])) for run in given] if are_runs else []
+        covered = [i for first, last in runs for i in range(first, last + 1)]
+        if covered != list(range(self.num_layers)) or any(first > last for first, last in runs):
             raise ValueError(
-                f'interaction_indexes must be four runs that cover layers 0 to {self.num_layers - 1} in order, '
-                f'e.g. {equal_quarters(self.num_layers)}; got {self.interaction_indexes}'
+                f'interaction_indexes must be runs of layers, each (first, last), that cover layers 0 to '
+                f'{self.num_layers - 1} in order, e.g. {equal_quarters(self.num_layers)}; got {given!r}'
             )
+        return runs
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> four maps (B, C, H/s, W/s) at strides s of 4, 8, 16, 32."""
@@ -127,7 +157,7 @@ class PlainMambaAdapter(PlainMamba):
         if height % 32 or width % 32:
             raise ValueError(
                 f'PlainMambaAdapter needs sides divisible by 32, got {height}x{width}; '
-                'set pad_size_divisor=32 in the data preprocessor'
+                'pad images by the data preprocessor, with pad_size_divisor=32 in mmdet or size_divisor=32 in mmseg'
             )
         self.calibrate_if_due(images)
         c1, c, c_shapes = self._spatial_prior(images)

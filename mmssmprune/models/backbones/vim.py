@@ -8,7 +8,9 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmssmprune._values import arguments, flag, mapping, rate, sides, whole
 from mmssmprune.models.layers.drop_path import DropPath
+from mmssmprune.models.layers.norm import make_norm
 from mmssmprune.models.layers.patch_embed import ConvPatchEmbed, resize_pos_embed
 from mmssmprune.models.layers.vim_block import RMSNorm, VimBlock, VimMixer
 from mmssmprune.pruning import ScanPath, Stage, TokenState, sequence_path
@@ -85,22 +87,31 @@ class Vim(PrunableBackbone):
         zoo = {**self.arch_zoo, **{name[0]: settings for name, settings in self.arch_zoo.items()}}
         overrides = dict(embed_dims=embed_dims, num_layers=num_layers, mixer_cfg=mixer_cfg)
         settings = resolve_arch(arch, zoo, overrides)
+        flags = dict(final_norm=final_norm, if_cls_token=if_cls_token, use_middle_cls_token=use_middle_cls_token)
+        flags.update(use_double_cls_token=use_double_cls_token, if_divide_out=if_divide_out, with_fpn=with_fpn)
+        for name, value in flags.items():
+            flag(name, value)
         super().__init__(with_cp, init_cfg, out_type)
         self.embed_dims = settings['embed_dims']
         depth = settings['num_layers']
         self.out_indices = resolve_out_indices(out_indices, depth)
         self._check_classifier(depth, if_cls_token, with_fpn, final_norm)
         self.cls_layout = _cls_layout(if_cls_token, use_middle_cls_token, use_double_cls_token)
-        self.patch_embed = ConvPatchEmbed(in_channels, self.embed_dims, patch_size, stride or patch_size)
-        img_hw = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.pos_hw = self.patch_embed.grid_of(img_hw)
+        patch_size, in_channels = whole('patch_size', patch_size), whole('in_channels', in_channels)
+        stride = patch_size if stride is None else whole('stride', stride)
+        self.patch_embed = ConvPatchEmbed(in_channels, self.embed_dims, patch_size, stride)
+        self.pos_hw = self.patch_embed.grid_of(sides('img_size', img_size))
         for name in self._cls_names:
             self.register_parameter(name, nn.Parameter(torch.zeros(1, 1, self.embed_dims)))
         rows = self.pos_hw[0] * self.pos_hw[1] + len(self._cls_names)
         self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.embed_dims))
-        mixer_cfg = dict(settings.get('mixer_cfg', {}), if_divide_out=if_divide_out)
+        given = arguments('mixer_cfg', settings.get('mixer_cfg'), self.mixer_class, ('embed_dims',))
+        mixer_cfg = dict(given, if_divide_out=if_divide_out)
+        drop_path_rate = rate('drop_path_rate', drop_path_rate)
         rates = [0.0, *drop_path_rates(drop_path_rate, depth)][:depth]
-        self.layers = nn.ModuleList(VimBlock(self.embed_dims, mixer_cfg, rate, self.mixer_class) for rate in rates)
+        self.layers = nn.ModuleList(
+            VimBlock(self.embed_dims, mixer_cfg, dropped, self.mixer_class) for dropped in rates
+        )
         self.drop_path = DropPath(drop_path_rate)
         self.norm_f = RMSNorm(self.embed_dims)
         self.final_norm = final_norm and not with_fpn
@@ -108,7 +119,7 @@ class Vim(PrunableBackbone):
             self.norm_f.requires_grad_(False)  # the key exists officially, but DDP refuses parameters without gradient
         self.with_fpn = with_fpn
         if with_fpn:
-            self._make_fpn(norm_cfg or dict(type='SyncBN'))
+            self._make_fpn(mapping('norm_cfg', norm_cfg) or dict(type='SyncBN'))
         self._initialise()
         self.set_pruning(pruning)
 
@@ -128,12 +139,10 @@ class Vim(PrunableBackbone):
     def _make_fpn(self, norm_cfg: dict) -> None:
         if len(self.out_indices) != 4:
             raise ValueError(f'with_fpn needs four out_indices, got {list(self.out_indices)}')
-        from mmcv.cnn import build_norm_layer  # here, so that Vim imports without mmcv
-
         dims = self.embed_dims
         self.fpn1 = nn.Sequential(
             nn.ConvTranspose2d(dims, dims, 2, 2),
-            build_norm_layer(norm_cfg, dims)[1],
+            make_norm(norm_cfg, dims),
             nn.GELU(),
             nn.ConvTranspose2d(dims, dims, 2, 2),
         )

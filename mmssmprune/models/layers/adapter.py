@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from .deformable_attention import MSDeformAttn
 from .drop_path import DropPath
+from .norm import make_norm
 
 Shapes = list[tuple[int, int]]
 
@@ -20,7 +20,7 @@ class SpatialPrior(nn.Module):
         norm_cfg = norm_cfg or dict(type='SyncBN')
 
         def conv(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
-            norm = build_norm_layer(norm_cfg, c_out)[1]
+            norm = make_norm(norm_cfg, c_out)
             return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), norm, nn.ReLU(inplace=True)]
 
         stem = [*conv(in_channels, channels, 2), *conv(channels, channels, 1), *conv(channels, channels, 1)]
@@ -71,14 +71,14 @@ class ConvFFN(nn.Module):
 
 
 class Injector(nn.Module):
-    """Backbone tokens query the spatial features: x + gamma * attention; gamma starts at 0."""
+    """Backbone tokens query the spatial features: x + gamma * attention; gamma starts at ``init_values``."""
 
-    def __init__(self, dims: int, attn_cfg: dict):
+    def __init__(self, dims: int, attn_cfg: dict, init_values: float = 0.0):
         super().__init__()
         self.query_norm = nn.LayerNorm(dims, eps=1e-6)
         self.feat_norm = nn.LayerNorm(dims, eps=1e-6)
         self.attn = MSDeformAttn(dims, n_levels=3, **attn_cfg)
-        self.gamma = nn.Parameter(torch.zeros(dims))
+        self.gamma = nn.Parameter(torch.full((dims,), init_values))
 
     def forward(self, x: Tensor, reference_points: Tensor, c: Tensor, c_shapes: Shapes) -> Tensor:
         """X (B, K, C) at ``reference_points`` (B or 1, K, 1, 2), c (B, sum of h*w, C) -> (B, K, C)."""
@@ -86,31 +86,46 @@ class Injector(nn.Module):
 
 
 class Extractor(nn.Module):
-    """Spatial features query the backbone's map, then pass a convolutional FFN (drop path on the FFN only)."""
+    """Spatial features query the backbone's map, then pass a convolutional FFN (drop path on the FFN only).
 
-    def __init__(self, dims: int, attn_cfg: dict, cffn_ratio: float, drop_path_rate: float):
+    Without ``cffn_ratio``, its width as a share of ``dims``, there is no FFN.
+    """
+
+    def __init__(self, dims: int, attn_cfg: dict, cffn_ratio: float | None, drop_path_rate: float):
         super().__init__()
         self.query_norm = nn.LayerNorm(dims, eps=1e-6)
         self.feat_norm = nn.LayerNorm(dims, eps=1e-6)
         self.attn = MSDeformAttn(dims, n_levels=1, **attn_cfg)
-        self.ffn = ConvFFN(dims, int(dims * cffn_ratio))
-        self.ffn_norm = nn.LayerNorm(dims, eps=1e-6)
-        self.drop_path = DropPath(drop_path_rate)
+        self.with_ffn = cffn_ratio is not None
+        if self.with_ffn and int(dims * cffn_ratio) < 1:
+            raise ValueError(f'cffn_ratio {cffn_ratio} leaves no channel of {dims} for the FFN')
+        if self.with_ffn:
+            self.ffn = ConvFFN(dims, int(dims * cffn_ratio))
+            self.ffn_norm = nn.LayerNorm(dims, eps=1e-6)
+            self.drop_path = DropPath(drop_path_rate)
 
     def forward(
         self, c: Tensor, reference_points: Tensor, x: Tensor, hw_shape: tuple[int, int], c_shapes: Shapes
     ) -> Tensor:
         """C (B, sum of h*w, C), x (B, L, C) of every cell -> c."""
         c = c + self.attn(self.query_norm(c), reference_points, self.feat_norm(x), [hw_shape])
-        return c + self.drop_path(self.ffn(self.ffn_norm(c), c_shapes))
+        return c + self.drop_path(self.ffn(self.ffn_norm(c), c_shapes)) if self.with_ffn else c
 
 
 class Interaction(nn.Module):
     """The injector before a run of backbone layers and the extractor(s) after it."""
 
-    def __init__(self, dims: int, attn_cfg: dict, cffn_ratio: float, drop_path_rate: float, extra_extractors: int):
+    def __init__(
+        self,
+        dims: int,
+        attn_cfg: dict,
+        cffn_ratio: float | None,
+        drop_path_rate: float,
+        extra_extractors: int,
+        init_values: float = 0.0,
+    ):
         super().__init__()
-        self.injector = Injector(dims, attn_cfg)
+        self.injector = Injector(dims, attn_cfg, init_values)
         self.extractor = Extractor(dims, attn_cfg, cffn_ratio, drop_path_rate)
         extras = [Extractor(dims, attn_cfg, cffn_ratio, drop_path_rate) for _ in range(extra_extractors)]
         self.extra_extractors = nn.ModuleList(extras) if extras else None

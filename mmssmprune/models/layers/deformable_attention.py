@@ -25,7 +25,7 @@ class MSDeformAttn(nn.Module):
     def __init__(self, embed_dims: int, num_heads: int, n_levels: int, n_points: int = 4, ratio: float = 1.0):
         super().__init__()
         value_dims = int(embed_dims * ratio)
-        if value_dims % num_heads:
+        if value_dims < 1 or value_dims % num_heads:
             raise ValueError(f'{num_heads} attention heads do not divide the {value_dims} value channels')
         self.num_heads, self.n_levels, self.n_points = num_heads, n_levels, n_points
         samples = num_heads * n_levels * n_points

@@ -17,9 +17,13 @@ def check_image_size(hw: tuple[int, int], patch_size: int) -> None:
 
 
 def resize_pos_embed(
-    pos_embed: Tensor, src_hw: tuple[int, int], dst_hw: tuple[int, int], class_tokens: int = 0
+    pos_embed: Tensor,
+    src_hw: tuple[int, int],
+    dst_hw: tuple[int, int],
+    class_tokens: int = 0,
+    mode: str = 'bicubic',
 ) -> Tensor:
-    """Resize position embeddings (1, h*w, C) bicubically from one grid to another, as both official models do.
+    """Resize position embeddings (1, h*w, C) from one grid to another, bicubically as both official models do.
 
     The first rows are taken for those of ``class_tokens`` and stay. For a class token in the middle these are rows of
     patches; the official interpolation does this, and checkpoints were fine-tuned after it.
@@ -27,7 +31,8 @@ def resize_pos_embed(
     if src_hw == dst_hw:
         return pos_embed
     grid = pos_embed[:, class_tokens:].transpose(1, 2).unflatten(2, src_hw)
-    grid = F.interpolate(grid, size=dst_hw, mode='bicubic', align_corners=False)
+    align_corners = False if mode in ('bicubic', 'bilinear') else None
+    grid = F.interpolate(grid, size=dst_hw, mode=mode, align_corners=align_corners)
     return torch.cat([pos_embed[:, :class_tokens], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
@@ -98,6 +103,7 @@ class ConvPatchEmbed(nn.Module):
         if any((size - self.patch_size) % self.stride for size in hw):
             raise ValueError(
                 f'patches of {self.patch_size} pixels at stride {self.stride} do not tile an image of {hw[0]}x{hw[1]} '
-                f'pixels; pad it, e.g. with pad_size_divisor={self.patch_size} in the data preprocessor'
+                f'pixels; pad it by the data preprocessor, with pad_size_divisor={self.patch_size} in mmdet or '
+                f'size_divisor={self.patch_size} in mmseg'
             )
         return tuple((size - self.patch_size) // self.stride + 1 for size in hw)

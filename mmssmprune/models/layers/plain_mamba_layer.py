@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssmprune._values import flag, whole
 from mmssmprune.models.layers.drop_path import DropPath
-from mmssmprune.models.layers.projection import project_x_half
+from mmssmprune.models.layers.projection import mixer_sizes, project_x_half
 from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, module_over_grid, scan_over_walk
 
 PARAM_ORDERS = ('raster', 'scan')
@@ -46,10 +45,12 @@ class PlainMambaMixer(nn.Module):
         super().__init__()
         if param_order not in PARAM_ORDERS:
             raise ValueError(f'param_order is {param_order!r}; the names are {", ".join(PARAM_ORDERS)}')
-        d_inner = expand * embed_dims
+        d_inner, self.dt_rank, d_state = mixer_sizes(embed_dims, d_state, expand, dt_rank)
+        if whole('conv_size', conv_size) % 2 == 0:
+            raise ValueError(f'conv_size must be odd, so that the convolution keeps the grid, got {conv_size}')
+        conv_size, bias, conv_bias = int(conv_size), flag('bias', bias), flag('conv_bias', conv_bias)
         self.d_inner = d_inner
         self.d_state = d_state
-        self.dt_rank = math.ceil(embed_dims / 16) if dt_rank == 'auto' else dt_rank
         self.param_order = param_order
         self.in_proj = nn.Linear(embed_dims, 2 * d_inner, bias=bias)
         self.conv2d = nn.Conv2d(d_inner, d_inner, conv_size, padding=conv_size // 2, groups=d_inner, bias=conv_bias)

@@ -1,9 +1,22 @@
-"""The input projection of a Mamba mixer, in parts."""
+"""The widths of a Mamba mixer, and its input projection in parts."""
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmssmprune._values import whole
+
+
+def mixer_sizes(embed_dims: int, d_state: int, expand: int, dt_rank: int | str) -> tuple[int, int, int]:
+    """d_inner, the rank of the step-size projection and d_state; raises ValueError for what is no whole number."""
+    if isinstance(dt_rank, str):
+        if dt_rank != 'auto':
+            raise ValueError(f"dt_rank must be 'auto' or a whole number from 1 on, got {dt_rank!r}")
+        dt_rank = math.ceil(embed_dims / 16)
+    return whole('expand', expand) * embed_dims, whole('dt_rank', dt_rank), whole('d_state', d_state)
 
 
 def project_x_half(x: Tensor, in_proj: nn.Linear) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssmprune._values import flag, whole
 from mmssmprune.models.layers.drop_path import DropPath
-from mmssmprune.models.layers.projection import project_x_half
+from mmssmprune.models.layers.projection import mixer_sizes, project_x_half
 from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, causal_conv_over_sequence, scan_over_walk
 
 
@@ -57,11 +58,11 @@ class VimMixer(nn.Module):
         if_divide_out: bool = True,
     ):
         super().__init__()
-        d_inner = expand * embed_dims
+        d_inner, self.dt_rank, d_state = mixer_sizes(embed_dims, d_state, expand, dt_rank)
+        d_conv, bias, conv_bias = whole('d_conv', d_conv), flag('bias', bias), flag('conv_bias', conv_bias)
         self.d_inner = d_inner
         self.d_state = d_state
-        self.dt_rank = math.ceil(embed_dims / 16) if dt_rank == 'auto' else dt_rank
-        self.if_divide_out = if_divide_out
+        self.if_divide_out = flag('if_divide_out', if_divide_out)
         self.in_proj = nn.Linear(embed_dims, 2 * d_inner, bias=bias)
         for suffix in ('', '_b'):
             conv = nn.Conv1d(d_inner, d_inner, d_conv, padding=d_conv - 1, groups=d_inner, bias=conv_bias)

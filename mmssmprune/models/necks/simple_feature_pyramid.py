@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+
+from mmssmprune._values import is_list, is_whole, whole
+from mmssmprune.models.layers.norm import make_norm
 
 from . import layer_norm_2d  # noqa: F401  (registers the default norm)
 
@@ -18,7 +20,7 @@ class _NormedConv(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm_cfg: dict):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        self.norm = build_norm_layer(norm_cfg, out_channels)[1]
+        self.norm = make_norm(norm_cfg, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(super().forward(x))
@@ -52,15 +54,16 @@ class SimpleFeaturePyramid(BaseModule):
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
-        channels = [in_channels] if isinstance(in_channels, int) else list(in_channels)
-        if len(channels) != 1 or channels[0] < 4 or channels[0] % 4:
+        channels = list(in_channels) if is_list(in_channels) else [in_channels]
+        if len(channels) != 1 or not is_whole(channels[0]) or channels[0] < 4 or channels[0] % 4:
             raise ValueError(
                 f'SimpleFeaturePyramid.in_channels must be a multiple of 4, the width of the one map, got {in_channels}'
             )
         (dims,) = channels
-        self.in_channels = dims
+        self.in_channels = dims = int(dims)
+        out_channels = whole('SimpleFeaturePyramid.out_channels', out_channels)
         norm_cfg = norm_cfg or dict(type='LN2d', eps=1e-6)
-        norm = build_norm_layer(norm_cfg, dims // 2)[1]
+        norm = make_norm(norm_cfg, dims // 2)
         quadruple = [_up(dims, dims // 2), norm, nn.GELU(), _up(dims // 2, dims // 4)]
         resizings = {
             2: (quadruple, dims // 4),
