@@ -8,6 +8,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .backends import BACKENDS, announce, choose_backend, composed
 from .backends.multi_inputs import MultiScanInputs
+from .derivatives import gradients, needs_plain_torch
 
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
@@ -87,6 +88,8 @@ def multi_scan(
     p = MultiScanInputs(*operands, directions, width, delta_softplus, param_order == 'scan')
     _check(p, hw_shape)
     name = choose_backend(backend, u.device, p.compute_dtype)
+    if needs_plain_torch():
+        return composed.plain_scan(p)
     options = (directions, width, delta_softplus, p.permute_params, name)
     trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in p.tensors)
     return torch.ops.mmssmprune.multi_scan(*operands, *options, trained)[0]
@@ -190,7 +193,9 @@ def _differentiate(ctx, grad_out, grad_total, grad_saved):
         raise RuntimeError('a multi_scan with keep_states=False has no gradient')
     total, saved, *tensors = ctx.saved_tensors
     *options, backend = ctx.options
-    if hasattr(BACKENDS[backend], 'multi_backward'):
+    if needs_plain_torch() or (torch.is_grad_enabled() and not hasattr(BACKENDS[backend], 'multi_backward')):
+        grads = composed.plain_backward(MultiScanInputs(*tensors, *options), grad_out)
+    elif hasattr(BACKENDS[backend], 'multi_backward'):
         grads = torch.ops.mmssmprune.multi_scan_backward(grad_out, total, saved, *tensors, *ctx.options)
     else:
         with torch.autocast(grad_out.device.type, enabled=False):
@@ -199,7 +204,25 @@ def _differentiate(ctx, grad_out, grad_total, grad_saved):
     return (*(None if t is None else g for t, g in zip(tensors[:10], grads, strict=True)), *(None,) * 9)
 
 
+def _save_again(ctx, inputs, output):
+    grad_out, _, _, *tensors = inputs[:16]
+    ctx.options = inputs[16:20]
+    ctx.save_for_backward(grad_out, *tensors)
+
+
+def _differentiate_again(ctx, grads):
+    grad_out, *tensors = ctx.saved_tensors
+    walk = tensors[10:]
+
+    def backward(grad_out: Tensor, *operands: Tensor | None) -> list[Tensor | None]:
+        return composed.plain_backward(MultiScanInputs(*operands, *walk, *ctx.options), grad_out)
+
+    by_grad_out, *by_operands = gradients(backward, [grad_out, *tensors[:10]], grads)
+    return by_grad_out, None, None, *by_operands, *(None,) * 8
+
+
 torch.library.register_autograd('mmssmprune::multi_scan', _differentiate, setup_context=_save)
+torch.library.register_autograd('mmssmprune::multi_scan_backward', _differentiate_again, setup_context=_save_again)
 
 
 @register_flop_formula(torch.ops.mmssmprune.multi_scan)

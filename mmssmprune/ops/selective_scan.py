@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .backends import BACKENDS, announce, choose_backend
+from .backends import BACKENDS, announce, choose_backend, naive
 from .backends.common import ScanInputs
+from .derivatives import gradients, needs_plain_torch
 
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
@@ -73,6 +74,9 @@ def run_scan(
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):  # meta has none
         p = p.to(p.compute_dtype)
     name = choose_backend(backend, u.device, p.compute_dtype)
+    if needs_plain_torch():
+        with torch.autocast(device_type, enabled=False):
+            return naive.scan(p.to(p.compute_dtype)).to(p.u.dtype)
     return torch.ops.mmssmprune.selective_scan(*p.tensors, delta_softplus, name)[0]
 
 
@@ -159,17 +163,34 @@ def _differentiate(ctx, grad_out, grad_saved):
     saved, *operands = ctx.saved_tensors
     if grad_out is None:
         return (None,) * 11
-    if hasattr(BACKENDS[ctx.backend], 'backward'):
+    if hasattr(BACKENDS[ctx.backend], 'backward') and not needs_plain_torch():
         grads = torch.ops.mmssmprune.selective_scan_backward(
             grad_out, saved, *operands, ctx.delta_softplus, ctx.backend
         )
     else:
         p = ScanInputs(*operands, ctx.delta_softplus)
-        grads = p.autograd_of(BACKENDS[ctx.backend].scan, grad_out)
+        again = needs_plain_torch() or torch.is_grad_enabled()
+        grads = p.autograd_of(naive.scan if again else BACKENDS[ctx.backend].scan, grad_out)
     return (*(None if t is None else g for t, g in zip(operands, grads, strict=True)), None, None)
 
 
+def _save_again(ctx, inputs, output):
+    grad_out, _, *operands, ctx.delta_softplus, _ = inputs
+    ctx.save_for_backward(grad_out, *operands)
+
+
+def _differentiate_again(ctx, grads):
+    grad_out, *operands = ctx.saved_tensors
+
+    def backward(grad_out: Tensor, *operands: Tensor | None) -> list[Tensor | None]:
+        return ScanInputs(*operands, ctx.delta_softplus).autograd_of(naive.scan, grad_out)
+
+    by_grad_out, *by_operands = gradients(backward, [grad_out, *operands], grads)
+    return by_grad_out, None, *by_operands, None, None
+
+
 torch.library.register_autograd('mmssmprune::selective_scan', _differentiate, setup_context=_save)
+torch.library.register_autograd('mmssmprune::selective_scan_backward', _differentiate_again, setup_context=_save_again)
 
 
 @register_flop_formula(torch.ops.mmssmprune.selective_scan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -9,10 +10,13 @@ import torch
 from torch import Tensor
 
 
-@lru_cache(maxsize=64)
-def _every_cell(cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def every_cell(cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cells and slots (1, H*W) of the whole grid."""
-    return tuple(torch.arange(cells, dtype=dtype, device=device)[None] for dtype in (torch.int64, torch.int32))
+    with torch.inference_mode(False):
+        return tuple(torch.arange(cells, dtype=dtype, device=device)[None] for dtype in (torch.int64, torch.int32))
+
+
+_every_cell = lru_cache(maxsize=64)(every_cell)
 
 
 @dataclass
@@ -53,9 +57,9 @@ class ConvInputs:
         wide = any(t is not None and t.dtype == torch.float64 for t in self.tensors)
         return torch.float64 if wide else torch.float32
 
-    def with_cells(self) -> ConvInputs:
+    def with_cells(self, every: Callable[[int, torch.device], tuple[Tensor, Tensor]] = _every_cell) -> ConvInputs:
         """The same with all four of them given."""
-        cells, slot = (t.expand(len(self.x), -1) for t in _every_cell(self.height * self.width, self.x.device))
+        cells, slot = (t.expand(len(self.x), -1) for t in every(self.height * self.width, self.x.device))
         given = (cells, slot) if self.cells is None else (self.cells, self.slot)
         wanted = (cells, slot) if self.out_cells is None else (self.out_cells, self.out_slot)
         return replace(self, cells=given[0], slot=given[1], out_cells=wanted[0], out_slot=wanted[1])

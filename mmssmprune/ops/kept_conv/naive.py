@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .inputs import ConvInputs
+from .inputs import ConvInputs, every_cell
 
 
 def forward(p: ConvInputs) -> Tensor:
@@ -28,7 +28,7 @@ def backward(p: ConvInputs, grad_out: Tensor) -> list[Tensor | None]:
 
 def _neighbours(p: ConvInputs) -> Iterator[Tensor]:
     """For each tap the tokens (B, K, C) under it, zero where there is none."""
-    p = p.with_cells()
+    p = p.with_cells(every_cell)  # not those of the cache: here torch.func and fake tensors may be at work
     x = p.x.to(p.compute_dtype)
     padded = torch.cat([x, x.new_zeros(len(x), 1, x.shape[2])], 1)  # slot -1 is the last of these
     row, column = p.out_cells // p.width, p.out_cells % p.width

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..derivatives import gradients, needs_plain_torch
+from . import naive
 from .backends import BACKENDS, choose_backend
 from .inputs import ConvInputs
 
@@ -63,6 +65,8 @@ def kept_conv(
     p = ConvInputs(x, weight, bias, cells, slot, out_cells, out_slot, *hw_shape, *origin)
     _check(p)
     name = choose_backend(backend, x.device, p.compute_dtype)
+    if needs_plain_torch():
+        return _plain(p)
     tensors = (x, weight, bias, cells, slot, out_cells, out_slot)
     return torch.ops.mmssmprune.kept_conv(*tensors, *hw_shape, *origin, name)
 
@@ -134,12 +138,37 @@ def _differentiate(ctx, grad_out):
     if grad_out is None:
         return (None,) * 12
     tensors = ctx.saved_tensors  # once: gradient checkpointing allows no second look
-    grads = torch.ops.mmssmprune.kept_conv_backward(grad_out, *tensors, *ctx.options)
+    if needs_plain_torch():
+        grads = _plain_backward(grad_out, *tensors, *ctx.options[:-1])
+    else:
+        grads = torch.ops.mmssmprune.kept_conv_backward(grad_out, *tensors, *ctx.options)
     has_bias = tensors[2] is not None
     return (*grads[:2], grads[2] if has_bias else None, *(None,) * 9)
 
 
+def _plain(p: ConvInputs) -> Tensor:
+    """The naive convolution in torch's own operations, which it can differentiate in every mode and to every order."""
+    with torch.autocast(p.x.device.type, enabled=False):
+        return naive.forward(p)
+
+
+def _plain_backward(grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *rest) -> list[Tensor | None]:
+    return gradients(lambda *leaves: [_plain(ConvInputs(*leaves, *rest))], [x, weight, bias], [grad_out])
+
+
+def _save_again(ctx, inputs, output):
+    ctx.options = inputs[8:12]
+    ctx.save_for_backward(*inputs[:8])
+
+
+def _differentiate_again(ctx, grads):
+    tensors = ctx.saved_tensors
+    found = gradients(lambda *leaves: _plain_backward(*leaves, *tensors[4:], *ctx.options), tensors[:4], grads)
+    return (*found, *(None,) * 9)
+
+
 torch.library.register_autograd('mmssmprune::kept_conv', _differentiate, setup_context=_save)
+torch.library.register_autograd('mmssmprune::kept_conv_backward', _differentiate_again, setup_context=_save_again)
 
 
 @register_flop_formula(torch.ops.mmssmprune.kept_conv)
