@@ -8,6 +8,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .backends import BACKENDS, announce, choose_backend, composed
 from .backends.multi_inputs import MultiScanInputs
+from .checks import check_kind
 from .derivatives import gradients, needs_plain_torch
 
 _OPERANDS = (
@@ -73,7 +74,9 @@ def multi_scan(
         is.
 
     Raises:
-        ValueError: shapes do not fit each other, or the backend is unknown or cannot run these tensors.
+        ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors; on a
+            CPU also an ``order`` that does not visit every token once, and values of ``move`` and ``gap`` out of range.
+            On a GPU these are not looked at, which would wait for the device.
     """
     if param_order not in PARAM_ORDERS:
         raise ValueError(f'param_order is {param_order!r}; the names are {", ".join(PARAM_ORDERS)}')
@@ -89,6 +92,7 @@ def multi_scan(
     _check(p, hw_shape)
     name = choose_backend(backend, u.device, p.compute_dtype)
     if needs_plain_torch():
+        p.check_walk()
         return composed.plain_scan(p)
     options = (directions, width, delta_softplus, p.permute_params, name)
     trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in p.tensors)
@@ -108,18 +112,28 @@ def _check(p: MultiScanInputs, hw_shape: tuple[int, int] | None) -> None:
     d_state = p.A.shape[2]
     sequence, vector, state = (sets, batch, tokens, dim), (sets, dim), (sets, batch, tokens, d_state)
     walk = (batch, p.directions, tokens)
-    expected = {'delta': [sequence], 'A': [(sets, dim, d_state)], 'B': [state], 'C': [state], 'D': [vector]}
+    expected = {
+        'u': [sequence],
+        'delta': [sequence],
+        'A': [(sets, dim, d_state)],
+        'B': [state],
+        'C': [state],
+        'D': [vector],
+    }
     expected |= {'z': [sequence[1:]], 'delta_bias': [vector], 'delta_gap': [vector], 'gap': [walk]}
     expected |= {'order': [walk, (1, *walk[1:])], 'move': [walk, (1, *walk[1:])]}
     if p.direction_B is not None:
         expected['direction_B'] = [(len(p.direction_B), d_state)]
     for name, shapes in expected.items():
         tensor = getattr(p, name)
-        if tensor is not None and tuple(tensor.shape) not in shapes:
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) not in shapes:
             raise ValueError(
                 f'{name} must be {" or ".join(map(str, shapes))} for u {sequence} and A {tuple(p.A.shape)}, '
                 f'got {tuple(tensor.shape)}'
             )
+        check_kind(name, tensor, p.u.device, integer=name in ('order', 'move', 'gap'))
 
 
 def _inputs(operands) -> tuple[MultiScanInputs, str]:
@@ -130,6 +144,8 @@ def _inputs(operands) -> tuple[MultiScanInputs, str]:
 def _forward(*operands):
     p, backend = _inputs(operands)
     announce(backend, p.u.device.type)
+    if backend != 'cpp':  # which looks by itself, and faster
+        p.check_walk()
     with torch.autocast(p.u.device.type, enabled=False):
         module = BACKENDS[backend]
         if hasattr(module, 'multi_forward'):

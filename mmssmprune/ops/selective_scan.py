@@ -8,6 +8,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .backends import BACKENDS, announce, choose_backend, naive
 from .backends.common import ScanInputs
+from .checks import check_kind
 from .derivatives import gradients, needs_plain_torch
 
 _OPERANDS = (
@@ -49,7 +50,7 @@ def selective_scan(
         the operands are cast to float32 and so is the result, because half precision overflows here.
 
     Raises:
-        ValueError: shapes do not fit each other, or the backend is unknown or cannot run these tensors.
+        ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors.
     """
     return run_scan(u, delta, A, B, C, D, z, delta_bias, None, delta_softplus, backend)
 
@@ -86,14 +87,25 @@ def _check(p: ScanInputs) -> None:
     batch, dim, length = p.u.shape
     d_state = p.A.shape[1]
     sequence, vector, state = (batch, dim, length), (dim,), (batch, d_state, length)
-    expected = {'delta': sequence, 'A': (dim, d_state), 'B': state, 'C': state, 'D': vector, 'z': sequence}
+    expected = {
+        'u': sequence,
+        'delta': sequence,
+        'A': (dim, d_state),
+        'B': state,
+        'C': state,
+        'D': vector,
+        'z': sequence,
+    }
     expected |= {'delta_bias': vector, 'gap_delta': sequence}
     for name, shape in expected.items():
         tensor = getattr(p, name)
-        if tensor is not None and tuple(tensor.shape) != shape:
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
             raise ValueError(
                 f'{name} must be {shape} for u {sequence} and A {tuple(p.A.shape)}, got {tuple(tensor.shape)}'
             )
+        check_kind(name, tensor, p.u.device)
 
 
 def _forward(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):

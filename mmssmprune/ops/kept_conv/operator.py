@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..checks import check_kind
 from ..derivatives import gradients, needs_plain_torch
-from . import naive
+from . import cpp, naive
 from .backends import BACKENDS, choose_backend
 from .inputs import ConvInputs
 
@@ -53,7 +54,9 @@ def kept_conv(
         (B, K, C) in the dtype of ``x``. It is computed in float32, or in float64 where an operand is.
 
     Raises:
-        ValueError: shapes do not fit each other, or the backend is unknown or cannot run these tensors.
+        ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors; on a
+            CPU also cells and slots that are not each other's inverse. On a GPU these are not looked at, which would
+            wait for the device.
     """
     for first, second, names in ((cells, slot, 'cells and slot'), (out_cells, out_slot, 'out_cells and out_slot')):
         if (first is None) != (second is None):
@@ -66,6 +69,7 @@ def kept_conv(
     _check(p)
     name = choose_backend(backend, x.device, p.compute_dtype)
     if needs_plain_torch():
+        p.check_places()
         return _plain(p)
     tensors = (x, weight, bias, cells, slot, out_cells, out_slot)
     return torch.ops.mmssmprune.kept_conv(*tensors, *hw_shape, *origin, name)
@@ -81,20 +85,32 @@ def _check(p: ConvInputs) -> None:
         raise ValueError(
             f'x {tuple(p.x.shape)} must have a token for each cell of {(p.height, p.width)}, or give cells'
         )
-    expected = {'weight': (channels, 1, *p.weight.shape[2:]), 'bias': (channels,), 'cells': (batch, tokens)}
+    expected = {
+        'x': p.x.shape,
+        'weight': (channels, 1, *p.weight.shape[2:]),
+        'bias': (channels,),
+        'cells': (batch, tokens),
+    }
     expected |= {'slot': grid, 'out_cells': p.out_shape[:2], 'out_slot': grid}
     for name, shape in expected.items():
         tensor = getattr(p, name)
-        if tensor is not None and tuple(tensor.shape) != shape:
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
             raise ValueError(
                 f'{name} must be {shape} for x {tuple(p.x.shape)} on a grid {(p.height, p.width)}, '
                 f'got {tuple(tensor.shape)}'
             )
+        check_kind(name, tensor, p.x.device, integer=name.endswith(('cells', 'slot')))
 
 
 def _forward(*operands):
     *operands, backend = operands
     p = ConvInputs(*operands)
+    if backend == 'cpp':
+        cpp.check_places(p)
+    else:
+        p.check_places()
     with torch.autocast(p.x.device.type, enabled=False):
         return BACKENDS[backend].forward(p)
 
