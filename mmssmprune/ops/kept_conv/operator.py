@@ -9,7 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 from ..checks import check_kind
 from ..derivatives import gradients, needs_plain_torch
 from . import cpp, naive
-from .backends import BACKENDS, choose_backend
+from .backends import BACKENDS, announce, choose_backend
 from .inputs import ConvInputs
 
 _OPERANDS = (
@@ -107,6 +107,7 @@ def _check(p: ConvInputs) -> None:
 def _forward(*operands):
     *operands, backend = operands
     p = ConvInputs(*operands)
+    announce(backend, p.x.device.type)
     if backend == 'cpp':
         cpp.check_places(p)
     else:
