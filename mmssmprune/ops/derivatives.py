@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -15,6 +16,11 @@ def needs_plain_torch() -> bool:
 
 
 needs_plain_torch._dynamo_marked_constant = True  # dynamo guards both by itself
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Turn autocast off, where the device has it: meta does not."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def gradients(

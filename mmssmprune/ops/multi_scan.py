@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from .backends import BACKENDS, announce, choose_backend, composed
 from .backends.multi_inputs import MultiScanInputs
 from .checks import check_kind
-from .derivatives import gradients, needs_plain_torch
+from .derivatives import gradients, needs_plain_torch, without_autocast
+from .flop_formulas import flops_of
 
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
@@ -214,7 +214,7 @@ def _differentiate(ctx, grad_out, grad_total, grad_saved):
     elif hasattr(BACKENDS[backend], 'multi_backward'):
         grads = torch.ops.mmssmprune.multi_scan_backward(grad_out, total, saved, *tensors, *ctx.options)
     else:
-        with torch.autocast(grad_out.device.type, enabled=False):
+        with without_autocast(grad_out.device):
             p = MultiScanInputs(*tensors, *options)
             grads = composed.backward(p, total, saved, grad_out, BACKENDS[backend], backend)
     return (*(None if t is None else g for t, g in zip(tensors[:10], grads, strict=True)), *(None,) * 9)
@@ -241,7 +241,7 @@ torch.library.register_autograd('mmssmprune::multi_scan', _differentiate, setup_
 torch.library.register_autograd('mmssmprune::multi_scan_backward', _differentiate_again, setup_context=_save_again)
 
 
-@register_flop_formula(torch.ops.mmssmprune.multi_scan)
+@flops_of(torch.ops.mmssmprune.multi_scan)
 def multi_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -> int:
     """The field's count per direction, 9 B K D N and B K D for D u; the one gate is an activation and left out."""
     _, batch, tokens, dim = u
@@ -249,7 +249,7 @@ def multi_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -
     return batch * tokens * dim * directions * (9 * A[2] + (D is not None))
 
 
-@register_flop_formula(torch.ops.mmssmprune.multi_scan_backward)
+@flops_of(torch.ops.mmssmprune.multi_scan_backward)
 def multi_scan_backward_flops(grad_out, total, saved, *operands, out_shape=None, **kwargs) -> int:
     """Twice the forward count, as FlopCounterMode takes it for every other operator."""
     return 2 * multi_scan_flops(*operands)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from .backends import BACKENDS, announce, choose_backend, naive
 from .backends.common import ScanInputs
 from .checks import check_kind
-from .derivatives import gradients, needs_plain_torch
+from .derivatives import gradients, needs_plain_torch, without_autocast
+from .flop_formulas import flops_of
 
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
@@ -72,13 +72,20 @@ def run_scan(
     p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
     _check(p)
     device_type = u.device.type
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):  # meta has none
+    if _has_autocast(device_type) and torch.is_autocast_enabled(device_type):
         p = p.to(p.compute_dtype)
     name = choose_backend(backend, u.device, p.compute_dtype)
     if needs_plain_torch():
-        with torch.autocast(device_type, enabled=False):
+        with without_autocast(u.device):
             return naive.scan(p.to(p.compute_dtype)).to(p.u.dtype)
     return torch.ops.mmssmprune.selective_scan(*p.tensors, delta_softplus, name)[0]
+
+
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)  # meta has none
+
+
+_has_autocast._dynamo_marked_constant = True  # torch 2.4 cannot trace it
 
 
 def _check(p: ScanInputs) -> None:
@@ -205,14 +212,14 @@ torch.library.register_autograd('mmssmprune::selective_scan', _differentiate, se
 torch.library.register_autograd('mmssmprune::selective_scan_backward', _differentiate_again, setup_context=_save_again)
 
 
-@register_flop_formula(torch.ops.mmssmprune.selective_scan)
+@flops_of(torch.ops.mmssmprune.selective_scan)
 def selective_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -> int:
     """The field's count: 9 B L D N for the recurrence, B L D each for the skip D u and for the gate."""
     batch, dim, length = u
     return batch * length * dim * (9 * A[1] + (D is not None) + (z is not None))
 
 
-@register_flop_formula(torch.ops.mmssmprune.selective_scan_backward)
+@flops_of(torch.ops.mmssmprune.selective_scan_backward)
 def selective_scan_backward_flops(grad_out, saved, *operands, out_shape=None, **kwargs) -> int:
     """Twice the forward count, as FlopCounterMode takes it for every other operator."""
     return 2 * selective_scan_flops(*operands)

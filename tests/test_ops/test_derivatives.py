@@ -102,3 +102,13 @@ def test_half_precision_comes_back_from_every_mode():
     out, tangent = torch.func.jvp(function, (x,), (x,))
     assert out.dtype == tangent.dtype == torch.bfloat16
     torch.testing.assert_close(tangent, out)  # it is linear in x
+
+
+@pytest.mark.parametrize('name', ['selective_scan', 'aligned_selective_scan', 'multi_scan of Vim'])
+def test_shapes_alone_have_second_order_gradients_too(name):
+    """On the device meta, which knows no autocast."""
+    function, leaves = bound(name, None)
+    leaves = [t.detach().to('meta').requires_grad_() for t in leaves]
+    first = torch.autograd.grad(function(*leaves).sum(), leaves, create_graph=True)
+    second = torch.autograd.grad(first[0].sum(), leaves[1])
+    assert second[0].shape == leaves[1].shape

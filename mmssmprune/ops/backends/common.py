@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..derivatives import gradients
+from ..derivatives import gradients, without_autocast
 
 
 @dataclass
@@ -52,7 +52,7 @@ class ScanInputs:
         """Run a differentiable ``scan`` again, in float32 or wider; return its gradients in the order of `tensors`."""
 
         def run(*tensors: Tensor | None) -> list[Tensor]:
-            with torch.autocast(self.u.device.type, enabled=False):
+            with without_autocast(self.u.device):
                 return [scan(ScanInputs(*tensors, self.delta_softplus).to(self.compute_dtype))]
 
         return gradients(run, self.tensors, [grad_out])

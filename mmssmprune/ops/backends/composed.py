@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..derivatives import gradients
+from ..derivatives import gradients, without_autocast
 from . import naive
 from .common import ScanInputs
 from .multi_inputs import MultiScanInputs
@@ -22,7 +22,7 @@ def scan(p: MultiScanInputs, module: ModuleType) -> Tensor:
 
 def plain_scan(p: MultiScanInputs) -> Tensor:
     """The naive scan in torch's own operations, which it can differentiate in every mode and to every order."""
-    with torch.autocast(p.u.device.type, enabled=False):
+    with without_autocast(p.u.device):
         return scan(p.wide(), naive).to(p.u.dtype)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from ..checks import check_kind
-from ..derivatives import gradients, needs_plain_torch
+from ..derivatives import gradients, needs_plain_torch, without_autocast
+from ..flop_formulas import flops_of
 from . import cpp, naive
 from .backends import BACKENDS, announce, choose_backend
 from .inputs import ConvInputs
@@ -165,7 +165,7 @@ def _differentiate(ctx, grad_out):
 
 def _plain(p: ConvInputs) -> Tensor:
     """The naive convolution in torch's own operations, which it can differentiate in every mode and to every order."""
-    with torch.autocast(p.x.device.type, enabled=False):
+    with without_autocast(p.x.device):
         return naive.forward(p)
 
 
@@ -188,14 +188,14 @@ torch.library.register_autograd('mmssmprune::kept_conv', _differentiate, setup_c
 torch.library.register_autograd('mmssmprune::kept_conv_backward', _differentiate_again, setup_context=_save_again)
 
 
-@register_flop_formula(torch.ops.mmssmprune.kept_conv)
+@flops_of(torch.ops.mmssmprune.kept_conv)
 def kept_conv_flops(x, weight, bias, cells, slot, out_cells, *args, out_shape=None, **kwargs) -> int:
     """2 B K C kh kw, as every convolution is counted."""
     outputs = args[1] * args[2] if out_cells is None else out_cells[1]
     return 2 * x[0] * outputs * weight[0] * weight[2] * weight[3]
 
 
-@register_flop_formula(torch.ops.mmssmprune.kept_conv_backward)
+@flops_of(torch.ops.mmssmprune.kept_conv_backward)
 def kept_conv_backward_flops(grad_out, *operands, out_shape=None, **kwargs) -> int:
     """Twice the forward count, as FlopCounterMode takes it for every other operator."""
     return 2 * kept_conv_flops(*operands)
