@@ -7,6 +7,9 @@ make_torchvision_importable()
 
 from .backbones import PlainMamba, Vim, set_keep_ratio  # noqa: E402
 from .keep_ratio import keep_ratio_set_to  # noqa: E402
+from .run_log import follow_operators  # noqa: E402
+
+follow_operators()
 
 __all__ = ['PlainMamba', 'Vim', 'keep_ratio_set_to', 'set_keep_ratio']
 

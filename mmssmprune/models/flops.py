@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-import mmssmprune.ops  # noqa: F401  (registers the scan's FLOP formula)
+import mmssmprune.ops  # noqa: F401  (registers the FLOP formulas of its operators)
+from mmssmprune._stack import StackError
 
 # Their formulas give the field's count; all others give two per multiply-add.
+OPERATORS = ('selective_scan', 'multi_scan', 'kept_conv')
 SCANS = ('mmssmprune.selective_scan', 'mmssmprune.multi_scan')
 CONVENTION = (
     'One multiply-add of a matrix product or convolution counts as 1 FLOP (the habit of this field; strictly a MAC); '
@@ -53,9 +55,17 @@ def count_on_meta(backbone: nn.Module, input_shape: tuple[int, int]) -> int:
 
     Raises:
         ValueError: the backbone does not take images of this size.
+        StackError: this torch did not take the formula of one of our operators, which would count as nothing.
     """
     first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     image = torch.empty(1, first.in_channels, *input_shape, dtype=first.weight.dtype, device='meta')
-    with make_flop_counter() as counter:
+    counter = make_flop_counter()
+    missing = [name for name in OPERATORS if getattr(torch.ops.mmssmprune, name) not in counter.flop_registry]
+    if missing:
+        raise StackError(
+            f'torch {torch.__version__} has no FLOP formula for {", ".join(missing)}, so FLOPs cannot be solved for: '
+            'use a version that docs/versions.md names, or state keep_ratio'
+        )
+    with counter:
         backbone(image)
     return sum(field_count(counter.get_flop_counts().get('Global', {})).values())

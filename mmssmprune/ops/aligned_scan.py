@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .checks import FLOATS, check_kind
 from .selective_scan import run_scan
 
 
@@ -42,11 +43,13 @@ def aligned_selective_scan(
         (B, D, K) in the dtype of ``u``. Gradients reach every operand, ``delta_gap`` and a float ``gap`` included.
 
     Raises:
-        ValueError: shapes do not fit each other, or the backend is unknown or cannot run these tensors.
+        ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors.
     """
     batch, _, length = u.shape if u.dim() == 3 else (None, None, None)
     if tuple(gap.shape) != (batch, length):
         raise ValueError(f'gap must be (B, K) = {(batch, length)} for u {tuple(u.shape)}, got {tuple(gap.shape)}')
+    check_kind('gap', gap, u.device, integer=gap.dtype not in FLOATS)
+    check_kind('delta_gap', delta_gap, u.device)
     if delta_gap.dim() == 1:
         delta_gap = delta_gap[:, None]
     elif delta_gap.shape != u.shape:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mmssmprune._cache import cache_folder, digest, make_private, whole_file
+
 FLAGS = ['-std=c++17', '-O3', '-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math', '-fPIC', '-shared', '-w']
 # The first that compiles is taken: some compilers know no -fopenmp (macOS), some no -march=native.
 EXTRA_FLAGS = (('-march=native', '-fopenmp'), ('-march=native',), ())
@@ -24,8 +26,8 @@ TIMEOUT = 120  # seconds for one call of the compiler
 def load(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
     """Compile ``source``, unless that was done before, and load it.
 
-    What is compiled is kept in ``$MMSSMPRUNE_CACHE``, else ``$XDG_CACHE_HOME/mmssmprune``, else
-    ``~/.cache/mmssmprune``. ``CXX`` names the compiler; ``CXX=none`` thus does without C++.
+    What is compiled is kept in `mmssmprune._cache.cache_folder`, and compiled again where it was damaged there. ``CXX``
+    names the compiler; ``CXX=none`` thus does without C++.
 
     Returns:
         The library and None, or None and the reason why there is none.
@@ -35,12 +37,14 @@ def load(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
     if compiler is None:
         return None, f'no C++ compiler ({", ".join(names)}) was found'
     try:
-        path = cache_folder() / f'{source.stem}-{_key(source, compiler)}.so'
-        if not path.is_file():
-            _compile(source, compiler, path)
+        name, folder = f'{source.stem}-{_key(source, compiler)}', cache_folder()
+        make_private(folder)
+        path = whole_file(folder, f'{name}-*.so') or _compile(source, compiler, folder, name)
         return ctypes.CDLL(str(path)), None
     except subprocess.CalledProcessError as error:
         return None, f'{shlex.join(compiler)} failed: {(error.stderr or "").strip()[-400:]}'
+    except PermissionError as error:
+        return None, str(error)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         return None, f'it could not be built: {error}'
 
@@ -49,12 +53,6 @@ def in_fresh_thread(self_test: Callable[[], str | None]) -> str | None:
     """Run the self-test of what was compiled where none of torch's modes is on: fake tensors, counters, autocast."""
     with ThreadPoolExecutor(1) as fresh:
         return fresh.submit(self_test).result()
-
-
-def cache_folder() -> Path:
-    """Where compiled files are kept."""
-    root = os.environ.get('MMSSMPRUNE_CACHE')
-    return Path(root or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmssmprune')
 
 
 def _key(source: Path, compiler: list[str]) -> str:
@@ -72,11 +70,10 @@ def _cpu() -> str:
     return ' '.join(about + sorted({line for line in lines if line.startswith(('model name', 'flags', 'Features'))}))
 
 
-def _compile(source: Path, compiler: list[str], path: Path) -> None:
+def _compile(source: Path, compiler: list[str], folder: Path, name: str) -> Path:
     """Write the library under a temporary name, then rename: another process may be doing the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / name
         for extra in EXTRA_FLAGS:
             try:
                 _run([*compiler, *FLAGS, *extra, str(source), '-o', str(made)])
@@ -84,7 +81,10 @@ def _compile(source: Path, compiler: list[str], path: Path) -> None:
             except subprocess.CalledProcessError:
                 if extra == EXTRA_FLAGS[-1]:
                     raise
+        made.chmod(0o700)
+        path = folder / f'{name}-{digest(made)}.so'
         os.replace(made, path)
+    return path
 
 
 def _run(command: list[str]) -> str:

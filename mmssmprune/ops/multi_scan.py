@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from .backends import BACKENDS, announce, choose_backend, composed
 from .backends.multi_inputs import MultiScanInputs
+from .checks import check_kind
+from .derivatives import gradients, needs_plain_torch, without_autocast
+from .flop_formulas import flops_of
 
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
@@ -72,7 +74,9 @@ def multi_scan(
         is.
 
     Raises:
-        ValueError: shapes do not fit each other, or the backend is unknown or cannot run these tensors.
+        ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors; on a
+            CPU also an ``order`` that does not visit every token once, and values of ``move`` and ``gap`` out of range.
+            On a GPU these are not looked at, which would wait for the device.
     """
     if param_order not in PARAM_ORDERS:
         raise ValueError(f'param_order is {param_order!r}; the names are {", ".join(PARAM_ORDERS)}')
@@ -87,6 +91,9 @@ def multi_scan(
     p = MultiScanInputs(*operands, directions, width, delta_softplus, param_order == 'scan')
     _check(p, hw_shape)
     name = choose_backend(backend, u.device, p.compute_dtype)
+    if needs_plain_torch():
+        p.check_walk()
+        return composed.plain_scan(p)
     options = (directions, width, delta_softplus, p.permute_params, name)
     trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in p.tensors)
     return torch.ops.mmssmprune.multi_scan(*operands, *options, trained)[0]
@@ -105,18 +112,28 @@ def _check(p: MultiScanInputs, hw_shape: tuple[int, int] | None) -> None:
     d_state = p.A.shape[2]
     sequence, vector, state = (sets, batch, tokens, dim), (sets, dim), (sets, batch, tokens, d_state)
     walk = (batch, p.directions, tokens)
-    expected = {'delta': [sequence], 'A': [(sets, dim, d_state)], 'B': [state], 'C': [state], 'D': [vector]}
+    expected = {
+        'u': [sequence],
+        'delta': [sequence],
+        'A': [(sets, dim, d_state)],
+        'B': [state],
+        'C': [state],
+        'D': [vector],
+    }
     expected |= {'z': [sequence[1:]], 'delta_bias': [vector], 'delta_gap': [vector], 'gap': [walk]}
     expected |= {'order': [walk, (1, *walk[1:])], 'move': [walk, (1, *walk[1:])]}
     if p.direction_B is not None:
         expected['direction_B'] = [(len(p.direction_B), d_state)]
     for name, shapes in expected.items():
         tensor = getattr(p, name)
-        if tensor is not None and tuple(tensor.shape) not in shapes:
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) not in shapes:
             raise ValueError(
                 f'{name} must be {" or ".join(map(str, shapes))} for u {sequence} and A {tuple(p.A.shape)}, '
                 f'got {tuple(tensor.shape)}'
             )
+        check_kind(name, tensor, p.u.device, integer=name in ('order', 'move', 'gap'))
 
 
 def _inputs(operands) -> tuple[MultiScanInputs, str]:
@@ -127,6 +144,8 @@ def _inputs(operands) -> tuple[MultiScanInputs, str]:
 def _forward(*operands):
     p, backend = _inputs(operands)
     announce(backend, p.u.device.type)
+    if backend != 'cpp':  # which looks by itself, and faster
+        p.check_walk()
     with torch.autocast(p.u.device.type, enabled=False):
         module = BACKENDS[backend]
         if hasattr(module, 'multi_forward'):
@@ -190,19 +209,39 @@ def _differentiate(ctx, grad_out, grad_total, grad_saved):
         raise RuntimeError('a multi_scan with keep_states=False has no gradient')
     total, saved, *tensors = ctx.saved_tensors
     *options, backend = ctx.options
-    if hasattr(BACKENDS[backend], 'multi_backward'):
+    if needs_plain_torch() or (torch.is_grad_enabled() and not hasattr(BACKENDS[backend], 'multi_backward')):
+        grads = composed.plain_backward(MultiScanInputs(*tensors, *options), grad_out)
+    elif hasattr(BACKENDS[backend], 'multi_backward'):
         grads = torch.ops.mmssmprune.multi_scan_backward(grad_out, total, saved, *tensors, *ctx.options)
     else:
-        with torch.autocast(grad_out.device.type, enabled=False):
+        with without_autocast(grad_out.device):
             p = MultiScanInputs(*tensors, *options)
             grads = composed.backward(p, total, saved, grad_out, BACKENDS[backend], backend)
     return (*(None if t is None else g for t, g in zip(tensors[:10], grads, strict=True)), *(None,) * 9)
 
 
+def _save_again(ctx, inputs, output):
+    grad_out, _, _, *tensors = inputs[:16]
+    ctx.options = inputs[16:20]
+    ctx.save_for_backward(grad_out, *tensors)
+
+
+def _differentiate_again(ctx, grads):
+    grad_out, *tensors = ctx.saved_tensors
+    walk = tensors[10:]
+
+    def backward(grad_out: Tensor, *operands: Tensor | None) -> list[Tensor | None]:
+        return composed.plain_backward(MultiScanInputs(*operands, *walk, *ctx.options), grad_out)
+
+    by_grad_out, *by_operands = gradients(backward, [grad_out, *tensors[:10]], grads)
+    return by_grad_out, None, None, *by_operands, *(None,) * 8
+
+
 torch.library.register_autograd('mmssmprune::multi_scan', _differentiate, setup_context=_save)
+torch.library.register_autograd('mmssmprune::multi_scan_backward', _differentiate_again, setup_context=_save_again)
 
 
-@register_flop_formula(torch.ops.mmssmprune.multi_scan)
+@flops_of(torch.ops.mmssmprune.multi_scan)
 def multi_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -> int:
     """The field's count per direction, 9 B K D N and B K D for D u; the one gate is an activation and left out."""
     _, batch, tokens, dim = u
@@ -210,7 +249,7 @@ def multi_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -
     return batch * tokens * dim * directions * (9 * A[2] + (D is not None))
 
 
-@register_flop_formula(torch.ops.mmssmprune.multi_scan_backward)
+@flops_of(torch.ops.mmssmprune.multi_scan_backward)
 def multi_scan_backward_flops(grad_out, total, saved, *operands, out_shape=None, **kwargs) -> int:
     """Twice the forward count, as FlopCounterMode takes it for every other operator."""
     return 2 * multi_scan_flops(*operands)

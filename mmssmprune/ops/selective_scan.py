@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from .backends import BACKENDS, announce, choose_backend
+from .backends import BACKENDS, announce, choose_backend, naive
 from .backends.common import ScanInputs
+from .checks import check_kind
+from .derivatives import gradients, needs_plain_torch, without_autocast
+from .flop_formulas import flops_of
 
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
@@ -48,7 +50,7 @@ def selective_scan(
         the operands are cast to float32 and so is the result, because half precision overflows here.
 
     Raises:
-        ValueError: shapes do not fit each other, or the backend is unknown or cannot run these tensors.
+        ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors.
     """
     return run_scan(u, delta, A, B, C, D, z, delta_bias, None, delta_softplus, backend)
 
@@ -70,10 +72,20 @@ def run_scan(
     p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
     _check(p)
     device_type = u.device.type
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):  # meta has none
+    if _has_autocast(device_type) and torch.is_autocast_enabled(device_type):
         p = p.to(p.compute_dtype)
     name = choose_backend(backend, u.device, p.compute_dtype)
+    if needs_plain_torch():
+        with without_autocast(u.device):
+            return naive.scan(p.to(p.compute_dtype)).to(p.u.dtype)
     return torch.ops.mmssmprune.selective_scan(*p.tensors, delta_softplus, name)[0]
+
+
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)  # meta has none
+
+
+_has_autocast._dynamo_marked_constant = True  # torch 2.4 cannot trace it
 
 
 def _check(p: ScanInputs) -> None:
@@ -82,14 +94,25 @@ def _check(p: ScanInputs) -> None:
     batch, dim, length = p.u.shape
     d_state = p.A.shape[1]
     sequence, vector, state = (batch, dim, length), (dim,), (batch, d_state, length)
-    expected = {'delta': sequence, 'A': (dim, d_state), 'B': state, 'C': state, 'D': vector, 'z': sequence}
+    expected = {
+        'u': sequence,
+        'delta': sequence,
+        'A': (dim, d_state),
+        'B': state,
+        'C': state,
+        'D': vector,
+        'z': sequence,
+    }
     expected |= {'delta_bias': vector, 'gap_delta': sequence}
     for name, shape in expected.items():
         tensor = getattr(p, name)
-        if tensor is not None and tuple(tensor.shape) != shape:
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
             raise ValueError(
                 f'{name} must be {shape} for u {sequence} and A {tuple(p.A.shape)}, got {tuple(tensor.shape)}'
             )
+        check_kind(name, tensor, p.u.device)
 
 
 def _forward(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
@@ -159,27 +182,44 @@ def _differentiate(ctx, grad_out, grad_saved):
     saved, *operands = ctx.saved_tensors
     if grad_out is None:
         return (None,) * 11
-    if hasattr(BACKENDS[ctx.backend], 'backward'):
+    if hasattr(BACKENDS[ctx.backend], 'backward') and not needs_plain_torch():
         grads = torch.ops.mmssmprune.selective_scan_backward(
             grad_out, saved, *operands, ctx.delta_softplus, ctx.backend
         )
     else:
         p = ScanInputs(*operands, ctx.delta_softplus)
-        grads = p.autograd_of(BACKENDS[ctx.backend].scan, grad_out)
+        again = needs_plain_torch() or torch.is_grad_enabled()
+        grads = p.autograd_of(naive.scan if again else BACKENDS[ctx.backend].scan, grad_out)
     return (*(None if t is None else g for t, g in zip(operands, grads, strict=True)), None, None)
 
 
+def _save_again(ctx, inputs, output):
+    grad_out, _, *operands, ctx.delta_softplus, _ = inputs
+    ctx.save_for_backward(grad_out, *operands)
+
+
+def _differentiate_again(ctx, grads):
+    grad_out, *operands = ctx.saved_tensors
+
+    def backward(grad_out: Tensor, *operands: Tensor | None) -> list[Tensor | None]:
+        return ScanInputs(*operands, ctx.delta_softplus).autograd_of(naive.scan, grad_out)
+
+    by_grad_out, *by_operands = gradients(backward, [grad_out, *operands], grads)
+    return by_grad_out, None, *by_operands, None, None
+
+
 torch.library.register_autograd('mmssmprune::selective_scan', _differentiate, setup_context=_save)
+torch.library.register_autograd('mmssmprune::selective_scan_backward', _differentiate_again, setup_context=_save_again)
 
 
-@register_flop_formula(torch.ops.mmssmprune.selective_scan)
+@flops_of(torch.ops.mmssmprune.selective_scan)
 def selective_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -> int:
     """The field's count: 9 B L D N for the recurrence, B L D each for the skip D u and for the gate."""
     batch, dim, length = u
     return batch * length * dim * (9 * A[1] + (D is not None) + (z is not None))
 
 
-@register_flop_formula(torch.ops.mmssmprune.selective_scan_backward)
+@flops_of(torch.ops.mmssmprune.selective_scan_backward)
 def selective_scan_backward_flops(grad_out, saved, *operands, out_shape=None, **kwargs) -> int:
     """Twice the forward count, as FlopCounterMode takes it for every other operator."""
     return 2 * selective_scan_flops(*operands)

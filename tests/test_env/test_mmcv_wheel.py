@@ -57,13 +57,45 @@ def test_default_cache_is_the_users(monkeypatch, tmp_path):
     assert mmcv_wheel.cache_dir(REQUIREMENT).parent == tmp_path / 'mmssmprune'
 
 
+def stored_wheel(folder: Path) -> Path:
+    """What `build` leaves: a wheel whose build number is the hash of its content."""
+    folder.mkdir(parents=True, mode=0o700)
+    for parent in (folder, folder.parent):
+        parent.chmod(0o700)
+    wheel = folder / 'any.whl'
+    wheel.write_bytes(b'a wheel')
+    return wheel.rename(wheel.with_name(f'onedl_mmcv-2.3.6-0{mmcv_wheel.digest(wheel)}-cp311-cp311-any.whl'))
+
+
 def test_cached_wheel_is_taken_without_a_compiler(cache):
-    wheel = mmcv_wheel.cache_dir(REQUIREMENT) / 'onedl_mmcv-2.3.6-any.whl'
-    wheel.parent.mkdir(parents=True)
-    wheel.write_bytes(b'')
+    wheel = stored_wheel(mmcv_wheel.cache_dir(REQUIREMENT))
     (wheel.parent / f'{wheel.name}.123.partial').write_bytes(b'')
     done = run_script(cache, REQUIREMENT, CXX='no-such-compiler')
     assert done.stdout.splitlines()[-1] == str(wheel), done.stderr
+
+
+@pytest.mark.parametrize('damage', ['content', 'no hash'])
+def test_a_wheel_that_is_not_what_was_built_is_not_taken(cache, damage):
+    wheel = stored_wheel(mmcv_wheel.cache_dir(REQUIREMENT))
+    if damage == 'content':
+        wheel.write_bytes(b'a whee')
+    else:
+        wheel.rename(wheel.with_name('onedl_mmcv-2.3.6-cp311-cp311-any.whl'))
+    done = run_script(cache, REQUIREMENT, CXX='no-such-compiler')
+    assert (done.returncode, done.stdout) == (1, '')
+    assert 'mmcv: no C++ compiler' in done.stderr  # it would be built again
+
+
+@pytest.mark.parametrize('level', [0, 1])
+def test_a_cache_that_others_can_write_to_is_refused(cache, level):
+    folder = mmcv_wheel.cache_dir(REQUIREMENT)
+    stored_wheel(folder)
+    wrong = (folder, folder.parent)[level]
+    wrong.chmod(0o777)
+    done = run_script(cache, REQUIREMENT)
+    assert (done.returncode, done.stdout) == (1, '')
+    assert f'is not used, because {wrong} can be written by everyone' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_missing_compiler_is_said_in_a_sentence(tmp_path):
@@ -99,7 +131,13 @@ def test_wheel_with_operators_is_stored(tmp_path, monkeypatch):
     source = project(tmp_path / 'source', setup)
     Path(source, 'ext.c').write_text('int nothing;\n')
     mmcv_wheel.build(source, tmp_path / 'target')
-    assert [path.suffix for path in (tmp_path / 'target').iterdir()] == ['.whl']
+    (stored,) = (tmp_path / 'target').iterdir()
+    assert stored == mmcv_wheel.whole_file(tmp_path / 'target', '*.whl')
+    assert stored.name.startswith('onedl_mmcv-2.3.6-0') and stored.name.count('-') == 5
+    installing = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', tmp_path / 'site', stored]
+    done = subprocess.run(installing, capture_output=True, text=True)  # pip takes the hash for a build number
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'site' / 'mmcv').is_dir()
 
 
 @pytest.mark.parametrize('args', [(), ('onedl-mmcv',)])

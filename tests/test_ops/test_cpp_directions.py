@@ -127,14 +127,3 @@ def test_states_are_kept_for_training_alone():
     assert saved.shape == (2, 4, 1, 4, 32)
     with pytest.raises(RuntimeError, match='a multi_scan with keep_states=False has no gradient'):
         out.sum().backward()
-
-
-@NO_CPP
-@pytest.mark.parametrize(('name', 'limit'), [('order', 9), ('move', 5)])
-def test_walks_out_of_bounds_are_named(name, limit):
-    leaves, options = multi_operands(kept=9)
-    for wrong in (-1, limit):
-        walk = options[name].clone()
-        walk[1, 2, 3] = wrong
-        with pytest.raises(ValueError, match=f'{name} must have values from 0 to {limit - 1}'):
-            multi_scan(**leaves, **{**options, name: walk}, backend='cpp')

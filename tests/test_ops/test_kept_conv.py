@@ -159,23 +159,26 @@ def test_no_tokens_or_no_outputs(batch, kept, wanted, backend):
     assert (grads['bias'] == batch * wanted).all()
 
 
-@NO_CPP
-def test_cells_and_tokens_that_there_are_not_are_left_out():
-    x, weight = torch.ones(1, 2, 3), torch.ones(3, 1, 3, 3)
-    slot = torch.tensor([[0, 2, 1000, 1]], dtype=torch.int32)
-    cells = torch.tensor([[0, 4, -1, 3]])
-    out = kept_conv(
-        x,
-        weight,
-        cells=cells[:, :2],
-        slot=slot,
-        out_cells=cells,
-        out_slot=slot,
-        hw_shape=(2, 2),
-        origin=(-1, -1),
-        backend='cpp',
-    )
-    assert out[0, :, 0].tolist() == [2, 0, 0, 2]
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('name', ['cells', 'slot', 'out_cells', 'out_slot'])
+def test_cells_and_slots_that_contradict_each_other_are_named(name, backend):
+    leaves, options = conv_operands('wide, at other cells')
+    right = options[name].long()
+    wrongs = {'negative': -1, 'too large': right.shape[1] + 1000, 'wrapped': 2**32, 'another one': right[1, 5]}
+    if 'slot' in name:
+        at = (right[1] >= 0).nonzero()[3]  # a cell that has a token
+        wrongs['another one'] = right[1].max() - right[1, at]
+    else:
+        at = 4
+    for value in wrongs.values():
+        wrong = right.clone()
+        wrong[1, at] = value
+        with pytest.raises(
+            ValueError, match=f'{name.replace("slot", "cells")} must have values from 0 to 29, none twice'
+        ):
+            kept_conv(**leaves, **{**options, name: wrong}, backend=backend)
+        with pytest.raises(ValueError, match='none twice'):
+            torch.func.jvp(lambda x: kept_conv(**{**leaves, 'x': x}, **{**options, name: wrong}), *[(leaves['x'],)] * 2)  # noqa: B023
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
@@ -252,6 +255,10 @@ def test_wrong_operands_are_named():
         ({'cells': None, 'slot': None}, r'x \(3, 13, 3\) must have a token for each cell of \(4, 7\), or give cells'),
         ({'out_cells': options['cells']}, 'out_cells and out_slot belong together; give both or neither'),
         ({'out_cells': options['cells'], 'out_slot': options['slot'][:1]}, r'out_slot must be \(3, 28\)'),
+        ({'x': leaves['x'].int()}, 'x must be a floating-point tensor, got torch.int32'),
+        ({'weight': leaves['weight'] * 1j}, 'weight must be a floating-point tensor, got torch.complex128'),
+        ({'slot': options['slot'].float()}, 'slot must be an integer tensor, got torch.float32'),
+        ({'bias': leaves['bias'].to('meta')}, 'bias must be on cpu as the other operands are, got meta'),
         ({'backend': 'cuda'}, "unknown kept_conv backend 'cuda'; the names are naive, torch, cpp, triton"),
         ({'backend': 'triton'}, r"'triton' cannot run torch.float64 tensors on cpu here \(it computes in float32\)"),
     ]:

@@ -99,10 +99,39 @@ def test_wrong_operands_are_named():
         ({'hw_shape': None}, 'direction_B needs move'),
         ({'param_order': 'random'}, "param_order is 'random'; the names are raster, scan"),
         ({'gap': torch.zeros(2, 3, 15)}, r'gap must be \(2, 4, 15\)'),
+        ({'u': leaves['u'].int()}, 'u must be a floating-point tensor, got torch.int32'),
+        ({'B': leaves['B'] * 1j}, 'B must be a floating-point tensor, got torch.complex128'),
+        ({'gap': torch.zeros(2, 4, 15)}, 'gap must be an integer tensor, got torch.float32'),
+        ({'A': leaves['A'].to('meta')}, 'A must be on cpu as the other operands are, got meta'),
         ({'u': leaves['u'].expand(3, -1, -1, -1)}, 'u has 3 sets of parameters for 4 directions'),
     ]:
         with pytest.raises(ValueError, match=message):
             multi_scan(**{**leaves, **options, **wrong})
+
+
+@pytest.mark.parametrize('backend', ['naive', *FAST])
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('order', -1, 'order must have values from 0 to 8'),
+        ('order', 9, 'order must have values from 0 to 8'),
+        ('order', 2**32, 'order must have values from 0 to 8'),
+        ('order', 'another one', 'order must have each value from 0 to 8 once per direction, but has one twice'),
+        ('move', -1, 'move must have values from 0 to 4'),
+        ('move', 5, 'move must have values from 0 to 4'),
+        ('gap', -1, 'gap must have values from 0 to'),
+        ('gap', 2**31, 'gap must have values from 0 to'),
+    ],
+)
+def test_walks_that_are_none_are_named(name, value, message, backend):
+    leaves, options = multi_operands(kept=9)
+    walk = options[name].clone()
+    walk[1, 2, 3] = walk[1, 2, 4] if value == 'another one' else value
+    wrong = {**options, name: walk}
+    with pytest.raises(ValueError, match=message):
+        multi_scan(**leaves, **wrong, backend=backend)
+    with pytest.raises(ValueError, match=message):
+        torch.func.jvp(lambda u: multi_scan(**{**leaves, 'u': u}, **wrong), (leaves['u'],), (leaves['u'],))
 
 
 def test_the_variable_chooses_where_it_can(monkeypatch):

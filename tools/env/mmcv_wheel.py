@@ -24,6 +24,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmssmprune._cache import cache_folder, digest, make_private, whole_file  # of this clone, not installed
+
 # With current setuptools CFLAGS replaces Python's own flags, so the whole set stands here.
 CFLAGS = ['-O2', '-g0', '-DNDEBUG', '-fwrapv', '-fPIC']
 # What mmcv and torch's BuildExtension add; a precompiled header is used only under equal flags.
@@ -46,12 +49,9 @@ def cache_dir(requirement: str) -> Path:
     """Folder that holds the wheel of ``requirement`` for this Python, machine and torch."""
     import torch
 
-    root = os.environ.get('MMSSMPRUNE_CACHE')
-    if not root:
-        root = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmssmprune'
     python = f'py{sys.version_info.major}.{sys.version_info.minor}-{sysconfig.get_platform()}'
     package = requirement.replace('==', '') + ('-cuda' if with_cuda() else '')
-    return Path(root) / f'{python}-torch{torch.__version__}-{package}'
+    return cache_folder() / f'{python}-torch{torch.__version__}-{package}'
 
 
 def compiler() -> list[str]:
@@ -131,10 +131,13 @@ def build(requirement: str, target: Path) -> None:
     """Put the wheel of ``requirement`` into the folder ``target``; on failure leave nothing there."""
     with tempfile.TemporaryDirectory(prefix='mmssmprune-mmcv-') as folder:
         wheel = compile_wheel(requirement, Path(folder))
-        target.mkdir(parents=True, exist_ok=True)
+        make_private(target)
         partial = target / f'{wheel.name}.{os.getpid()}.partial'
-        shutil.copy(wheel, partial)
-        partial.replace(target / wheel.name)
+        shutil.copyfile(wheel, partial)
+        partial.chmod(0o600)
+        # The build number of a wheel's name, which starts with a digit, is where the hash may stand.
+        name, version, *tags = wheel.name.split('-')
+        partial.replace(target / '-'.join([name, version, f'0{digest(partial)}', *tags[-3:]]))
 
 
 def main() -> None:
@@ -144,12 +147,18 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes
     requirement = sys.argv[1]
     target = cache_dir(requirement)
-    if not list(target.glob('*.whl')):
+    try:
+        make_private(target.parent)
+        if target.exists():
+            make_private(target)
+    except OSError as error:
+        sys.exit(f'mmcv: {error}')
+    if not whole_file(target, '*.whl'):
         if missing := missing_tool():
             sys.exit(f'mmcv: {missing}')
         say(f'compiling {requirement} for {target.name}; this takes some minutes, once')
         build(requirement, target)
-    print(next(target.glob('*.whl')))
+    print(whole_file(target, '*.whl'))
 
 
 if __name__ == '__main__':

@@ -7,13 +7,13 @@ several directions by itself also has ``multi_forward`` and ``multi_backward``; 
 
 from __future__ import annotations
 
-import logging
 import os
 from functools import cache
 from types import ModuleType
 
 import torch
 
+from ..log_choice import log_choice
 from . import chunked, cpp, mamba_ssm, naive, triton
 
 BACKENDS: dict[str, ModuleType] = {
@@ -76,5 +76,5 @@ _wanted_by_environment._dynamo_marked_constant = True  # as `cpp.problem`
 
 @cache
 def announce(name: str, device_type: str) -> None:
-    """Log once which backend runs."""
-    logging.getLogger('mmssmprune').info('selective scans on %s run in the %s backend', device_type, name)
+    """Log once which backend runs, and why the fastest one of the device cannot."""
+    log_choice('selective scans', name, device_type, {'cpu': ('cpp', cpp), 'cuda': ('triton', triton)})

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..derivatives import gradients, without_autocast
+
 
 @dataclass
 class ScanInputs:
@@ -48,14 +50,12 @@ class ScanInputs:
 
     def autograd_of(self, scan: Callable[[ScanInputs], Tensor], grad_out: Tensor) -> list[Tensor | None]:
         """Run a differentiable ``scan`` again, in float32 or wider; return its gradients in the order of `tensors`."""
-        leaves = [None if t is None else t.detach().requires_grad_() for t in self.tensors]
-        with torch.enable_grad(), torch.autocast(self.u.device.type, enabled=False):
-            out = scan(ScanInputs(*leaves, self.delta_softplus).to(self.compute_dtype))
-        present = [t for t in leaves if t is not None]
-        # A length of 0 leaves operands unused; their gradient is 0.
-        found = torch.autograd.grad(out, present, grad_out.to(out.dtype), allow_unused=True, materialize_grads=True)
-        grads = iter(found)
-        return [None if t is None else next(grads) for t in leaves]
+
+        def run(*tensors: Tensor | None) -> list[Tensor]:
+            with without_autocast(self.u.device):
+                return [scan(ScanInputs(*tensors, self.delta_softplus).to(self.compute_dtype))]
+
+        return gradients(run, self.tensors, [grad_out])
 
 
 def fold_gap(p: ScanInputs, scan: Callable[[ScanInputs], Tensor]) -> Tensor:

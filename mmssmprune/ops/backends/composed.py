@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..derivatives import gradients, without_autocast
+from . import naive
 from .common import ScanInputs
 from .multi_inputs import MultiScanInputs
 
@@ -16,6 +18,17 @@ def scan(p: MultiScanInputs, module: ModuleType) -> Tensor:
     """Permute, scan, bring home, sum over the directions, gate. Differentiable by autograd; returns (B, K, D)."""
     total = _sum_at_home(p, [module.scan(single) for single in _single_scans(p)])
     return total if p.z is None else total * F.silu(p.z)
+
+
+def plain_scan(p: MultiScanInputs) -> Tensor:
+    """The naive scan in torch's own operations, which it can differentiate in every mode and to every order."""
+    with without_autocast(p.u.device):
+        return scan(p.wide(), naive).to(p.u.dtype)
+
+
+def plain_backward(p: MultiScanInputs, grad_out: Tensor) -> list[Tensor | None]:
+    """The gradients of `plain_scan`, which can be differentiated again where gradients are enabled."""
+    return gradients(lambda *tensors: [plain_scan(p.with_tensors(list(tensors)))], p.tensors, [grad_out])
 
 
 def _single_scans(p: MultiScanInputs) -> list[ScanInputs]:

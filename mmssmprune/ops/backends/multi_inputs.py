@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import can_be_read
+
 
 @dataclass
 class MultiScanInputs:
@@ -64,6 +66,22 @@ class MultiScanInputs:
         dtype = self.compute_dtype
         return self.with_tensors([None if t is None else t.to(dtype) for t in self.tensors])
 
+    def index_limits(self) -> list[tuple[str, Tensor | None, int]]:
+        """The integers that say where to read and write: name, tensor and the first value that is too large."""
+        moves = 0 if self.direction_B is None else len(self.direction_B)
+        order, move = ('order', self.order, self.u.shape[2]), ('move', self.move if moves else None, moves)
+        return [order, move, ('gap', self.gap, 2**31)]
+
+    def check_walk(self) -> None:
+        """Raise ValueError for integers out of range and an order that is not one, as far as `can_be_read`."""
+        for name, index, limit in self.index_limits():
+            if index is None or index.numel() == 0 or not can_be_read(index):
+                continue
+            if not 0 <= index.min() <= index.max() < limit:
+                raise index_error(name, limit)
+            if name == 'order' and (index.long().sort(-1).values.diff(dim=-1) == 0).any():
+                raise index_error(name, limit, repeated=True)
+
     def walk(self) -> tuple[Tensor, Tensor | None]:
         """The cell visited at each step and the move that led there, (1 or B, R, K) int64."""
         if self.order is not None:
@@ -74,6 +92,13 @@ class MultiScanInputs:
             return torch.stack([cells, cells.flip(0)][: self.directions])[None], None
         order = snake_order(length // self.width, self.width).to(self.u.device)
         return order[None], snake_moves(order, self.width)[None]
+
+
+def index_error(name: str, limit: int, repeated: bool = False) -> ValueError:
+    """What is wrong with one of `MultiScanInputs.index_limits`."""
+    if repeated:
+        return ValueError(f'{name} must have each value from 0 to {limit - 1} once per direction, but has one twice')
+    return ValueError(f'{name} must have values from 0 to {limit - 1}')
 
 
 def snake_order(height: int, width: int) -> Tensor:

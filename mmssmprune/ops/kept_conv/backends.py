@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from types import ModuleType
 
 import torch
 
+from ..log_choice import log_choice
 from . import cpp, dense_grid, naive, triton
 
 BACKENDS: dict[str, ModuleType] = {'naive': naive, 'torch': dense_grid, 'cpp': cpp, 'triton': triton}
 VARIABLE = 'MMSSMPRUNE_CONV_BACKEND'
+
+
+@cache
+def announce(name: str, device_type: str) -> None:
+    """Log once which backend runs, and why the fastest one of the device cannot."""
+    log_choice('convolutions over tokens', name, device_type, {'cpu': ('cpp', cpp), 'cuda': ('triton', triton)})
 
 
 def usable_backends(device: torch.device, dtype: torch.dtype) -> list[str]:

@@ -7,13 +7,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mmssmprune.ops.constants import kept_constant
+from ..checks import can_be_read
+from ..constants import kept_constant
 
 
 @kept_constant
 def _every_cell(cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cells and slots (1, H*W) of the whole grid."""
     return tuple(torch.arange(cells, dtype=dtype, device=device)[None] for dtype in (torch.int64, torch.int32))
+
+
+def places_error(name: str, slot_name: str, cells: int) -> ValueError:
+    """What is wrong with cells and slots that are not each other's inverse."""
+    return ValueError(
+        f'{name} must have values from 0 to {cells - 1}, none twice in an image, and {slot_name} the number of the '
+        'token at each of these cells and -1 elsewhere'
+    )
 
 
 @dataclass
@@ -60,6 +69,22 @@ class ConvInputs:
         given = (cells, slot) if self.cells is None else (self.cells, self.slot)
         wanted = (cells, slot) if self.out_cells is None else (self.out_cells, self.out_slot)
         return replace(self, cells=given[0], slot=given[1], out_cells=wanted[0], out_slot=wanted[1])
+
+    def places(self) -> list[tuple[str, Tensor, str, Tensor]]:
+        """Where tokens and outputs are, as far as it is given: names and tensors of cells and slots."""
+        given = [] if self.cells is None else [('cells', self.cells, 'slot', self.slot)]
+        same = self.out_cells is None or (self.out_cells is self.cells and self.out_slot is self.slot)
+        return given if same else [*given, ('out_cells', self.out_cells, 'out_slot', self.out_slot)]
+
+    def check_places(self) -> None:
+        """Raise ValueError where cells and slots are not each other's inverse, as far as `can_be_read`."""
+        for name, cells, slot_name, slot in self.places():
+            if not (can_be_read(cells) and can_be_read(slot)):
+                continue
+            tokens = torch.arange(cells.shape[1])
+            in_range = ((cells >= 0) & (cells < slot.shape[1])).all()
+            if not in_range or (slot.gather(1, cells.long()) != tokens).any() or (slot >= 0).sum() != cells.numel():
+                raise places_error(name, slot_name, slot.shape[1])
 
     def taps(self) -> Tensor:
         """The weight as (kh*kw, C), contiguous, in the dtype of the computation."""

@@ -219,5 +219,21 @@ template <class T> void run(const Conv& s) {
     if (s.grad_out.data) empty_rows<T>(s);
 }
 
+// Whether slot has the number of each token at the token's cell, and of none elsewhere.
+template <class I> bool is_inverse(const int64_t* cells, const I* slot, int64_t batch, int64_t tokens, int64_t grid) {
+    int64_t filled = 0;
+    for (int64_t image = 0; image < batch; image++, cells += tokens, slot += grid) {
+        for (int64_t token = 0; token < tokens; token++)
+            if (cells[token] < 0 || cells[token] >= grid || slot[cells[token]] != token) return false;
+        for (int64_t cell = 0; cell < grid; cell++) filled += slot[cell] >= 0;
+    }
+    return filled == batch * tokens;
+}
+
+extern "C" int is_inverse(const int64_t* cells, const void* slot, int64_t wide, int64_t batch, int64_t tokens, int64_t grid) {
+    return wide ? is_inverse(cells, (const int64_t*)slot, batch, tokens, grid)
+                : is_inverse(cells, (const int32_t*)slot, batch, tokens, grid);
+}
+
 extern "C" void kept_conv_float(const Conv* s) { run<float>(*s); }
 extern "C" void kept_conv_double(const Conv* s) { run<double>(*s); }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from .backends import BACKENDS, choose_backend
+from ..checks import check_kind
+from ..derivatives import gradients, needs_plain_torch, without_autocast
+from ..flop_formulas import flops_of
+from . import cpp, naive
+from .backends import BACKENDS, announce, choose_backend
 from .inputs import ConvInputs
 
 _OPERANDS = (
@@ -51,7 +54,9 @@ def kept_conv(
         (B, K, C) in the dtype of ``x``. It is computed in float32, or in float64 where an operand is.
 
     Raises:
-        ValueError: shapes do not fit each other, or the backend is unknown or cannot run these tensors.
+        ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors; on a
+            CPU also cells and slots that are not each other's inverse. On a GPU these are not looked at, which would
+            wait for the device.
     """
     for first, second, names in ((cells, slot, 'cells and slot'), (out_cells, out_slot, 'out_cells and out_slot')):
         if (first is None) != (second is None):
@@ -63,6 +68,9 @@ def kept_conv(
     p = ConvInputs(x, weight, bias, cells, slot, out_cells, out_slot, *hw_shape, *origin)
     _check(p)
     name = choose_backend(backend, x.device, p.compute_dtype)
+    if needs_plain_torch():
+        p.check_places()
+        return _plain(p)
     tensors = (x, weight, bias, cells, slot, out_cells, out_slot)
     return torch.ops.mmssmprune.kept_conv(*tensors, *hw_shape, *origin, name)
 
@@ -77,20 +85,33 @@ def _check(p: ConvInputs) -> None:
         raise ValueError(
             f'x {tuple(p.x.shape)} must have a token for each cell of {(p.height, p.width)}, or give cells'
         )
-    expected = {'weight': (channels, 1, *p.weight.shape[2:]), 'bias': (channels,), 'cells': (batch, tokens)}
+    expected = {
+        'x': p.x.shape,
+        'weight': (channels, 1, *p.weight.shape[2:]),
+        'bias': (channels,),
+        'cells': (batch, tokens),
+    }
     expected |= {'slot': grid, 'out_cells': p.out_shape[:2], 'out_slot': grid}
     for name, shape in expected.items():
         tensor = getattr(p, name)
-        if tensor is not None and tuple(tensor.shape) != shape:
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
             raise ValueError(
                 f'{name} must be {shape} for x {tuple(p.x.shape)} on a grid {(p.height, p.width)}, '
                 f'got {tuple(tensor.shape)}'
             )
+        check_kind(name, tensor, p.x.device, integer=name.endswith(('cells', 'slot')))
 
 
 def _forward(*operands):
     *operands, backend = operands
     p = ConvInputs(*operands)
+    announce(backend, p.x.device.type)
+    if backend == 'cpp':
+        cpp.check_places(p)
+    else:
+        p.check_places()
     with torch.autocast(p.x.device.type, enabled=False):
         return BACKENDS[backend].forward(p)
 
@@ -134,22 +155,47 @@ def _differentiate(ctx, grad_out):
     if grad_out is None:
         return (None,) * 12
     tensors = ctx.saved_tensors  # once: gradient checkpointing allows no second look
-    grads = torch.ops.mmssmprune.kept_conv_backward(grad_out, *tensors, *ctx.options)
+    if needs_plain_torch():
+        grads = _plain_backward(grad_out, *tensors, *ctx.options[:-1])
+    else:
+        grads = torch.ops.mmssmprune.kept_conv_backward(grad_out, *tensors, *ctx.options)
     has_bias = tensors[2] is not None
     return (*grads[:2], grads[2] if has_bias else None, *(None,) * 9)
 
 
+def _plain(p: ConvInputs) -> Tensor:
+    """The naive convolution in torch's own operations, which it can differentiate in every mode and to every order."""
+    with without_autocast(p.x.device):
+        return naive.forward(p)
+
+
+def _plain_backward(grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *rest) -> list[Tensor | None]:
+    return gradients(lambda *leaves: [_plain(ConvInputs(*leaves, *rest))], [x, weight, bias], [grad_out])
+
+
+def _save_again(ctx, inputs, output):
+    ctx.options = inputs[8:12]
+    ctx.save_for_backward(*inputs[:8])
+
+
+def _differentiate_again(ctx, grads):
+    tensors = ctx.saved_tensors
+    found = gradients(lambda *leaves: _plain_backward(*leaves, *tensors[4:], *ctx.options), tensors[:4], grads)
+    return (*found, *(None,) * 9)
+
+
 torch.library.register_autograd('mmssmprune::kept_conv', _differentiate, setup_context=_save)
+torch.library.register_autograd('mmssmprune::kept_conv_backward', _differentiate_again, setup_context=_save_again)
 
 
-@register_flop_formula(torch.ops.mmssmprune.kept_conv)
+@flops_of(torch.ops.mmssmprune.kept_conv)
 def kept_conv_flops(x, weight, bias, cells, slot, out_cells, *args, out_shape=None, **kwargs) -> int:
     """2 B K C kh kw, as every convolution is counted."""
     outputs = args[1] * args[2] if out_cells is None else out_cells[1]
     return 2 * x[0] * outputs * weight[0] * weight[2] * weight[3]
 
 
-@register_flop_formula(torch.ops.mmssmprune.kept_conv_backward)
+@flops_of(torch.ops.mmssmprune.kept_conv_backward)
 def kept_conv_backward_flops(grad_out, *operands, out_shape=None, **kwargs) -> int:
     """Twice the forward count, as FlopCounterMode takes it for every other operator."""
     return 2 * kept_conv_flops(*operands)

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ..backends.triton import import_problem
 from .inputs import ConvInputs
 
 
@@ -26,11 +27,7 @@ problem._dynamo_marked_constant = True  # as `cpp.problem`
 
 @cache
 def _problem() -> str | None:
-    try:
-        from . import triton_kernels  # noqa: F401
-    except Exception as error:  # a broken or old Triton raises anything
-        return f'Triton 3.5 or later does not import: {error}'
-    return None
+    return import_problem('mmssmprune.ops.kept_conv.triton_kernels')
 
 
 def forward(p: ConvInputs) -> Tensor:

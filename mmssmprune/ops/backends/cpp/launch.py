@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmssmprune.ops import compile_cpp
 
-from ..multi_inputs import MultiScanInputs, snake_moves, snake_order
+from ..multi_inputs import MultiScanInputs, index_error, snake_moves, snake_order
 
 SOURCE = Path(__file__).with_name('multi_scan.cpp')
 PAD = 16  # so many channels hold any vector
@@ -45,7 +45,10 @@ class _Scan(ctypes.Structure):
 @cache
 def load() -> tuple[ctypes.CDLL | None, str | None]:
     """The compiled source, or None and the reason why there is none."""
-    return compile_cpp.load(SOURCE)
+    library, reason = compile_cpp.load(SOURCE)
+    if library is not None:
+        library.check_index.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5]
+    return library, reason
 
 
 def _together(p: MultiScanInputs) -> int:
@@ -85,20 +88,21 @@ def _snakes(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 def _walk(p: MultiScanInputs) -> dict[str, Tensor | None]:
     """The walks as the source takes them; it knows the sequence by itself."""
-    order, move = p.order, p.move
-    if p.width and order is None:
+    walk = {name: None if index is None else _checked(name, index, limit) for name, index, limit in p.index_limits()}
+    if p.width and p.order is None:
         order, move = _snakes(p.u.shape[2] // p.width, p.width)
-    else:
-        _check_range('order', order, p.u.shape[2])
-        if p.direction_B is not None:
-            _check_range('move', move, len(p.direction_B))
-    walk = dict(order=order, move=None if p.direction_B is None else move, gap=p.gap)
-    return {name: None if t is None else t.to(torch.int32).contiguous() for name, t in walk.items()}
+        walk |= dict(order=order, move=None if p.direction_B is None else move)
+    return walk
 
 
-def _check_range(name: str, index: Tensor | None, limit: int) -> None:
-    if index is not None and not 0 <= index.min() <= index.max() < limit:
-        raise ValueError(f'{name} must have values from 0 to {limit - 1}')
+def _checked(name: str, index: Tensor, limit: int) -> Tensor:
+    """The integers as int32, after a look at them in the width that they have."""
+    wide = index.dtype != torch.int32
+    index = (index.long() if wide else index).contiguous()
+    rows, length = index.shape[0] * index.shape[1], index.shape[2]
+    if wrong := load()[0].check_index(index.data_ptr(), wide, rows, length, limit, name == 'order'):
+        raise index_error(name, limit, repeated=wrong == 2)
+    return index.to(torch.int32)
 
 
 def call_source(p: MultiScanInputs, extra: Tensor | None, saved: Tensor, **tensors: Tensor | None) -> None:

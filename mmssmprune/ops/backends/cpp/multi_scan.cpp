@@ -412,5 +412,23 @@ template <class T> void run(const Scan& s, bool backward) {
     else run<T, GROUP>(s, backward);
 }
 
+// 0 where every value is at least 0 and below the limit, else 1; 2 where a row has one twice, if that matters.
+template <class I> int check_index(const I* index, int64_t rows, int64_t length, int64_t limit, bool once) {
+    std::vector<int64_t> seen(once ? limit : 0, -1);
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t t = 0; t < length; t++) {
+            const int64_t value = index[row * length + t];
+            if (value < 0 || value >= limit) return 1;
+            if (once && seen[value] == row) return 2;
+            if (once) seen[value] = row;
+        }
+    return 0;
+}
+
+extern "C" int check_index(const void* index, int64_t wide, int64_t rows, int64_t length, int64_t limit, int64_t once) {
+    return wide ? check_index((const int64_t*)index, rows, length, limit, once)
+                : check_index((const int32_t*)index, rows, length, limit, once);
+}
+
 extern "C" void multi_scan_float(const Scan* s, int backward) { run<float>(*s, backward); }
 extern "C" void multi_scan_double(const Scan* s, int backward) { run<double>(*s, backward); }

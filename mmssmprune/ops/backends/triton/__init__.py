@@ -6,6 +6,7 @@ imported once a scan asks for it.
 
 from __future__ import annotations
 
+import importlib
 import os
 from functools import cache
 
@@ -18,6 +19,8 @@ from ..multi_inputs import MultiScanInputs
 # Tokens between two states that forward saves for backward: a state per chunk costs 4 N / CHUNK bytes per token,
 # channel and direction.
 CHUNK = 64
+# The oldest Triton that compiles the kernels; see docs/versions.md.
+FLOOR = [3, 4]
 
 
 def problem(device: torch.device | str) -> str | None:
@@ -40,10 +43,19 @@ problem._dynamo_marked_constant = True  # as `cpp.problem`
 
 @cache
 def _problem() -> str | None:
+    return import_problem('mmssmprune.ops.backends.triton.launch')
+
+
+def import_problem(kernels: str) -> str | None:
+    """Say in a few words why the module ``kernels`` cannot be used with the installed Triton, or return None."""
     try:
-        from . import launch  # noqa: F401
-    except Exception as error:  # a broken or old Triton raises anything
-        return f'Triton 3.5 or later does not import: {error}'
+        import triton
+
+        if [int(part) for part in triton.__version__.split('.')[:2]] < FLOOR:
+            return f'it needs Triton {FLOOR[0]}.{FLOOR[1]} or later, and {triton.__version__} is installed'
+        importlib.import_module(kernels)
+    except Exception as error:  # a broken Triton raises anything
+        return f'Triton {FLOOR[0]}.{FLOOR[1]} or later does not import: {error}'
     return None
 
 
