@@ -60,8 +60,8 @@ def is_complete_checkpoint(path: str | Path) -> bool:
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
     """Load a checkpoint through ``torch.load(weights_only=True)``, so that unpickling it runs no code.
 
-    mmengine's own loader falls back to ``weights_only=False`` where torch refuses a file. This one does not. The file is
-    opened once: what was checked is what is loaded.
+    mmengine's own loader falls back to ``weights_only=False`` where torch refuses a file. This one does not. The file
+    is opened once: what was checked is what is loaded.
 
     Args:
         path: A file or an address that mmengine knows; what is fetched goes to torch's cache.

@@ -17,6 +17,7 @@ from mmssmprune.datasets import check_data_root
 
 from .checkpoint import check_checkpoint_file, find_resume_checkpoint
 from .cpu_processes import join_cpu_processes
+from .loading import read_config
 from .runner import CheckedRunner
 
 SUPPORTED_SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
@@ -32,7 +33,7 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist')
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
     if 'model' not in cfg:
