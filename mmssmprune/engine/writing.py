@@ -27,7 +27,7 @@ _held: set[int] = set()
 def written_whole(path: str | Path, suffix: str = '.part') -> Iterator[str]:
     """A file beside ``path``, of a name that no other writer has; it becomes ``path`` when the block ends well.
 
-    Otherwise, or if nothing was written to it, it is removed. What a killed process left of the same ``path`` is removed first.
+    Otherwise, or if nothing was written to it, it is removed. What a killed process left of ``path`` is removed first.
 
     Args:
         path: where the content goes; its folder is made.
