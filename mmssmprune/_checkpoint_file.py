@@ -91,7 +91,7 @@ def first_non_finite(state: Mapping[str, Any]) -> str | None:
     Masks of other people's models, which hold -inf on purpose, do not count.
     """
     tensors = {
-        name: value
+        name: value.float() if value.element_size() == 1 else value  # nothing sums numbers of 8 bits
         for name, value in state.items()
         if isinstance(value, torch.Tensor)
         and not value.is_meta

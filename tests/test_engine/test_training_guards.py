@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +345,24 @@ def test_weights_that_are_not_finite_are_not_loaded(tmp_path: Path):
         runner = make_runner(tmp_path / str(resume), resume=resume, load_from=str(tmp_path / 'a.pth'))
         with pytest.raises(ValueError, match=r'a\.pth holds weights that are not finite, backbone\.1\.running_mean'):
             runner.train()
+
+
+# Two processes with the imports of mmengine: ten seconds.
+@pytest.mark.skipif(torch.cuda.is_available(), reason='two processes on the CPU; a GPU is here')
+def test_all_ranks_stop_where_one_diverges_and_none_trains_in_a_used_work_dir(tmp_path: Path):
+    run, busy = tmp_path / 'run', tmp_path / 'busy'
+    busy.mkdir()
+    here = Path(__file__).resolve().parent
+    paths = [here, here.parent, here.parents[1], os.environ.get('PYTHONPATH', '')]
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)), 'OMP_NUM_THREADS': '1'}
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    command = [*launcher, str(here / 'diverging_ranks.py'), str(run), str(busy), str(tmp_path)]
+    with sole_training(busy):
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    for rank in (0, 1):
+        diverged, refused = json.loads((tmp_path / f'{rank}.json').read_text())
+        assert diverged.startswith('RuntimeError: training stopped at iteration 3: the loss is not finite')
+        assert f'busy is in use by another training (process {os.getpid()} on' in refused
+    assert [name for name in saved(run) if name.startswith('iter')] == ['iter_2.pth']
+    assert saved(busy) == []
