@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import re
 import tarfile
@@ -19,6 +20,8 @@ from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_from_http, load_from_local
+
+from ._stack import as_tuple
 
 _REMOTE_MARK = '://'
 _NO_CHECKPOINT = 'is cut short or no file that torch.save wrote'
@@ -115,11 +118,14 @@ def training_state_allowed() -> Iterator[None]:
     These are log histories, NumPy scalars and the ``argparse.Namespace`` of a training script. Nothing on the list
     runs code of the file: torch calls listed functions only, and what ``getattr`` returns is not listed.
     """
-    core = np._core if hasattr(np, '_core') else np.core
+    core = np._core if as_tuple(np.__version__) >= (2,) else np.core
+    rebuild = [core.multiarray._reconstruct, core.multiarray.scalar]
+    if as_tuple(torch.__version__) >= (2, 6):  # NumPy 2 and those before it write different names for the same
+        rebuild = [(f, f'numpy.{name}.multiarray.{f.__name__}') for f in rebuild for name in ('core', '_core')]
     dtypes = {type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdFD'}
-    arrays = [np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar, *dtypes]
     # A HistoryBuffer pickles its bound methods as getattr(buffer, name).
-    plain = [argparse.Namespace, HistoryBuffer, getattr, slice, *arrays]
+    # Arrays pickle their bytes as codecs.encode(text), which torch lists itself since 2.5.
+    plain = [argparse.Namespace, HistoryBuffer, getattr, slice, codecs.encode, np.ndarray, np.dtype, *rebuild, *dtypes]
     if not hasattr(torch.serialization, 'safe_globals'):  # torch 2.4 has a list, but no context for it
         torch.serialization.add_safe_globals(plain)
         yield
@@ -146,6 +152,8 @@ def _damage(file: BinaryIO) -> str | None:
         return _NO_CHECKPOINT
     with archive:
         records = archive.infolist()
+        if any(record.filename.endswith('/constants.pkl') for record in records):
+            return 'is a TorchScript archive, which holds a program; give the file that torch.save wrote'
         # torch reads nothing for a record that is marked as a folder, and leaves the memory as it was.
         record = next((record.filename for record in records if record.external_attr & 0x10), None)
         if record is None and any(record.CRC for record in records):  # none: set_crc32_options(False) of torch
@@ -232,6 +240,4 @@ def _why_unreadable(path: str, message: str) -> str:
             f'checkpoint {path} asks for {unlisted[1]}, which is no tensor, number, text, argparse.Namespace or NumPy '
             f'array, so it was not loaded: unpickling it could run code; {_KEEP_WEIGHTS.format(name=path)}'
         )
-    if 'TorchScript' in message:
-        return f'checkpoint {path} is a TorchScript archive, which holds a program; give the file that torch.save wrote'
     return f'checkpoint {path} cannot be read ({" ".join(message.split())[:200]}); fetch it again'
