@@ -1,24 +1,30 @@
-"""Read checkpoint files without running code that a file may carry."""
+"""Read checkpoint files: without running code that a file may carry, and only those that are whole and finite."""
 
 from __future__ import annotations
 
 import argparse
-import pickle
+import codecs
+import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import load_from_http, load_from_local
+
+from ._stack import as_tuple
 
 _REMOTE_MARK = '://'
+_NO_CHECKPOINT = 'is cut short or no file that torch.save wrote'
 _KEEP_WEIGHTS = (
     'if you trust it, keep only its weights, where the packages that wrote it are installed: python -c '
     "\"import torch; c = torch.load('{name}', map_location='cpu', weights_only=False); "
@@ -31,56 +37,78 @@ def check_checkpoint_file(path: str) -> None:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is cut short, or no checkpoint at all.
+        ValueError: The file is cut short, damaged, or no checkpoint at all.
     """
     if _REMOTE_MARK in path:
         return
-    if not Path(path).expanduser().is_file():
-        raise FileNotFoundError(f'checkpoint {path} does not exist')
-    if not is_complete_checkpoint(path):
-        raise ValueError(f'checkpoint {path} is cut short or no file that torch.save wrote')
+    with _open(path) as file:
+        damage = _damage(file)
+    if damage:
+        raise ValueError(f'checkpoint {path} {damage}')
 
 
 def is_complete_checkpoint(path: str | Path) -> bool:
-    """Whether a file looks like all of what ``torch.save`` wrote.
+    """Whether a file is all of what ``torch.save`` wrote, every record as its checksum says.
 
     torch writes a zip archive whose directory comes last, so a file cut short by ``kill -9`` has none. Files of the
-    older pickle format show no such sign and pass when they begin like one.
+    older pickle format have no checksums either and pass when they begin like one.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         return False
     with path.open('rb') as file:
-        start = file.read(2)
-    return zipfile.is_zipfile(path) if start == b'PK' else start == b'\x80\x02'
+        return _damage(file) is None
 
 
-def read_checkpoint(path: str, map_location: str = 'cpu') -> Any:
+def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
     """Load a checkpoint through ``torch.load(weights_only=True)``, so that unpickling it runs no code.
 
-    mmengine's own loader falls back to ``weights_only=False`` where torch refuses a file. This one does not. Addresses
-    other than ``http(s)://`` are left to mmengine.
+    mmengine's own loader falls back to ``weights_only=False`` where torch refuses a file. This one does not. The file
+    is opened once: what was checked is what is loaded.
 
     Args:
-        path: A file or an address; what is fetched goes to torch's cache.
+        path: A file or an address that mmengine knows; what is fetched goes to torch's cache.
         map_location: As for ``torch.load``.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or asks for objects that are not on the list; says what to do about it.
+        ValueError: The file is damaged, asks for objects that are not on the list, or holds weights that are not
+            finite; says what to do about it.
     """
-    if _REMOTE_MARK in path and not path.startswith(('http://', 'https://')):
-        with training_state_allowed():
-            return CheckpointLoader.load_checkpoint(path, map_location=map_location, logger='silent')
-    if _REMOTE_MARK not in path:
-        _refuse_old_archives(path)
-        check_checkpoint_file(path)
-    try:
-        with training_state_allowed():
-            return _fetch(path, map_location) if _REMOTE_MARK in path else _load(path, map_location)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        sentence = _why_unreadable(path, str(error))
-    raise ValueError(sentence)
+    path = str(path)
+    loader = CheckpointLoader._get_checkpoint_loader(path)
+    if loader is load_from_local:
+        checkpoint = _read_file(path, path, map_location)
+    elif loader is load_from_http:
+        kept = _fetch(path)
+        checkpoint = _read_file(kept, f'{path} (kept as {kept})', map_location)
+    else:  # open-mmlab://, s3:// and what users register, each with a torch.load of its own
+        checkpoint = _load_safely(path, lambda: loader(path, map_location))
+    _refuse_non_finite(checkpoint, path)
+    return checkpoint
+
+
+def first_non_finite(state: Mapping[str, Any]) -> str | None:
+    """The name of the first NaN or infinite tensor of a state dict, None where all are finite.
+
+    Masks of other people's models, which hold -inf on purpose, do not count.
+    """
+    tensors = {
+        name: value.float() if value.element_size() == 1 else value  # nothing sums numbers of 8 bits
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+        and not value.is_meta
+        and value.layout == torch.strided
+        and (value.is_floating_point() or value.is_complex())
+    }
+    # A sum is five times as quick as a look at each number, and a GPU is waited for once instead of per tensor.
+    sums = [value.sum().isfinite() for value in tensors.values()]
+    if not sums or torch.stack([flag.to(sums[0].device) for flag in sums]).all():
+        return None
+    suspects = (name for name, flag in zip(tensors, sums, strict=True) if not flag)
+    return next(
+        (name for name in suspects if not tensors[name].isfinite().all() and not _is_mask(name, tensors[name])), None
+    )
 
 
 @contextmanager
@@ -90,11 +118,14 @@ def training_state_allowed() -> Iterator[None]:
     These are log histories, NumPy scalars and the ``argparse.Namespace`` of a training script. Nothing on the list
     runs code of the file: torch calls listed functions only, and what ``getattr`` returns is not listed.
     """
-    core = np._core if hasattr(np, '_core') else np.core
-    dtypes = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.uint8, np.bool_)}
-    arrays = [np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar, *dtypes]
+    core = np._core if as_tuple(np.__version__) >= (2,) else np.core
+    rebuild = [core.multiarray._reconstruct, core.multiarray.scalar]
+    if as_tuple(torch.__version__) >= (2, 6):  # NumPy 2 and those before it write different names for the same
+        rebuild = [(f, f'numpy.{name}.multiarray.{f.__name__}') for f in rebuild for name in ('core', '_core')]
+    dtypes = {type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdFD'}
     # A HistoryBuffer pickles its bound methods as getattr(buffer, name).
-    plain = [argparse.Namespace, HistoryBuffer, getattr, *arrays]
+    # Arrays pickle their bytes as codecs.encode(text), which torch lists itself since 2.5.
+    plain = [argparse.Namespace, HistoryBuffer, getattr, slice, codecs.encode, np.ndarray, np.dtype, *rebuild, *dtypes]
     if not hasattr(torch.serialization, 'safe_globals'):  # torch 2.4 has a list, but no context for it
         torch.serialization.add_safe_globals(plain)
         yield
@@ -103,28 +134,103 @@ def training_state_allowed() -> Iterator[None]:
         yield
 
 
-def _load(path: str, map_location: str) -> Any:
-    return torch.load(Path(path).expanduser(), map_location=map_location, weights_only=True)
+def _open(path: str | Path) -> BinaryIO:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f'checkpoint {path} does not exist')
+    return file.open('rb')
 
 
-def _fetch(url: str, map_location: str) -> Any:
-    """Rank 0 first, so that the others find the file in the cache."""
+def _damage(file: BinaryIO) -> str | None:
+    """What is wrong with a file of ``torch.save``: the end of a sentence, or None."""
+    start = file.read(2)
+    if start == b'\x80\x02':
+        return None
+    try:
+        archive = zipfile.ZipFile(file)
+    except Exception:  # zipfile has a dozen kinds for bytes that are none of an archive
+        return _NO_CHECKPOINT
+    with archive:
+        records = archive.infolist()
+        if any(record.filename.endswith('/constants.pkl') for record in records):
+            return 'is a TorchScript archive, which holds a program; give the file that torch.save wrote'
+        # torch reads nothing for a record that is marked as a folder, and leaves the memory as it was.
+        record = next((record.filename for record in records if record.external_attr & 0x10), None)
+        if record is None and any(record.CRC for record in records):  # none: set_crc32_options(False) of torch
+            try:
+                record = archive.testzip()
+            except Exception:
+                record = 'a record'
+    return record and f'is damaged: {record} in it does not match its checksum; copy or fetch it again'
+
+
+def _read_file(file_path: str | Path, path: str, map_location: Any) -> Any:
+    with _open(file_path) as file:
+        if tarfile.is_tarfile(file):
+            raise ValueError(
+                f'checkpoint {path} is in the tar format of PyTorch 0.1, which can only be read by running the code in '
+                f'it; {_KEEP_WEIGHTS.format(name=path)}'
+            )
+        file.seek(0)
+        damage = _damage(file)
+        if damage:
+            raise ValueError(f'checkpoint {path} {damage}')
+        file.seek(0)
+        return _load_safely(path, lambda: torch.load(file, map_location=map_location, weights_only=True))
+
+
+def _load_safely(path: str, load: Any) -> Any:
+    """Call ``load`` while every torch.load of the process takes weights only, whatever it asks for."""
+    always, never = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+    before = {name: os.environ.pop(name, None) for name in (always, never)}
+    os.environ[always] = '1'
+    try:
+        with training_state_allowed():
+            return load()
+    except OSError:
+        raise  # no such file, no network: says so itself
+    except Exception as error:  # damaged pickles raise errors of every kind
+        sentence = _why_unreadable(path, str(error))
+    finally:
+        del os.environ[always]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+    raise ValueError(sentence)
+
+
+def _fetch(url: str) -> Path:
+    """Where torch's cache has a file; rank 0 fetches it first, so that the others find it."""
+    kept = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
     if get_rank() > 0:
         barrier()
     try:
-        return torch.hub.load_state_dict_from_url(url, map_location=map_location, weights_only=True)
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(kept))
     finally:
         if get_rank() == 0:
             barrier()
+    return kept
 
 
-def _refuse_old_archives(path: str) -> None:
-    if not Path(path).expanduser().is_file() or not tarfile.is_tarfile(Path(path).expanduser()):
+def _refuse_non_finite(checkpoint: Any, path: str) -> None:
+    if not isinstance(checkpoint, Mapping):
         return
-    raise ValueError(
-        f'checkpoint {path} is in the tar format of PyTorch 0.1, which can only be read by running the code in it; '
-        + _KEEP_WEIGHTS.format(name=path)
-    )
+    weights = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+    for state in (weights, checkpoint.get('ema_state_dict')):
+        name = first_non_finite(state) if isinstance(state, Mapping) else None
+        if name is not None:
+            raise ValueError(
+                f'checkpoint {path} holds weights that are not finite, {name} first: its training has diverged; use an '
+                'earlier checkpoint, or train again with a lower learning rate'
+            )
+
+
+def _is_mask(name: str, value: torch.Tensor) -> bool:
+    """Whether -inf means "not here" in a tensor, as in attention masks: by its name, or 0 and -inf being all it has."""
+    if value.isnan().any() or name.endswith(('weight', 'bias', 'running_mean', 'running_var')):
+        return False
+    hidden = value.isneginf() if value.is_floating_point() else torch.zeros_like(value, dtype=torch.bool)
+    return name.endswith('mask') or bool(hidden.any() and (value == 0).any() and (hidden | (value == 0)).all())
 
 
 def _why_unreadable(path: str, message: str) -> str:
@@ -134,6 +240,4 @@ def _why_unreadable(path: str, message: str) -> str:
             f'checkpoint {path} asks for {unlisted[1]}, which is no tensor, number, text, argparse.Namespace or NumPy '
             f'array, so it was not loaded: unpickling it could run code; {_KEEP_WEIGHTS.format(name=path)}'
         )
-    if 'TorchScript' in message:
-        return f'checkpoint {path} is a TorchScript archive, which holds a program; give the file that torch.save wrote'
     return f'checkpoint {path} cannot be read ({" ".join(message.split())[:200]}); fetch it again'

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmssmprune.datasets import check_data_root
 from mmssmprune.engine import runner_setup
-from mmssmprune.engine.checkpoint import load_checkpoint_strict, save_checkpoint
+from mmssmprune.engine.checkpoint import check_destination, load_checkpoint_strict, save_checkpoint
 from mmssmprune.engine.errors import sentence_errors
 from mmssmprune.engine.loading import build_model
 
@@ -40,6 +40,7 @@ def main() -> None:
     with sentence_errors(building=True):
         from mmssmprune.engine.calibration import backbones_to_calibrate, calibrate
 
+        check_destination(args.checkpoint, args.out, force=True, doing='calibrate')
         cfg = runner_setup.load_config(args.config, args.cfg_options)
         check_data_root(cfg, ('train_dataloader',))
         model = build_model(cfg, seed=0)  # the seed also decides which images are seen

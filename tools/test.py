@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import ExitStack
 
 from mmengine.config import DictAction
-from mmengine.dist import is_main_process
 
 from mmssmprune.engine import prediction_output, runner_setup
 from mmssmprune.engine.errors import sentence_errors
@@ -38,23 +38,21 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    part = None
-    with sentence_errors(building=True):
-        cfg = runner_setup.load_config(args.config, args.cfg_options)
-        runner_setup.set_work_dir(cfg, args.config, args.work_dir)
-        runner_setup.set_launcher(cfg, args.launcher)
-        cfg.resume, cfg.load_from = False, args.checkpoint
-        if args.out:
-            part = prediction_output.dump_predictions(cfg, args.out)
-        if args.show or args.show_dir:
-            prediction_output.draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
-        if args.tta:
-            prediction_output.enable_tta(cfg)
-        runner = runner_setup.build_runner(cfg, 'test')
-    with sentence_errors():
-        runner.test()
-    if part and is_main_process():
-        os.replace(part, args.out)
+    with ExitStack() as test_run:
+        with sentence_errors(building=True):
+            cfg = runner_setup.load_config(args.config, args.cfg_options)
+            runner_setup.set_work_dir(cfg, args.config, args.work_dir)
+            runner_setup.set_launcher(cfg, args.launcher)
+            cfg.resume, cfg.load_from = False, args.checkpoint
+            if args.out:
+                prediction_output.dump_predictions(cfg, args.out, test_run)
+            if args.show or args.show_dir:
+                prediction_output.draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
+            if args.tta:
+                prediction_output.enable_tta(cfg)
+            runner = runner_setup.build_runner(cfg, 'test')
+        with sentence_errors():
+            runner.test()
 
 
 if __name__ == '__main__':

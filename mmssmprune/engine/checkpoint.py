@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
@@ -18,9 +21,12 @@ from mmssmprune._checkpoint_file import (
     training_state_allowed,
 )
 
+from .writing import written_whole
+
 __all__ = [
     'StateDictDifference',
     'check_checkpoint_file',
+    'check_destination',
     'check_state_dict',
     'compare_state_dict',
     'extract_state_dict',
@@ -31,6 +37,7 @@ __all__ = [
     'read_checkpoint',
     'save_checkpoint',
     'training_state_allowed',
+    'unwrap',
 ]
 
 _NAMES_SHOWN = 3
@@ -40,16 +47,41 @@ _PRUNING_STATE = 'backbone.pruner.'
 def find_resume_checkpoint(work_dir: str | Path) -> str | None:
     """The checkpoint from which an interrupted training in ``work_dir`` goes on, or None.
 
-    The one that mmengine's ``last_checkpoint`` file names, if it is whole; otherwise (the process was killed while it
-    wrote, or the folder was moved) the latest whole ``iter_*.pth`` or ``epoch_*.pth``.
+    The work_dir's own file of the name that mmengine's ``last_checkpoint`` holds, if it is whole; otherwise (the
+    process was killed while it wrote) its furthest whole ``iter_*.pth`` or ``epoch_*.pth``; otherwise what
+    ``last_checkpoint`` names elsewhere, for a CheckpointHook with an ``out_dir``. A copied work_dir goes on from its
+    own files, and dates of files do not matter.
     """
     work_dir = Path(work_dir)
     pointer = work_dir / 'last_checkpoint'
-    named = pointer.read_text().strip() if pointer.is_file() else ''
-    candidates = [Path(named), work_dir / Path(named).name] if named else []
-    saved = [*work_dir.glob('iter_*.pth'), *work_dir.glob('epoch_*.pth')]
-    candidates += sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((str(path) for path in candidates if is_complete_checkpoint(path)), None)
+    named = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
+    if named and _is_usable(work_dir / Path(named).name):
+        return str(work_dir / Path(named).name)
+    furthest = [path for kind in ('iter', 'epoch') for path in _furthest_whole(work_dir, kind)]
+    if len(furthest) > 1:  # of a training by iterations and one by epochs
+        furthest.sort(key=_iteration_inside, reverse=True)
+    elsewhere = [Path(named)] if named and _is_usable(Path(named)) else []
+    return next((str(path) for path in [*furthest, *elsewhere]), None)
+
+
+def _furthest_whole(work_dir: Path, kind: str) -> list[Path]:
+    numbered = {path: re.fullmatch(rf'{kind}_(\d+)\.pth', path.name) for path in work_dir.glob(f'{kind}_*.pth')}
+    saved = sorted((path for path, match in numbered.items() if match), key=lambda path: -int(numbered[path][1]))
+    return [path for path in saved if _is_usable(path)][:1]
+
+
+def _is_usable(path: Path) -> bool:
+    whole = is_complete_checkpoint(path)
+    if path.is_file() and not whole:
+        print_log(f'{path} is cut short or damaged: it is not resumed from', 'current', logging.WARNING)
+    return whole
+
+
+def _iteration_inside(path: Path) -> int:
+    try:
+        return int(read_checkpoint(str(path), map_location='meta')['meta']['iter'])
+    except (ValueError, TypeError, KeyError):
+        return -1
 
 
 @dataclass(frozen=True)
@@ -84,7 +116,7 @@ def compare_state_dict(model: nn.Module, state_dict: dict[str, Any]) -> StateDic
     (``ema_*`` copies, ``rope`` tables and the ImageNet classifier ``head.*``), and in either what pruning stores:
     a dense checkpoint serves a pruned model, whose stored deltas and mask token then start afresh, and the reverse.
     """
-    expected = {name: tuple(value.shape) for name, value in _unwrap(model).state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in unwrap(model).state_dict().items()}
     given = {name.removeprefix('module.'): value for name, value in state_dict.items()}
     missing = [name for name in expected if name not in given and not _may_be_absent(name)]
     unexpected = [name for name in given if name not in expected and not _is_known_extra(name)]
@@ -116,7 +148,7 @@ def check_state_dict(model: nn.Module, state_dict: dict[str, Any], path: str, *,
     if heads_too:
         reason = StateDictDifference(whole.missing, backbone.unexpected, whole.mismatched)
     else:
-        optional = getattr(getattr(_unwrap(model), 'backbone', None), 'optional_in_checkpoint', ())
+        optional = getattr(getattr(unwrap(model), 'backbone', None), 'optional_in_checkpoint', ())
         new = tuple(f'backbone.{name}' for name in optional)
         required = [name for name in backbone.missing if not name.startswith(new)]
         reason = StateDictDifference(required, backbone.unexpected, backbone.mismatched)
@@ -159,17 +191,29 @@ def load_checkpoint_strict(model: nn.Module, path: str, map_location: str = 'cpu
     state_dict = extract_state_dict(checkpoint, path)
     fit_position_embeddings(model, state_dict, path)
     check_state_dict(model, state_dict, path)
-    load_state_dict(_unwrap(model), {name.removeprefix('module.'): value for name, value in state_dict.items()})
+    load_state_dict(unwrap(model), {name.removeprefix('module.'): value for name, value in state_dict.items()})
     return checkpoint
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     """``torch.save`` under a temporary name, then rename: an interruption leaves nothing half written."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.part')
-    torch.save(checkpoint, part)
-    part.replace(path)
+    with written_whole(path) as part:
+        torch.save(checkpoint, part)
+
+
+def check_destination(source: str | Path, destination: str | Path, *, force: bool, doing: str = 'convert') -> None:
+    """Refuse to write over a file, unless ``force``, and over the source in any case.
+
+    Raises:
+        ValueError: Says which.
+    """
+    source, destination = Path(source), Path(destination)
+    if destination.is_dir():
+        raise ValueError(f'{destination} is a folder; give the name of the file to write')
+    if destination.exists() and source.exists() and destination.samefile(source):
+        raise ValueError(f'{destination} is the file to {doing}; give another name for the result')
+    if destination.exists() and not force:
+        raise ValueError(f'{destination} exists; give another name, or --force to replace it')
 
 
 def extract_state_dict(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:
@@ -184,7 +228,8 @@ def extract_state_dict(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:
     return state_dict
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside its wrappers for several processes, averaging and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import yaml
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
@@ -10,6 +11,19 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from .checkpoint import load_checkpoint_strict
+
+
+def read_config(path: str) -> Config:
+    """``Config.fromfile``; a YAML file may hold plain data only, for its tags could name any function to call.
+
+    Raises:
+        ValueError: it is no YAML, or asks for more than plain data.
+    """
+    try:
+        return Config.fromfile(path)
+    except yaml.YAMLError as error:
+        sentence = f'config {path} is no YAML of plain data ({" ".join(str(error).split())}); write it as a .py file'
+    raise ValueError(sentence)
 
 
 def build_model(cfg: Config, checkpoint: str | None = None, seed: int = 0, device: str | None = None) -> nn.Module:

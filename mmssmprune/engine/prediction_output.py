@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from .writing import written_whole
+
 _PICKLE_SUFFIXES = ('.pkl', '.pickle')
 
 
-def dump_predictions(cfg: Config, out: str) -> str | None:
+def dump_predictions(cfg: Config, out: str, test_run: ExitStack) -> None:
     """Prepare ``--out``: a pickle of all predictions (mmdet, mmpretrain), or a folder of label maps as PNG (mmseg).
 
-    Returns:
-        For a pickle the temporary name that the pickle has while the test runs: rename it to ``out`` afterwards.
+    Args:
+        cfg: the config; its test evaluator will write them.
+        out: the pickle or the folder.
+        test_run: what ends with the test: a pickle gets its name then, if all went well.
 
     Raises:
         ValueError: ``out`` is of the wrong kind.
@@ -27,16 +32,13 @@ def dump_predictions(cfg: Config, out: str) -> str | None:
         for metric in _metrics(cfg):
             if metric['type'] == 'IoUMetric':
                 metric['output_dir'] = out
-        return None
+        return
     if not is_pickle:
         kind = 'detection' if cfg.default_scope == 'mmdet' else 'classification'
         raise ValueError(f'--out of a {kind} config is a pickle file (*.pkl), not {out}')
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = str(path.with_name(f'{path.stem}.part{path.suffix}'))
+    part = test_run.enter_context(written_whole(out, suffix=f'.part{Path(out).suffix}'))
     dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
     cfg.test_evaluator = [*_metrics(cfg), ConfigDict(type=dump, out_file_path=part)]
-    return part
 
 
 def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:

@@ -1,59 +1,142 @@
-"""An mmengine Runner that writes checkpoints whole and loads only those that fit."""
+"""An mmengine Runner that writes checkpoints whole, loads only those that fit, and has its work_dir to itself."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
-from mmengine.dist import master_only
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
+from torch import nn
 
 from mmssmprune._stack import make_torchvision_importable
 
-from .checkpoint import (
-    check_state_dict,
-    extract_state_dict,
-    fit_position_embeddings,
-    read_checkpoint,
-    training_state_allowed,
+from .checkpoint import check_state_dict, extract_state_dict, find_resume_checkpoint, fit_position_embeddings
+from .training_guards import (
+    CarefulCheckpointHook,
+    StopWhenDivergedHook,
+    ValidateOnResumeHook,
+    diverged,
+    weights_fault,
 )
+from .writing import in_training, sole_training, written_whole
 
 
 @RUNNERS.register_module()
 class CheckedRunner(Runner):
-    """mmengine's Runner with two differences, both about checkpoints.
+    """mmengine's Runner with these differences.
 
-    - A checkpoint gets its name only once it is whole, so ``kill -9`` in the middle of a save leaves the previous one
-      in place and at worst a ``*.part`` file, which the next save at that iteration replaces.
+    - A checkpoint gets its name only once it is whole and finite, so ``kill -9`` in the middle of a save leaves the
+      previous one in place and at worst a ``*.part`` file, which the next training in the work_dir removes. A training
+      that diverges stops instead of being saved.
     - A checkpoint of another architecture is refused by name instead of being loaded as far as its keys go. Neck and
       heads have to fit in a test or a resumed training; ``load_from`` in training asks it of the backbone only.
+    - A training is resumed from the work_dir's own files, and only with all of its state; a validation that was due
+      where it was killed is made up for.
+    - A second training in the same work_dir is refused.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         make_torchvision_importable()  # mmengine logs its version at the start
         super().__init__(*args, **kwargs)
-        self.register_hook(_CheckStateDictHook())
+        self._resumes: tuple[bool, bool] | None = None
+        for hook in (_CheckStateDictHook(), StopWhenDivergedHook(), ValidateOnResumeHook()):
+            self.register_hook(hook)
 
-    @master_only
+    def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
+        """As mmengine's; its CheckpointHook becomes a `CarefulCheckpointHook`."""
+        if isinstance(hook, Mapping) and hook.get('type') in (
+            'CheckpointHook',
+            'mmengine.CheckpointHook',
+            CheckpointHook,
+        ):
+            hook = {**hook, 'type': CarefulCheckpointHook}
+        super().register_hook(hook, priority)
+
+    def train(self) -> nn.Module:
+        """As mmengine's.
+
+        Raises:
+            ValueError: in every process, if another training holds the work_dir.
+        """
+        refusal = [None]
+        with ExitStack() as held:
+            if is_main_process():
+                try:
+                    held.enter_context(sole_training(self.work_dir))
+                except ValueError as error:
+                    refusal = [str(error)]
+            broadcast_object_list(refusal)
+            if refusal[0] is not None:
+                raise ValueError(refusal[0])
+            return super().train()
+
+    def dump_config(self) -> None:
+        """As mmengine's; a test beside a training, or a second one, leaves the training's own config alone."""
+        if not in_training(self.work_dir):
+            super().dump_config()
+
+    def load_or_resume(self) -> None:
+        """As mmengine's; ``resume=True`` alone means what ``--resume`` does."""
+        if self._resume and self._load_from is None and not self._has_loaded:
+            self._load_from = find_resume_checkpoint(self.work_dir)
+            self._resume = self._load_from is not None
+        super().load_or_resume()
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = 'default',
+    ) -> None:
+        """As mmengine's, after a look at whether the checkpoint holds a training's state that fits the config's.
+
+        Raises:
+            ValueError: It does not.
+        """
+        self._resumes = (resume_optimizer, resume_param_scheduler and self.param_schedulers is not None)
+        try:
+            super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
+        except ValueError as error:
+            if 'loaded state dict' not in str(error):
+                raise
+            fault = str(error)
+        else:
+            return
+        finally:
+            self._resumes = None
+        raise ValueError(
+            f'checkpoint {filename} comes from a training with another optimizer ({fault}); {_USE_LOAD_FROM}'
+        )
+
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        """As mmengine's; on a local disk through a temporary name."""
+        """As mmengine's; on a local disk through a temporary name.
+
+        Raises:
+            RuntimeError: The weights are not finite.
+        """
+        fault = weights_fault(self)
+        if fault is not None:
+            raise diverged(fault, self)
+        if not is_main_process():
+            return
         if not isinstance(get_file_backend(out_dir, backend_args=kwargs.get('backend_args')), LocalBackend):
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
             return
-        part = f'{filename}.part'
-        super().save_checkpoint(out_dir, part, *args, **kwargs)
-        os.replace(os.path.join(out_dir, part), os.path.join(out_dir, filename))
+        with written_whole(os.path.join(out_dir, filename)) as part:
+            super().save_checkpoint(out_dir, os.path.basename(part), *args, **kwargs)
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As mmengine's, after a look at the file; the weights are compared before any is copied."""
-        # mmengine reads a file that torch refuses without its care; this refuses it first, and keeps no values.
-        read_checkpoint(filename, map_location='meta')
+        """As mmengine's; the weights are compared before any is copied."""
         self.checkpoint_being_loaded = filename
-        with training_state_allowed():
-            return super().load_checkpoint(filename, *args, **kwargs)
+        return super().load_checkpoint(filename, *args, **kwargs)
 
 
 class _CheckStateDictHook(Hook):
@@ -68,3 +151,54 @@ class _CheckStateDictHook(Hook):
         fine_tunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         fit_position_embeddings(runner.model, state_dict, path, resumes=runner._resume)
         check_state_dict(runner.model, state_dict, path, heads_too=not fine_tunes)
+        if runner._resumes is not None:
+            _check_training_state(runner, checkpoint, path)
+
+
+_USE_LOAD_FROM = 'to start a new training from its weights, give --cfg-options load_from=PATH instead of --resume'
+
+
+def _check_training_state(runner: CheckedRunner, checkpoint: dict[str, Any], path: str) -> None:
+    """Refuse to resume from a checkpoint without a training's state, or with that of a training of another kind."""
+    optimizer, schedulers = runner._resumes
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys() or 'message_hub' not in checkpoint:
+        raise ValueError(f'checkpoint {path} holds weights, but no state of a training to resume; {_USE_LOAD_FROM}')
+    lacks = [key for key, wanted in (('optimizer', optimizer), ('param_schedulers', schedulers)) if wanted]
+    lacks = [key for key in lacks if key not in checkpoint]
+    if lacks:
+        raise ValueError(
+            f'checkpoint {path} was saved without {" and ".join(lacks)}, as best_*.pth files are: a training cannot go '
+            f'on from it as it was; resume from an iter_*.pth or epoch_*.pth, or {_USE_LOAD_FROM}'
+        )
+    meta.pop('config', None)  # mmengine would run this text as a Python file, to look for gpu_ids in it
+    loop = runner.train_loop
+    by_iteration = isinstance(loop, IterBasedTrainLoop)
+    at, end, unit = (
+        (meta['iter'], loop.max_iters, 'iteration') if by_iteration else (meta['epoch'], loop.max_epochs, 'epoch')
+    )
+    if at > end:
+        raise ValueError(
+            f'checkpoint {path} is of {unit} {at}, and the config ends at {end}: raise train_cfg.max_'
+            f'{"iters" if by_iteration else "epochs"}, or {_USE_LOAD_FROM}'
+        )
+    if not by_iteration and meta['epoch'] == 0 and meta['iter'] >= len(loop.dataloader):
+        raise ValueError(
+            f'checkpoint {path} comes from a training by iterations ({meta["iter"]}), and the config trains by epochs; '
+            f'{_USE_LOAD_FROM}'
+        )
+    _say_what_differs(runner, checkpoint['message_hub'], path)
+
+
+def _say_what_differs(runner: CheckedRunner, message_hub: Any, path: str) -> None:
+    before = message_hub.get('runtime_info', {}) if isinstance(message_hub, Mapping) else {}
+    now = dict(max_iters=runner.max_iters, max_epochs=runner.max_epochs)
+    differing = [
+        f'{key} {before[key]} instead of {value}' for key, value in now.items() if before.get(key, value) != value
+    ]
+    if differing:
+        runner.logger.log(
+            logging.WARNING,
+            f'{path} comes from a training with {" and ".join(differing)} (another length, data set or batch size): '
+            "the learning rate goes on by the checkpoint's own schedule",
+        )

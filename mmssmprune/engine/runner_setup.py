@@ -18,6 +18,7 @@ from mmssmprune.pruning.plan import overridden
 
 from .checkpoint import check_checkpoint_file, find_resume_checkpoint
 from .cpu_processes import join_cpu_processes
+from .loading import read_config
 from .runner import CheckedRunner
 
 SUPPORTED_SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
@@ -36,7 +37,7 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist')
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     if cfg_options:
         written = {where: dict(pruning) for where, pruning in _pruning_dicts(cfg.get('model'))}
         cfg.merge_from_dict(cfg_options)

@@ -36,3 +36,16 @@ def test_a_config_without_a_stored_delta_is_refused(seg_data: Path, tool: Tool, 
     assert tool('calibrate.py', config, tmp_path / 'none.pth', tmp_path / 'out.pth') != 0
     assert "set pruning.alignment to 'calibrated' or 'learned'" in capsys.readouterr().err
     assert not (tmp_path / 'out.pth').exists()
+
+
+def test_the_source_is_not_overwritten(seg_data: Path, tool: Tool, tmp_path: Path, capsys):
+    config = write_config(tmp_path / 'tiny.py', SEG_CONFIG, seg_data, pruning=dict(PRUNING, alignment='calibrated'))
+    source, link = tmp_path / 'a.pth', tmp_path / 'b.pth'
+    torch.save({'state_dict': {}}, source)
+    link.symlink_to(source)
+    content = source.read_bytes()
+    for out in (source, link, tmp_path / 'none' / '..' / 'a.pth'):
+        (tmp_path / 'none').mkdir(exist_ok=True)
+        assert tool('calibrate.py', config, source, out) == 2
+        assert 'is the file to calibrate; give another name for the result' in capsys.readouterr().err
+    assert source.read_bytes() == content

@@ -14,6 +14,8 @@ import pytest
 import torch
 from tiny_runs import PRUNING, REPO, SEG_CONFIG, run_tool, tool_environment, write_config
 
+from mmssmprune.engine.writing import sole_training
+
 ITERS, INTERVAL = 40, 10
 
 
@@ -78,3 +80,41 @@ def test_resume_with_nothing_to_resume_starts(seg_data: Path, tool, tmp_path: Pa
     config = write_config(tmp_path / 'tiny_fresh.py', SEG_CONFIG, seg_data, iters=2, interval=2)
     assert tool('train.py', config, '--work-dir', tmp_path / 'work', '--resume') == 0
     assert (tmp_path / 'work' / 'iter_2.pth').is_file()
+
+
+# Six runs of tools, some seconds each.
+def test_what_diverged_or_is_damaged_is_neither_saved_nor_read(seg_data: Path, tool, tmp_path: Path, capsys):
+    pruning = dict(PRUNING, alignment='calibrated')
+    config = write_config(tmp_path / 'tiny_nan.py', SEG_CONFIG, seg_data, iters=4, interval=1, pruning=pruning)
+    work_dir = tmp_path / 'work'
+    absurd = ('--cfg-options', 'optim_wrapper.optimizer.lr=1e30', 'default_hooks.checkpoint.max_keep_ckpts=1')
+    assert tool('train.py', config, '--work-dir', work_dir, *absurd) == 2
+    error = capsys.readouterr().err
+    assert 'error: training stopped at iteration ' in error
+    assert 'Traceback' not in error
+    (last,) = work_dir.glob('*.pth')  # of the iteration whose step still gave finite weights
+    checkpoint = torch.load(last, weights_only=False)
+    assert all(value.isfinite().all() for value in checkpoint['state_dict'].values())
+
+    flipped = bytearray(last.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    (tmp_path / 'flipped.pth').write_bytes(flipped)
+    checkpoint['state_dict']['backbone.layers.0.norm.weight'][0] = torch.nan
+    torch.save(checkpoint, tmp_path / 'nan.pth')
+    for name, sentence in {
+        'flipped.pth': 'flipped.pth is damaged: ',
+        'nan.pth': 'nan.pth holds weights that are not finite, backbone.layers.0.norm.weight first',
+    }.items():
+        assert tool('test.py', config, tmp_path / name, '--work-dir', tmp_path / 'test') == 2
+        assert f'{sentence}' in capsys.readouterr().err
+        assert tool('calibrate.py', config, tmp_path / name, tmp_path / 'out.pth') == 2
+        assert f'{sentence}' in capsys.readouterr().err
+    assert not list(tmp_path.glob('out.pth*'))
+
+
+def test_a_second_training_in_a_work_dir_is_refused(seg_data: Path, tool, tmp_path: Path, capsys):
+    config = write_config(tmp_path / 'tiny_twice.py', SEG_CONFIG, seg_data, iters=1, interval=1)
+    with sole_training(tmp_path):
+        assert tool('train.py', config, '--work-dir', tmp_path) == 2
+        assert 'is in use by another training (process ' in capsys.readouterr().err
+        assert not list(tmp_path.glob('*.pth'))

@@ -14,21 +14,6 @@ from .report import ConversionReport
 CONVERTER_VERSION = 1
 
 
-def check_destination(source: str | Path, destination: str | Path, *, force: bool) -> None:
-    """Refuse to write over a file, unless ``force``, and over the source in any case.
-
-    Raises:
-        ValueError: Says which.
-    """
-    source, destination = Path(source), Path(destination)
-    if destination.is_dir():
-        raise ValueError(f'{destination} is a folder; give the name of the file to write')
-    if destination.exists() and source.exists() and destination.samefile(source):
-        raise ValueError(f'{destination} is the file to convert; give another name for the result')
-    if destination.exists() and not force:
-        raise ValueError(f'{destination} exists; give another name, or --force to replace it')
-
-
 def write_converted(content: dict[str, Any], report: ConversionReport, destination: str | Path) -> None:
     """``content`` (the entry of the weights) with a ``meta`` entry, under the name ``destination`` once it is whole."""
     meta = dict(
