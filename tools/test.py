@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 
 from mmssmprune.engine import prediction_output, runner_setup
+from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 
 
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptionsAction,
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. model.backbone.pruning.keep_ratio=0.7; no blanks inside a value',
     )

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from mmssmprune._stack import check_mmpretrain
 from mmssmprune.datasets import check_data_root
 
+from .cfg_options import merge_cfg_options
 from .checkpoint import check_checkpoint_file, find_resume_checkpoint
 from .cpu_processes import join_cpu_processes
 from .runner import CheckedRunner
@@ -23,18 +24,18 @@ SUPPORTED_SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
-    """Read a config and apply ``--cfg-options`` to it.
+    """Read a config and apply ``--cfg-options`` to it (`merge_cfg_options` tells which are refused).
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no config of a model for mmdet, mmseg or mmpretrain.
+        ValueError: It is no config of a model for mmdet, mmseg or mmpretrain, or an option is one that nothing reads.
         StackError: It is one for mmpretrain, which is not installed or does not fit.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist')
     cfg = Config.fromfile(path)
     if cfg_options:
-        cfg.merge_from_dict(cfg_options)
+        merge_cfg_options(cfg, cfg_options)
     if 'model' not in cfg:
         raise ValueError(f'config {path} has no model: give one of the configs outside configs/_base_')
     if cfg.get('default_scope') not in SUPPORTED_SCOPES:
