@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models.layers.adapter import Interaction, SpatialPrior
 from mmssmprune.models.layers.deformable_attention import grid_reference_points
+from mmssmprune.models.layers.patch_embed import padding_advice
 from mmssmprune.pruning import TokenState, snake_path
 
 from .plain_mamba import PlainMamba
@@ -123,8 +124,7 @@ class PlainMambaAdapter(PlainMamba):
         height, width = images.shape[-2:]
         if height % 32 or width % 32:
             raise ValueError(
-                f'PlainMambaAdapter needs sides divisible by 32, got {height}x{width}; '
-                'set pad_size_divisor=32 in the data preprocessor'
+                f'PlainMambaAdapter needs sides divisible by 32, got an image of {height}x{width}; {padding_advice(32)}'
             )
         if self.training and self.pruner.calibrates:
             self._calibrate_if_due(images)
