@@ -24,9 +24,11 @@ def dump_predictions(cfg: Config, out: str) -> str | None:
     if cfg.default_scope == 'mmseg':
         if is_pickle or Path(out).is_file():
             raise ValueError(f'--out of a segmentation config is a folder for label maps (PNG), not a file like {out}')
-        for metric in _metrics(cfg):
-            if metric['type'] == 'IoUMetric':
-                metric['output_dir'] = out
+        writers = [metric for metric in _metrics(cfg) if 'IoUMetric' in str(metric.get('type'))]
+        if not writers:
+            raise ValueError('--out of a segmentation config needs an IoUMetric in test_evaluator: it writes the maps')
+        for metric in writers:
+            metric['output_dir'] = out
         return None
     if not is_pickle:
         kind = 'detection' if cfg.default_scope == 'mmdet' else 'classification'
@@ -71,27 +73,31 @@ def enable_tta(cfg: Config) -> None:
     """Prepare ``--tta``: the config's ``tta_model`` and ``tta_pipeline``; for boxes, else, a horizontal flip.
 
     Raises:
-        ValueError: The config has none and none can be made up.
+        ValueError: The config has none and none can be made up, or masks would have to be merged.
     """
-    if cfg.default_scope == 'mmdet' and 'tta_model' not in cfg:
-        _add_flip_tta(cfg)
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+    made_up = cfg.default_scope == 'mmdet' and 'tta_model' not in cfg
+    if made_up:
+        nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+        cfg.tta_model = ConfigDict(type='DetTTAModel', tta_cfg=nms)
+    if not made_up and ('tta_model' not in cfg or 'tta_pipeline' not in cfg):
         raise ValueError('--tta needs tta_model and tta_pipeline in the config')
+    if 'DetTTAModel' in str(cfg.tta_model.get('type')):
+        if 'segm' in str([metric.get('metric') for metric in _metrics(cfg)]):
+            raise ValueError('--tta merges boxes only, and this config evaluates masks; mmdet has no merging of masks')
+        from . import box_tta  # noqa: F401 (registers; imported here because it needs mmdet)
+
+        cfg.tta_model.type = 'BoxTTAModel'
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    _dataset(cfg).pipeline = cfg.tta_pipeline
+    for dataset in _with_pipelines(cfg.test_dataloader.dataset):
+        dataset.pipeline = _flipped_too(dataset.pipeline) if made_up else deepcopy(cfg.tta_pipeline)
 
 
-def _add_flip_tta(cfg: Config) -> None:
-    if 'segm' in str([metric.get('metric') for metric in _metrics(cfg)]):
-        raise ValueError('--tta merges boxes only, and this config evaluates masks; mmdet has no merging of masks')
-    nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
-    cfg.tta_model = ConfigDict(type='DetTTAModel', tta_cfg=nms)
+def _flipped_too(pipeline: list[ConfigDict]) -> list[ConfigDict]:
+    """A test pipeline, which ends in packing, that gives each image as it is and mirrored."""
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
     flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-    cfg.tta_pipeline = deepcopy(_dataset(cfg).pipeline)
-    cfg.tta_pipeline[-1] = ConfigDict(
-        type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs', meta_keys=keys)]]
-    )
+    packing = [dict(type='PackDetInputs', meta_keys=keys)]
+    return [*deepcopy(pipeline[:-1]), ConfigDict(type='TestTimeAug', transforms=[flips, packing])]
 
 
 def _metrics(cfg: Config) -> list[ConfigDict]:
@@ -99,9 +105,9 @@ def _metrics(cfg: Config) -> list[ConfigDict]:
     return list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
 
 
-def _dataset(cfg: Config) -> ConfigDict:
-    """The innermost dataset of the test loader, past wrappers."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
+def _with_pipelines(dataset: ConfigDict) -> list[ConfigDict]:
+    """The data sets whose pipeline has the last word, inside wrappers: several in a ConcatDataset."""
+    if 'pipeline' in dataset or not ('datasets' in dataset or 'dataset' in dataset):
+        return [dataset]
+    inner = dataset.datasets if 'datasets' in dataset else [dataset.dataset]
+    return [found for each in inner for found in _with_pipelines(each)]

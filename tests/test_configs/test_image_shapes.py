@@ -35,7 +35,7 @@ def load_small(path: Path, data: Path) -> tuple[Config, torch.nn.Module]:
             backbone.arch.update(num_convs=1, layers_with_dwconv=[])
         backbone.out_indices = (0, 1, 2, 3)
         for head in heads:
-            head.update(channels=8, in_channels=[16] * 4 if head is heads[0] else 16)
+            head.update(channels=8, in_channels=[16] * 4 if head is heads[0] else 16, num_classes=9)
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         loader.dataset.update(data_root=str(data), data_prefix=dict(img_path='images', seg_map_path='labels'))
         loader.dataset.update(img_suffix='.png', seg_map_suffix='.png', type='BaseSegDataset', reduce_zero_label=True)
@@ -63,34 +63,29 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_images_of_every_shape_are_segmented(path: Path, data: Path):
     cfg, model = load_small(path, data)
     model.eval()
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    for i, sample in enumerate(dataset):
-        (result,) = model.test_step(pseudo_collate([sample]))
-        assert tuple(result.pred_sem_seg.data.shape[1:]) == sample['data_samples'].gt_sem_seg.data.shape[1:], i
-
-
-@torch.no_grad()
-def test_windows_are_as_large_as_in_training_and_padding_is_cut_off(data: Path):
-    cfg, model = load_small(PATHS['vim'], data)
-    model.eval()
-    sizes = []
-    model.backbone.register_forward_pre_hook(lambda _, images: sizes.append(tuple(images[0].shape[-2:])))
+    sizes = set()
+    model.backbone.register_forward_pre_hook(lambda _, images: sizes.add(tuple(images[0].shape[-2:])))
     for sample in DATASETS.build(cfg.test_dataloader.dataset):
-        model.test_step(pseudo_collate([sample]))
-    assert set(sizes) == {(512, 512)}
-    # An image that a window fits into is not padded: the official code does not either.
-    batch = model.data_preprocessor(dict(inputs=[torch.zeros(3, 513, 700)], data_samples=[None] * 0), False)
+        (result,) = model.test_step(pseudo_collate([sample]))
+        assert tuple(result.pred_sem_seg.data.shape[1:]) == sample['data_samples'].gt_sem_seg.data.shape[1:]
+    if path == PATHS['vim']:
+        assert sizes == {(512, 512)}, 'windows are as large as the crops of the training'
+
+
+def test_an_image_into_which_the_window_fits_is_not_padded(data: Path):
+    _, model = load_small(PATHS['vim'], data)
+    batch = model.data_preprocessor(dict(inputs=[torch.zeros(3, 513, 700)], data_samples=[]), False)
     assert batch['inputs'].shape[-2:] == (513, 700)
 
 
 @torch.no_grad()
-def test_flipped_and_scaled_images_of_every_shape_are_segmented(data: Path):
+def test_flipped_and_scaled_long_images_are_segmented(data: Path):
     cfg, model = load_small(PATHS['vim'], data)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     averaged = MODELS.build(dict(cfg.tta_model, module=model)).eval()
-    for sample in DATASETS.build(cfg.test_dataloader.dataset):
-        (result,) = averaged.test_step(pseudo_collate([sample]))
-        assert tuple(result.pred_sem_seg.data.shape[1:]) == sample['data_samples'][0].gt_sem_seg.data.shape[1:]
+    sample = DATASETS.build(cfg.test_dataloader.dataset)[1]
+    (result,) = averaged.test_step(pseudo_collate([sample]))
+    assert tuple(result.pred_sem_seg.data.shape[1:]) == sample['data_samples'][0].gt_sem_seg.data.shape[1:]
 
 
 @each_config
