@@ -53,8 +53,8 @@ def main() -> None:
         runner = runner_setup.build_runner(cfg, 'test')
     with sentence_errors():
         runner.test()
-    if part and is_main_process():
-        os.replace(part, args.out)
+        if part and is_main_process():
+            os.replace(part, args.out)
 
 
 if __name__ == '__main__':

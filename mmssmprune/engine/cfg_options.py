@@ -21,7 +21,15 @@ from torch.utils.data import DataLoader
 # Read from the top level of a config by mmengine, mmdet or mmseg beside the arguments of their runners.
 _TOP_LEVEL = {
     *('custom_imports', 'env_cfg', 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy'),
-    *('sync_bn', 'tta_model', 'tta_pipeline', 'compile', 'work_dir'),
+    *(
+        'sync_bn',
+        'tta_model',
+        'tta_pipeline',
+        'compile',
+        'work_dir',
+        'activation_checkpointing',
+        'efficient_conv_bn_eval',
+    ),
 }
 _OF_ENV_CFG = {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'}
 # Taken out of a dict before its class is built.
@@ -145,7 +153,7 @@ def _readers(cfg: Config, parents: list[str]) -> tuple[set[str], bool]:
         return set().union(_TOP_LEVEL, *(parameters_of(runner)[0] for runner in runners)), True
     node = _at(cfg._cfg_dict, parents)
     kind = node.get('type')
-    readers = [kind] if callable(kind) else _registered(kind, cfg.get('default_scope') or 'mmengine') if kind else []
+    readers = [kind] if callable(kind) else registered(kind, cfg.get('default_scope') or 'mmengine') if kind else []
     if len(parents) == 1 and not kind:
         if parents[0] == 'env_cfg':
             return _OF_ENV_CFG, True
@@ -177,7 +185,7 @@ def parameters_of(reader: Callable) -> tuple[set[str], bool]:
     return names, False
 
 
-def _registered(kind: str, scope: str) -> list[Callable]:
+def registered(kind: str, scope: str) -> list[Callable]:
     """What a config's ``type`` may name: a name can stand for one thing each among models, hooks, metrics ..."""
     with suppress(ImportError):  # which building tells better
         import_module(f'{scope}.registry')  # makes the suite's registries children of mmengine's

@@ -18,7 +18,7 @@ def dump_predictions(cfg: Config, out: str) -> str | None:
         For a pickle the temporary name that the pickle has while the test runs: rename it to ``out`` afterwards.
 
     Raises:
-        ValueError: ``out`` is of the wrong kind.
+        ValueError: ``out`` is of the wrong kind or cannot be written.
     """
     is_pickle = out.endswith(_PICKLE_SUFFIXES)
     if cfg.default_scope == 'mmseg':
@@ -27,6 +27,7 @@ def dump_predictions(cfg: Config, out: str) -> str | None:
         writers = [metric for metric in _metrics(cfg) if 'IoUMetric' in str(metric.get('type'))]
         if not writers:
             raise ValueError('--out of a segmentation config needs an IoUMetric in test_evaluator: it writes the maps')
+        _check_writable(Path(out), '--out')
         for metric in writers:
             metric['output_dir'] = out
         return None
@@ -34,7 +35,9 @@ def dump_predictions(cfg: Config, out: str) -> str | None:
         kind = 'detection' if cfg.default_scope == 'mmdet' else 'classification'
         raise ValueError(f'--out of a {kind} config is a pickle file (*.pkl), not {out}')
     path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ValueError(f'--out {out} is a folder; give the name of a pickle file (*.pkl)')
+    _check_writable(path.parent, '--out')
     part = str(path.with_name(f'{path.stem}.part{path.suffix}'))
     dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
     cfg.test_evaluator = [*_metrics(cfg), ConfigDict(type=dump, out_file_path=part)]
@@ -45,7 +48,7 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
     """Prepare ``--show`` (windows) and ``--show-dir`` (image files).
 
     Raises:
-        ValueError: The config has no visualization hook.
+        ValueError: The config has no visualization hook, or ``show_dir`` cannot be written.
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
@@ -54,6 +57,8 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
             'default_hooks=dict(visualization=dict(type="DetVisualizationHook")), or SegVisualizationHook (mmseg), or '
             'VisualizationHook (mmpretrain)'
         )
+    if show_dir:
+        _check_writable(Path(show_dir), '--show-dir')
     if show:
         hook.show, hook.wait_time = True, wait_time
     if cfg.default_scope == 'mmpretrain':
@@ -67,6 +72,20 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
     elif show_dir:
         # mmdet joins its own work_dir/<time> with this, unless it is absolute.
         hook.test_out_dir = os.path.abspath(show_dir)
+
+
+def _check_writable(folder: Path, option: str) -> None:
+    """Make a folder for what the test writes, before it runs.
+
+    Raises:
+        ValueError: It is a file, or cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'{option}: the folder {folder} cannot be made ({error.strerror})') from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f'{option}: no permission to write into the folder {folder}')
 
 
 def enable_tta(cfg: Config) -> None:
