@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Plan, run, report."""
     args = parse_args()
-    console = Console(file=sys.stdout, markup=False, emoji=False)  # names and paths are shown as they are
+    console = Console(file=sys.stdout)
     if not console.is_terminal:
         console.width = 120
     with sentence_errors(building=True):
@@ -93,7 +93,7 @@ def list_runs(runs: Sequence, places: Places, console: Console) -> None:
     """Print the state of every run."""
     for run in runs:
         state = 'done' if places.result(run).is_file() else 'failed' if places.error(run).is_file() else 'to do'
-        console.print(f'{state:7} {run.name}', highlight=False)
+        console.print(f'{state:7} {run.name}', highlight=False, markup=False)
 
 
 def work(runs: Sequence, places: Places, args: argparse.Namespace, console: Console) -> bool:
@@ -109,8 +109,8 @@ def work(runs: Sequence, places: Places, args: argparse.Namespace, console: Cons
             console.print('Interrupted; the same command goes on from here.')
             sys.exit(130)
     for name, reason in summary.failed.items():
-        console.print(f'FAILED {name}', style='bold red', highlight=False)
-        console.print('\n'.join(reason.splitlines()[-SHOWN_LINES:]), style='dim', highlight=False)
+        console.print(f'FAILED {name}', style='bold red', markup=False, highlight=False)
+        console.print('\n'.join(reason.splitlines()[-SHOWN_LINES:]), style='dim', markup=False, highlight=False)
     console.print(
         f'{len(summary.done)} runs done, {scheduler.skipped} were done before, {len(summary.failed)} failed, '
         f'{len(summary.left)} left for another time',
@@ -137,7 +137,7 @@ def progress_on(console: Console, total: int) -> Iterator:
                 task, completed=scheduler.skipped + len(scheduler.summary.done) + failed, description=description
             )
             if line is not None:
-                console.print(f'{time.strftime("%H:%M:%S")}  {line}', highlight=False)
+                console.print(f'{time.strftime("%H:%M:%S")}  {line}', markup=False, highlight=False)
 
         yield tell
 
@@ -148,7 +148,8 @@ def report(settings: Sequence[Setting], studies: Sequence[Study], args: argparse
 
     places = Places(args.work_dir)
     files = write_report(settings, studies, args.seeds, places, args.out, COMMAND)
-    console.print(f'Written: {args.out} ({", ".join(path.name for path in files)})', highlight=False)
+    written = ', '.join(path.name for path in files)
+    console.print(f'Written: {args.out} ({written})', highlight=False, markup=False, emoji=False)
 
 
 if __name__ == '__main__':
