@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from mmssmprune.datasets import check_data_root
 from mmssmprune.engine import runner_setup
+from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.checkpoint import check_destination, load_checkpoint_strict, save_checkpoint
 from mmssmprune.engine.errors import sentence_errors
 from mmssmprune.engine.loading import build_model
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out', help='checkpoint file to write')
     parser.add_argument('--batches', type=int, default=25, help='batches of training data (default: %(default)s)')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+        '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE', help='override settings of the config'
     )
     return parser.parse_args()
 

@@ -148,7 +148,8 @@ def report(settings: Sequence[Setting], studies: Sequence[Study], args: argparse
 
     places = Places(args.work_dir)
     files = write_report(settings, studies, args.seeds, places, args.out, COMMAND)
-    console.print(f'Written: {args.out} ({", ".join(path.name for path in files)})', highlight=False)
+    written = ', '.join(path.name for path in files)
+    console.print(f'Written: {args.out} ({written})', highlight=False, markup=False, emoji=False)
 
 
 if __name__ == '__main__':

@@ -6,9 +6,8 @@ import argparse
 import os
 from contextlib import ExitStack
 
-from mmengine.config import DictAction
-
 from mmssmprune.engine import prediction_output, runner_setup
+from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 
 
@@ -25,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptionsAction,
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. model.backbone.pruning.keep_ratio=0.7; no blanks inside a value',
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from mmengine.config import DictAction
-
 from mmssmprune.engine import runner_setup
+from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 
 
@@ -29,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptionsAction,
         metavar='KEY=VALUE',
         help='override settings of the config: a.b=1, a.list="[1,2]"; no blanks inside a value',
     )

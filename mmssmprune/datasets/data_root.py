@@ -11,6 +11,8 @@ from mmengine.config import Config
 
 MAKE_MINI = 'run `python tools/dataset_tools/make_mini.py` (or `make data`) to make it'
 BRING = 'put the data set there or set MMSSMPRUNE_DATA_ROOT to the folder that holds it'
+# Of mmpretrain: they download what is missing.
+FETCHED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -23,7 +25,7 @@ def check_data_root(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
     for loader in loaders:
         for dataset in datasets_of(cfg.get(loader)):
             for place in _places(dataset):
-                if '://' not in place and not Path(place).exists():  # remote storage answers for itself
+                if '://' not in place and not Path(place).expanduser().exists():
                     raise FileNotFoundError(f'{loader} reads {place}, which does not exist; {_advice(place)}')
 
 
@@ -34,7 +36,7 @@ def _advice(place: str) -> str:
 def datasets_of(node: Any) -> Iterator[dict]:
     """Yield every dataset config inside a dataloader, those in wrappers such as RepeatDataset included."""
     if isinstance(node, dict):
-        if 'data_root' in node or 'ann_file' in node:
+        if any(key in node for key in ('data_root', 'ann_file', 'data_prefix')):
             yield node
         else:
             for value in node.values():
@@ -45,9 +47,24 @@ def datasets_of(node: Any) -> Iterator[dict]:
 
 
 def _places(dataset: dict) -> Iterator[str]:
-    """The root, the annotation file and the folders of one dataset config."""
+    """The root, the annotation file and the folders of one dataset config; none on storage that is not a local disk."""
+    backend = dataset.get('backend_args') or dataset.get('file_client_args') or {}
+    if backend.get('backend', 'local') not in ('local', 'disk') or dataset.get('type') in FETCHED:
+        return
     root = dataset.get('data_root') or ''
-    inside = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
-    for name in ['', *filter(None, inside)]:
+    for name in ['', *stated_paths(dataset)]:
         if root or name:
             yield os.path.join(root, name)
+
+
+def stated_paths(dataset: dict) -> list[str]:
+    """What a dataset config says beside its root: ``ann_file`` and ``data_prefix``, each a path, a list or a dict."""
+
+    def inside(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, (list, tuple)):
+            return [path for each in value for path in inside(each)]
+        return [str(value)] if value else []
+
+    return inside(dataset.get('ann_file')) + inside(dataset.get('data_prefix'))

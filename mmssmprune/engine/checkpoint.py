@@ -167,7 +167,7 @@ def fit_position_embeddings(
     from mmssmprune.models.checkpoint import fit_backbones
 
     try:
-        fit_backbones(_unwrap(model), state_dict, resumes)
+        fit_backbones(unwrap(model), state_dict, resumes)
     except ValueError as error:
         raise ValueError(f'checkpoint {path} does not fit the model: {error}') from None
 

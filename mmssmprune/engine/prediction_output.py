@@ -23,19 +23,25 @@ def dump_predictions(cfg: Config, out: str, test_run: ExitStack) -> None:
         test_run: what ends with the test: a pickle gets its name then, if all went well.
 
     Raises:
-        ValueError: ``out`` is of the wrong kind.
+        ValueError: ``out`` is of the wrong kind or cannot be written.
     """
     is_pickle = out.endswith(_PICKLE_SUFFIXES)
     if cfg.default_scope == 'mmseg':
         if is_pickle or Path(out).is_file():
             raise ValueError(f'--out of a segmentation config is a folder for label maps (PNG), not a file like {out}')
-        for metric in _metrics(cfg):
-            if metric['type'] == 'IoUMetric':
-                metric['output_dir'] = out
+        writers = [metric for metric in _metrics(cfg) if 'IoUMetric' in str(metric.get('type'))]
+        if not writers:
+            raise ValueError('--out of a segmentation config needs an IoUMetric in test_evaluator: it writes the maps')
+        _check_writable(Path(out), '--out')
+        for metric in writers:
+            metric['output_dir'] = out
         return
     if not is_pickle:
         kind = 'detection' if cfg.default_scope == 'mmdet' else 'classification'
         raise ValueError(f'--out of a {kind} config is a pickle file (*.pkl), not {out}')
+    if Path(out).is_dir():
+        raise ValueError(f'--out {out} is a folder; give the name of a pickle file (*.pkl)')
+    _check_writable(Path(out).parent, '--out')
     part = test_run.enter_context(written_whole(out, suffix=f'.part{Path(out).suffix}'))
     dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
     cfg.test_evaluator = [*_metrics(cfg), ConfigDict(type=dump, out_file_path=part)]
@@ -45,7 +51,7 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
     """Prepare ``--show`` (windows) and ``--show-dir`` (image files).
 
     Raises:
-        ValueError: The config has no visualization hook.
+        ValueError: The config has no visualization hook, or ``show_dir`` cannot be written.
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
@@ -54,6 +60,8 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
             'default_hooks=dict(visualization=dict(type="DetVisualizationHook")), or SegVisualizationHook (mmseg), or '
             'VisualizationHook (mmpretrain)'
         )
+    if show_dir:
+        _check_writable(Path(show_dir), '--show-dir')
     if show:
         hook.show, hook.wait_time = True, wait_time
     if cfg.default_scope == 'mmpretrain':
@@ -69,31 +77,49 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
         hook.test_out_dir = os.path.abspath(show_dir)
 
 
+def _check_writable(folder: Path, option: str) -> None:
+    """Make a folder for what the test writes, before it runs.
+
+    Raises:
+        ValueError: It is a file, or cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'{option}: the folder {folder} cannot be made ({error.strerror})') from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f'{option}: no permission to write into the folder {folder}')
+
+
 def enable_tta(cfg: Config) -> None:
     """Prepare ``--tta``: the config's ``tta_model`` and ``tta_pipeline``; for boxes, else, a horizontal flip.
 
     Raises:
-        ValueError: The config has none and none can be made up.
+        ValueError: The config has none and none can be made up, or masks would have to be merged.
     """
-    if cfg.default_scope == 'mmdet' and 'tta_model' not in cfg:
-        _add_flip_tta(cfg)
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+    made_up = cfg.default_scope == 'mmdet' and 'tta_model' not in cfg
+    if made_up:
+        nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+        cfg.tta_model = ConfigDict(type='DetTTAModel', tta_cfg=nms)
+    if not made_up and ('tta_model' not in cfg or 'tta_pipeline' not in cfg):
         raise ValueError('--tta needs tta_model and tta_pipeline in the config')
+    if 'DetTTAModel' in str(cfg.tta_model.get('type')):
+        if 'segm' in str([metric.get('metric') for metric in _metrics(cfg)]):
+            raise ValueError('--tta merges boxes only, and this config evaluates masks; mmdet has no merging of masks')
+        from . import box_tta  # noqa: F401 (registers; imported here because it needs mmdet)
+
+        cfg.tta_model.type = 'BoxTTAModel'
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    _dataset(cfg).pipeline = cfg.tta_pipeline
+    for dataset in _with_pipelines(cfg.test_dataloader.dataset):
+        dataset.pipeline = _flipped_too(dataset.pipeline) if made_up else deepcopy(cfg.tta_pipeline)
 
 
-def _add_flip_tta(cfg: Config) -> None:
-    if 'segm' in str([metric.get('metric') for metric in _metrics(cfg)]):
-        raise ValueError('--tta merges boxes only, and this config evaluates masks; mmdet has no merging of masks')
-    nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
-    cfg.tta_model = ConfigDict(type='DetTTAModel', tta_cfg=nms)
+def _flipped_too(pipeline: list[ConfigDict]) -> list[ConfigDict]:
+    """A test pipeline, which ends in packing, that gives each image as it is and mirrored."""
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
     flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-    cfg.tta_pipeline = deepcopy(_dataset(cfg).pipeline)
-    cfg.tta_pipeline[-1] = ConfigDict(
-        type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs', meta_keys=keys)]]
-    )
+    packing = [dict(type='PackDetInputs', meta_keys=keys)]
+    return [*deepcopy(pipeline[:-1]), ConfigDict(type='TestTimeAug', transforms=[flips, packing])]
 
 
 def _metrics(cfg: Config) -> list[ConfigDict]:
@@ -101,9 +127,9 @@ def _metrics(cfg: Config) -> list[ConfigDict]:
     return list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
 
 
-def _dataset(cfg: Config) -> ConfigDict:
-    """The innermost dataset of the test loader, past wrappers."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
+def _with_pipelines(dataset: ConfigDict) -> list[ConfigDict]:
+    """The data sets whose pipeline has the last word, inside wrappers: several in a ConcatDataset."""
+    if 'pipeline' in dataset or not ('datasets' in dataset or 'dataset' in dataset):
+        return [dataset]
+    inner = dataset.datasets if 'datasets' in dataset else [dataset.dataset]
+    return [found for each in inner for found in _with_pipelines(each)]

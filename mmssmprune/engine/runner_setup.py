@@ -16,23 +16,25 @@ from mmssmprune._stack import check_mmpretrain
 from mmssmprune.datasets import check_data_root
 from mmssmprune.pruning.plan import overridden
 
+from .cfg_options import merge_cfg_options
 from .checkpoint import check_checkpoint_file, find_resume_checkpoint
 from .cpu_processes import join_cpu_processes
 from .loading import read_config
+from .run_checks import build_loops, check_numbers
 from .runner import CheckedRunner
 
 SUPPORTED_SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
-    """Read a config and apply ``--cfg-options`` to it.
+    """Read a config and apply ``--cfg-options`` to it (`merge_cfg_options` tells which are refused).
 
     Keys of a `pruning` dict that these set win over those they contradict (see `overridden`): a keep ratio over a
     target, whose layers stay.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no config of a model for mmdet, mmseg or mmpretrain.
+        ValueError: It is no config of a model for mmdet, mmseg or mmpretrain, or an option is one that nothing reads.
         StackError: It is one for mmpretrain, which is not installed or does not fit.
     """
     if not Path(path).is_file():
@@ -40,7 +42,7 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     cfg = read_config(path)
     if cfg_options:
         written = {where: dict(pruning) for where, pruning in _pruning_dicts(cfg.get('model'))}
-        cfg.merge_from_dict(cfg_options)
+        merge_cfg_options(cfg, cfg_options)
         for where, pruning in _pruning_dicts(cfg.get('model')):
             wanted = overridden(written.get(where, {}), pruning)
             pruning.clear()
@@ -143,7 +145,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
 
 def build_runner(cfg: Config, mode: Literal['train', 'test']) -> Runner:
-    """Check what the run needs on disk, then build its Runner.
+    """Check what the run needs, then build its Runner with data sets, evaluators and optimizer.
 
     Args:
         cfg: A config with ``work_dir``; ``load_from`` is the checkpoint to test, or to start from.
@@ -153,14 +155,22 @@ def build_runner(cfg: Config, mode: Literal['train', 'test']) -> Runner:
         A ``CheckedRunner``, or what the config's ``runner_type`` names.
 
     Raises:
-        FileNotFoundError, ValueError: Data or a checkpoint is missing or damaged.
+        FileNotFoundError, ValueError: Data or a checkpoint is missing or damaged, a data set is empty or of more
+            classes than the model, or a number of the config makes no sense.
     """
-    check_data_root(cfg, ('train_dataloader', 'val_dataloader') if mode == 'train' else ('test_dataloader',))
+    splits = ('train', 'val') if mode == 'train' else ('test',)
+    check_numbers(cfg, splits)
+    check_data_root(cfg, tuple(f'{split}_dataloader' for split in splits))
     if cfg.get('load_from'):
         check_checkpoint_file(cfg.load_from)
     if mode == 'train':
         _check_pretrained_files(cfg.model)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
+    if not cfg.get(f'{mode}_dataloader') or cfg.get(f'{mode}_cfg') is None:
+        raise ValueError(f'the config cannot be used to {mode}: it has no {mode}_dataloader or no {mode}_cfg')
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
+    if isinstance(runner, Runner):
+        build_loops(runner, splits)
+    return runner
 
 
 def _check_pretrained_files(part: Any) -> None:

@@ -43,6 +43,7 @@ def shrink(cfg: Config, side: int) -> Config:
         preprocessor.size = (side, side)
         if cfg.model.test_cfg.mode == 'slide':
             cfg.model.test_cfg.update(crop_size=(side, side), stride=(side * 2 // 3, side * 2 // 3))
+            preprocessor.test_cfg.size = (side, side)
         return cfg
     preprocessor.pad_size_divisor = min(preprocessor.pad_size_divisor, side)
     for place in _places(cfg.model, 'nms_pre'):

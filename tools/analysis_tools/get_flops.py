@@ -14,10 +14,10 @@ import json
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
+from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 
 
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--list-conventions', action='store_true', help='say what each convention counts, and stop')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write everything there as well, as exact integers')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+        '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE', help='override settings of the config'
     )
     args = parser.parse_args()
     if args.config is None and not args.list_conventions:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 
 import torch
-from mmengine.config import DictAction
 from mmengine.registry import DATASETS
 from rich.console import Console
 from rich.table import Table
 
 from mmssmprune.datasets import check_data_root
 from mmssmprune.engine import runner_setup
+from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 from mmssmprune.engine.loading import build_model
 
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--images', type=int, default=20, help='test images of one size (default: %(default)s)')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+        '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE', help='override settings of the config'
     )
     return parser.parse_args()
 

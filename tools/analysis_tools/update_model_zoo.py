@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Count, then write or compare."""
     args = parse_args()
-    console = Console(file=sys.stdout)
+    console = Console(file=sys.stdout, markup=False, emoji=False)
     with sentence_errors():
         files = wanted_files(console)
     changed = [path for path, text in files.items() if not path.is_file() or path.read_text(encoding='utf-8') != text]

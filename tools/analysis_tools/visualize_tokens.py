@@ -13,8 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
-
+from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 
 
@@ -40,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: what mmengine finds)')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+        '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE', help='override settings of the config'
     )
     return parser.parse_args()
 

@@ -66,7 +66,7 @@ def main() -> int:
     with sentence_errors(building=True):
         parts = find_parts(args)
     depth = 'names' if args.quick else 'pixels' if args.full else 'headers'
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as progress:
 
         def track(items: Iterable, total: int, what: str) -> Iterable:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rich.markup import escape
 from rich.progress import Progress
 
 from mmssmprune.datasets import DATA_SETS, Settings, is_made, make_data_set
@@ -21,7 +22,7 @@ def make(name: str, root: Path, settings: Settings) -> None:
         print(f'{root}: already made with these settings')
         return
     with Progress() as progress:
-        task = progress.add_task(f'making {root}', total=settings.train + settings.val)
+        task = progress.add_task(f'making {escape(str(root))}', total=settings.train + settings.val)
         make_data_set(name, root, settings, lambda: progress.advance(task))
     print(f'{root}: {settings.train} train and {settings.val} val images; look at {root / "samples.png"}')
 

@@ -59,7 +59,7 @@ def main() -> None:
         else:
             content = {'state_dict': official.convert_to_ours(checkpoint, report, model, args.arch)}
         official.write_converted(content, report, args.destination)
-    Console().print(report.tables(every_key=args.every_key))
+    Console(markup=False, emoji=False).print(report.tables(every_key=args.every_key))
     if args.json:
         write_atomically(f'{args.destination}.json', json.dumps(report.as_dict(), indent=1) + '\n')
     print(f'{args.destination}: {report.used} keys of {args.source}, and {len(report.added)} added')

@@ -5,6 +5,8 @@ _base_ = './upernet.py'
 embed_dims = 192
 
 model = dict(
+    # A window does not fit into every image (one of 5:1 becomes 410x2048): as in training, what is missing is padded.
+    data_preprocessor=dict(test_cfg=dict(size=(512, 512))),
     backbone=dict(
         type='Vim',
         arch='tiny',

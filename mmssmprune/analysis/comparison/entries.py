@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from mmssmprune.analysis.results import digest, file_digest
 from mmssmprune.analysis.tasks import Task, task_of
-from mmssmprune.datasets import check_data_root
+from mmssmprune.datasets import check_data_root, stated_paths
 from mmssmprune.engine.checkpoint import check_checkpoint_file, find_resume_checkpoint
 from mmssmprune.engine.runner_setup import load_config
 
@@ -196,10 +196,10 @@ def _checkpoint_in(work_dir: Path) -> Path:
 def _dataset_paths(dataset: dict[str, Any]) -> list[Path]:
     """The paths below a dataset's config, wrappers such as ConcatDataset included."""
     root = Path(dataset.get('data_root') or '')
-    named = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
+    named = stated_paths(dataset)
     if dataset.get('split') and not dataset.get('ann_file'):
         named.append(f'meta/{dataset["split"]}.txt')  # where mmpretrain's ImageNet looks for labels by itself
-    paths = [root / name for name in named if isinstance(name, str) and name]
+    paths = [root / name for name in named]
     inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
     return paths + [path for wrapped in inner for path in _dataset_paths(wrapped)]
 

@@ -14,6 +14,7 @@ from mmssmprune._values import flag, is_list, is_number, is_whole, mapping, posi
 from mmssmprune.models.layers.adapter import Interaction, SpatialPrior
 from mmssmprune.models.layers.deformable_attention import grid_reference_points
 from mmssmprune.models.layers.norm import make_norm
+from mmssmprune.models.layers.patch_embed import padding_advice
 from mmssmprune.pruning import TokenState
 
 from .plain_mamba import PlainMamba
@@ -156,8 +157,7 @@ class PlainMambaAdapter(PlainMamba):
         height, width = images.shape[-2:]
         if height % 32 or width % 32:
             raise ValueError(
-                f'PlainMambaAdapter needs sides divisible by 32, got {height}x{width}; '
-                'pad images by the data preprocessor, with pad_size_divisor=32 in mmdet or size_divisor=32 in mmseg'
+                f'PlainMambaAdapter needs sides divisible by 32, got an image of {height}x{width}; {padding_advice(32)}'
             )
         self.calibrate_if_due(images)
         c1, c, c_shapes = self._spatial_prior(images)

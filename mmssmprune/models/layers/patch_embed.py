@@ -16,6 +16,14 @@ def check_image_size(hw: tuple[int, int], patch_size: int) -> None:
         )
 
 
+def padding_advice(divisor: int) -> str:
+    """How a user of each suite gets images whose sides are multiples of ``divisor`` pixels."""
+    return (
+        f'pad it to a multiple of {divisor} in the data_preprocessor: pad_size_divisor={divisor} (mmdet, mmpretrain), '
+        f'or size_divisor={divisor} and, for testing, test_cfg=dict(size_divisor={divisor}) (mmseg)'
+    )
+
+
 def resize_pos_embed(
     pos_embed: Tensor,
     src_hw: tuple[int, int],
@@ -103,7 +111,6 @@ class ConvPatchEmbed(nn.Module):
         if any((size - self.patch_size) % self.stride for size in hw):
             raise ValueError(
                 f'patches of {self.patch_size} pixels at stride {self.stride} do not tile an image of {hw[0]}x{hw[1]} '
-                f'pixels; pad it by the data preprocessor, with pad_size_divisor={self.patch_size} in mmdet or '
-                f'size_divisor={self.patch_size} in mmseg'
+                f'pixels; {padding_advice(self.patch_size)}'
             )
         return tuple((size - self.patch_size) // self.stride + 1 for size in hw)

@@ -1,0 +1,85 @@
+"""A folder like that of a user of the project: configs and tools, data in the right formats, weights as released.
+
+What a command of the pages names and this folder lacks (a checkpoint, a work_dir) is made when the command asks for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from official_files import official_file
+from pages import REPO, named_blocks
+from stand_in_data import make_ade20k, make_coco
+from stand_in_imagenet import make_imagenet
+
+from mmssmprune.datasets import Settings, make_data_set
+from mmssmprune.engine.runner_setup import load_config
+
+# Released files by the name under which the configs and pages know them, and what tests/official_files.py calls them.
+RELEASED = {
+    **{f'{level}.pth': f'plain_mamba_{level}' for level in ('l1', 'l2', 'l3')},
+    **{'vim_t_midclstok_76p1acc.pth': 'vim_tiny', 'vim_s_midclstok_80p5acc.pth': 'vim_small'},
+    **{'vim_t.pth': 'vim_tiny', 'their_upernet_l1.pth': 'plain_mamba_seg_l1'},
+    'checkpoints/plain_mamba_l1.pth': 'plain_mamba_l1',
+}
+
+
+def make_user_folder(root: Path) -> Path:
+    """The folder, without weights."""
+    for name in ('configs', 'tools'):
+        (root / name).symlink_to(REPO / name)
+    shutil.copytree(REPO / 'docs', root / 'docs')  # evidence.py writes here
+    for name, code in named_blocks(REPO / 'docs/extend.md').items():
+        (root / name).write_text(code)
+    make_imagenet(make_ade20k(make_coco(root / 'data')))
+    for name in ('mini_coco', 'mini_ade'):
+        make_data_set(name, root / 'data' / name, Settings(128, 2, 1, 0))
+    for name in ('disk', 'wheels'):
+        (root / name).mkdir()
+    (root / 'disk/ADEChallengeData2016').symlink_to(root / 'data/ade/ADEChallengeData2016')
+    return root
+
+
+def provide_released(root: Path, name: str) -> None:
+    """A released file under this name, with random weights of its layout."""
+    path = root / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(official_file(RELEASED[name]), path)
+
+
+def provide_download(root: Path, name: str) -> None:
+    """The same in torch's cache, as after a first download with TORCH_HOME=``root``/torch."""
+    provide_released(root, name)
+    cached = root / 'torch/hub/checkpoints' / name
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    if not cached.exists():
+        cached.symlink_to(root / name)
+
+
+def provide_checkpoint(root: Path, path: str, config: str, cfg_options: dict | None = None) -> None:
+    """A checkpoint of a config's model with random weights, as training leaves one."""
+    if not (root / path).exists():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        model = build(load_config(str(root / config), cfg_options))
+        torch.save(dict(state_dict=model.state_dict(), meta={}), root / path)
+
+
+def provide_work_dir(root: Path, name: str, config: str) -> None:
+    """What training a config leaves in ``work_dirs/name``."""
+    folder = root / 'work_dirs' / name
+    if not (folder / 'last_checkpoint').exists():
+        provide_checkpoint(root, f'work_dirs/{name}/iter_1.pth', config)
+        (folder / 'last_checkpoint').write_text(str(folder / 'iter_1.pth'))
+        Config.fromfile(root / config).dump(folder / Path(config).name)
+
+
+def build(cfg: Config) -> torch.nn.Module:
+    """The model of a config with random weights; a plan need not be solved for its weights."""
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.pop('pruning', None)
+    return MODELS.build(cfg.model)
