@@ -47,6 +47,12 @@ def on_meta(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo).eval()
 
 
+def input_channels(model: nn.Module) -> int:
+    """Channels of the images that a model, or a backbone alone, takes: those of its first convolution."""
+    modules = getattr(model, 'backbone', model).modules()
+    return next((module.in_channels for module in modules if isinstance(module, nn.Conv2d)), 3)
+
+
 @torch.no_grad()
 def count_on_meta(backbone: nn.Module, input_shape: tuple[int, int]) -> int:
     """FLOPs by `CONVENTION` of one image (H, W) through a backbone made by `on_meta`; nothing is computed.
@@ -54,8 +60,9 @@ def count_on_meta(backbone: nn.Module, input_shape: tuple[int, int]) -> int:
     Raises:
         ValueError: the backbone does not take images of this size.
     """
-    first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
-    image = torch.empty(1, first.in_channels, *input_shape, dtype=first.weight.dtype, device='meta')
+    image = torch.empty(
+        1, input_channels(backbone), *input_shape, dtype=next(backbone.parameters()).dtype, device='meta'
+    )
     with make_flop_counter() as counter:
         backbone(image)
     return sum(field_count(counter.get_flop_counts().get('Global', {})).values())

@@ -100,6 +100,8 @@ def print_cost(cost: dict, conventions: list[str], console: Console) -> None:
         console.print(plan_lines(cost, conventions), highlight=False, markup=False)
     if cost['proposals']:
         console.print(f'RoI heads: counted at {cost["proposals"]} proposals, the configured maximum.', highlight=False)
+    if cost['left_out']:
+        print('Only backbone and neck are counted, as a head does not run without real images:', cost['left_out'])
     if cost['unsupported']:
         found = ', '.join(f'{name.removesuffix(".default")} x {n}' for name, n in cost['unsupported'].items())
         console.print(f'No formula, counted as 0: {found}', highlight=False)
