@@ -101,7 +101,7 @@ def print_cost(cost: dict, conventions: list[str], console: Console) -> None:
     if cost['proposals']:
         console.print(f'RoI heads: counted at {cost["proposals"]} proposals, the configured maximum.', highlight=False)
     if cost['left_out']:
-        print('Only backbone and neck are counted, as a head does not run without real images:', cost['left_out'])
+        print('Not counted, and missing in the tables:', cost['left_out'])
     if cost['unsupported']:
         found = ', '.join(f'{name.removesuffix(".default")} x {n}' for name, n in cost['unsupported'].items())
         console.print(f'No formula, counted as 0: {found}', highlight=False)

@@ -15,7 +15,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmssmprune.analysis.inputs import count_proposals, noise_image, prepare_inputs
 from mmssmprune.engine.errors import to_sentence
@@ -65,7 +65,7 @@ class _Attempt:
     """One forward pass of a copy: the operations up to its end or its error."""
 
     def __init__(self, ghost: nn.Module, inputs: dict[str, Any], mode: str) -> None:
-        self.model, self.backbone_done, self.error = revert_sync_batchnorm(ghost.eval()), False, None
+        self.model, self.error = revert_sync_batchnorm(ghost.eval()), None
         inputs = copy.deepcopy(inputs)
         for sample in inputs['data_samples']:
             if 'gt_instances' in dir(type(sample)):  # Sparse R-CNN looks for them in mode 'tensor' too
@@ -73,7 +73,9 @@ class _Attempt:
         image = inputs.pop('inputs').to(next(self.model.backbone.parameters()).device)
         if mode == 'predict':
             self.model.test_cfg['mode'] = 'whole'  # one pass over the image, as in mode 'tensor', no sliding windows
-        self.model.backbone.register_forward_hook(self._note_backbone)
+        self.ran: set[str] = set()
+        for name, module in self.model.named_modules():
+            module.register_forward_hook(partial(self._note, name))
         self.operations: list[Operation] = []
         unseen: list[Operation] = []
         with _abstract_regions(self.model, unseen), _samples_for_head(self.model, inputs['data_samples']):
@@ -83,19 +85,41 @@ class _Attempt:
             except Exception as error:  # of whatever kind: each head fails on abstract numbers in its own way
                 self.error = error
         self.operations += unseen
+        if self.error is None:
+            self.operations += [_not_run(name, self.model, 'no part of it ran') for name in self._silent_heads()]
 
-    def _note_backbone(self, *_: Any) -> None:
-        self.backbone_done = True
+    @property
+    def backbone_done(self) -> bool:
+        return 'backbone' in self.ran
+
+    def _note(self, name: str, module: nn.Module, args: Any, out: Any) -> None:
+        if any(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):  # else it was given no regions
+            self.ran.add(name)
+
+    def _silent_heads(self) -> list[str]:
+        """Heads of which no layer ran, as mode 'tensor' leaves out what works on detections alone (QueryInst's masks)."""
+        modules = dict(self.model.named_modules())
+        layers = {n for n, m in modules.items() if m._parameters and not isinstance(m, nn.Embedding)}
+        silent = []
+        for name in modules:
+            own = {layer for layer in layers if f'{layer}.'.startswith(f'{name}.')}
+            is_head = name.endswith('head') and 'auxiliary' not in name and not name.startswith('backbone')
+            if is_head and own and not own & self.ran and not name.startswith(tuple(f'{s}.' for s in silent)):
+                silent.append(name)
+        return silent
 
     def without_heads(self) -> list[Operation]:
         """What backbone and neck did, and one operation that names the head which does not run."""
         heads = [name for name, _ in self.model.named_children() if name.endswith('head')]
         last = self.operations[-1].module.split('.')[0]
         names = [last] if last in heads else [name for name in heads if not name.startswith('auxiliary')]
-        said = ' and '.join(f'{name} ({type(getattr(self.model, name)).__name__})' for name in names) or 'the heads'
-        text = f'{said}: {to_sentence(self.error) or type(self.error).__name__}'
         parts = [op for op in self.operations if op.is_inside('backbone') or op.is_inside('neck')]
-        return [*parts, Operation('', NOT_RUN, overload=text)]
+        why = to_sentence(self.error) or type(self.error).__name__
+        return parts + [_not_run(name, self.model, why) for name in names or ['']]
+
+
+def _not_run(name: str, model: nn.Module, why: str) -> Operation:
+    return Operation(name, NOT_RUN, overload=f'{name} ({type(model.get_submodule(name)).__name__}): {why}')
 
 
 def _on_meta_but_heads(model: nn.Module) -> nn.Module:
