@@ -26,6 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmssmprune.analysis.evidence.loading import load_plan
 from mmssmprune.analysis.evidence.plan import PHASES, Places, Setting, Study, plan_runs
+from mmssmprune.analysis.evidence.records import damaged_results, read_result
+from mmssmprune.analysis.results import check_output
 from mmssmprune.engine.errors import sentence_errors
 
 COMMAND = 'make data && python tools/evidence.py'
@@ -69,14 +71,19 @@ def main() -> None:
         studies = choose(all_studies, args.studies, 'study')
         phases = PHASES if args.phase == 'all' else (args.phase,)
         runs = plan_runs(studies, settings, args.seeds, phases, args.only)
+        if not args.list:
+            check_output(args.out)
     places = Places(args.work_dir)
+    for path in damaged_results(places):
+        console.print(f'{path} is damaged and counts as not there: its run is still to be done.', markup=False)
     if args.list:
         list_runs(runs, places, console)
         return
     failed = False
     if not args.report_only:
         failed = not work(runs, places, args, console)
-    report(all_settings, all_studies, args, console)
+    with sentence_errors(building=True):
+        report(all_settings, all_studies, args, console)
     sys.exit(1 if failed else 0)
 
 
@@ -92,7 +99,7 @@ def choose(items: Sequence[Setting] | Sequence[Study], names: Sequence[str] | No
 def list_runs(runs: Sequence, places: Places, console: Console) -> None:
     """Print the state of every run."""
     for run in runs:
-        state = 'done' if places.result(run).is_file() else 'failed' if places.error(run).is_file() else 'to do'
+        state = 'done' if read_result(places.result(run)) else 'failed' if places.error(run).is_file() else 'to do'
         console.print(f'{state:7} {run.name}', highlight=False, markup=False)
 
 
@@ -148,7 +155,7 @@ def report(settings: Sequence[Setting], studies: Sequence[Study], args: argparse
 
     places = Places(args.work_dir)
     files = write_report(settings, studies, args.seeds, places, args.out, COMMAND)
-    console.print(f'Written: {args.out} ({", ".join(path.name for path in files)})', highlight=False)
+    console.print(f'Written: {args.out} ({", ".join(path.name for path in files)})', markup=False, highlight=False)
 
 
 if __name__ == '__main__':

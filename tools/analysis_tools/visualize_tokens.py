@@ -50,11 +50,13 @@ def main() -> None:
     args = parse_args()
     with sentence_errors(building=True):
         # Imported late: these bring torch, mmdet and mmseg, and a typing mistake should show at once.
+        from mmssmprune.analysis.results import check_output
         from mmssmprune.analysis.token_pictures import sources
         from mmssmprune.engine import runner_setup
 
         images = sources.find_images(args.images)
         targets = _targets(images, args.out)
+        check_output(args.out)
         cfg = runner_setup.load_config(args.config, args.cfg_options)
         model, checkpoint = sources.load_model(cfg, args.checkpoint, args.device, args.keep_ratio)
         pipeline = sources.test_pipeline(cfg)

@@ -23,7 +23,8 @@ _MINOR = re.compile(
     | .*(copy|gather|index|masked_fill|nonzero|pad|repeat|scatter|select|slice|unique|view).* | as_strided | cat
     | col2im | embedding | equal | flip | floor_divide | im2col | isin | lift_fresh | _local_scalar_dense
     | pixel_shuffle | resize | roll | stack
-    | _prelu_kernel | set | (arg)?sort | searchsorted | topk | all | any | (a|arg|cum)?(max|min) | count_nonzero | cum(sum|prod) | logsumexp
+    | _prelu_kernel | set
+    | (arg)?sort | searchsorted | topk | all | any | (a|arg|cum)?(max|min) | count_nonzero | cum(sum|prod) | logsumexp
     | mean | median | prod | std(_mean)? | sum | var(_mean)?
     | .*(norm|pool|softmax|upsample).*
     """,

@@ -97,7 +97,7 @@ class _Attempt:
             self.ran.add(name)
 
     def _silent_heads(self) -> list[str]:
-        """Heads of which no layer ran, as mode 'tensor' leaves out what works on detections alone (QueryInst's masks)."""
+        """Heads of which no layer ran: mode 'tensor' leaves out what works on detections alone (QueryInst's masks)."""
         modules = dict(self.model.named_modules())
         layers = {n for n, m in modules.items() if m._parameters and not isinstance(m, nn.Embedding)}
         silent = []

@@ -66,7 +66,11 @@ def test_cut_out_regions_are_listed():
 TINY = dict(
     type='PlainMamba',
     arch=dict(
-        embed_dims=16, num_layers=4, num_convs=1, layers_with_dwconv=[], mixer_cfg=dict(d_state=4, expand=1, conv_size=3)
+        embed_dims=16,
+        num_layers=4,
+        num_convs=1,
+        layers_with_dwconv=[],
+        mixer_cfg=dict(d_state=4, expand=1, conv_size=3),
     ),
     img_size=64,
     out_indices=(0, 1, 2),
