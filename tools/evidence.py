@@ -107,14 +107,15 @@ def work(runs: Sequence, places: Places, args: argparse.Namespace, console: Cons
     """Do the runs; False if any failed."""
     from mmssmprune.analysis.evidence.schedule import Scheduler
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     with progress_on(console, len(runs)) as tell:
         scheduler = Scheduler(runs, places, args.jobs, args.minutes, tell)
         try:
             summary = scheduler.work()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             console.print('Interrupted; the same command goes on from here.')
-            sys.exit(130)
+            sys.exit(128 + int(interrupt.args[0] if interrupt.args else signal.SIGINT))
     for name, reason in summary.failed.items():
         console.print(f'FAILED {name}', style='bold red', markup=False, highlight=False)
         console.print('\n'.join(reason.splitlines()[-SHOWN_LINES:]), style='dim', markup=False, highlight=False)
@@ -124,6 +125,10 @@ def work(runs: Sequence, places: Places, args: argparse.Namespace, console: Cons
         highlight=False,
     )
     return not summary.failed
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 @contextmanager
