@@ -89,20 +89,21 @@ def without_nan(value: Any) -> Any:
 
 
 def check_output(folder: str | Path, option: str = '--out') -> None:
-    """Find out before long work whether a folder can be made and written to; it is made.
+    """Find out before long work whether a folder can be made and written to; nothing of it stays.
 
     Raises:
         RuntimeError: it cannot; the message says why.
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        # Below a file nothing exists, so the first that does is the folder itself, one around it, or that file.
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(0, f'{nearest} is no folder')
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        blocking = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
-        why = f'{blocking} is no folder' if blocking else error.strerror or str(error)
-        raise RuntimeError(f'{option} {folder} cannot be written to: {why}') from error
+        raise RuntimeError(f'{option} {folder} cannot be written to: {error.strerror or error}') from error
 
 
 def check_output_file(path: str | Path, option: str) -> None:

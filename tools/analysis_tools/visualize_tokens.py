@@ -94,8 +94,7 @@ def _draw(model: Any, pipeline: Any, image: Path, target: Path, meta: dict, scor
     from mmssmprune.analysis.results import write_atomically
     from mmssmprune.analysis.token_pictures import figure, observe, page, sources
 
-    observe.read_image(str(image))  # tells in a sentence what the pipeline would not
-    data = pipeline(dict(img_path=str(image), img_id=0))
+    data = sources.run_pipeline(pipeline, image)
     seen = observe.observe(model, data['inputs'], data['data_samples'], sources.pads(pipeline))
     png = figure.to_png(figure.draw_observation(seen, image.name, meta, score_thr))
     write_atomically(target, png)
