@@ -120,9 +120,10 @@ def main() -> None:
         setting = Setting(args.out, shape, args.runs, progress)
         report = compare(models, setting, args.keep_ratio, args.untrained)
     report = replace(report, command=command_line())
-    names = write_report(report, args.out)
+    with sentence_errors(building=True):  # the disk may be full by now
+        names = write_report(report, args.out)
     print_report(report, console)
-    console.print(f'Written to {args.out}: {", ".join(names)}', highlight=False)
+    console.print(f'Written to {args.out}: {", ".join(names)}', markup=False, highlight=False)
 
 
 def find_models(targets: list[str], cfg_options: dict | None) -> list:
@@ -138,7 +139,9 @@ def find_models(targets: list[str], cfg_options: dict | None) -> list:
 @contextmanager
 def progress_on(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each long step on a terminal, and elsewhere (a log file) a line as it begins."""
-    shown = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    from mmssmprune.analysis.escape import one_line
+
+    shown = (TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*shown, console=console, disable=not console.is_terminal) as bars:
         begun: dict[str, int] = {}
 
@@ -146,7 +149,8 @@ def progress_on(console: Console) -> Iterator[Callable[[str, int, int], None]]:
             if what not in begun:
                 begun[what] = bars.add_task(what, total=total)
                 if bars.disable:
-                    print(f'{what} ...', flush=True)
+                    # Not to sys.stdout, which is closed to libraries while they work.
+                    print(f'{one_line(what)} ...', file=console.file, flush=True)
             bars.update(begun[what], completed=done)
 
         yield report
@@ -186,12 +190,13 @@ def print_report(report: Report, console: Console) -> None:
     from mmssmprune.analysis.comparison.footnotes import Footnotes
     from mmssmprune.analysis.comparison.notes import notes
     from mmssmprune.analysis.comparison.table import to_rich
+    from mmssmprune.analysis.escape import one_line
 
     footnotes = Footnotes(report)
     for table in report.tables:
         console.print(to_rich(table, footnotes))
     for note in [*notes(report), *footnotes.lines()]:
-        console.print(note, style='dim', markup=False, highlight=False)
+        console.print(one_line(note), style='dim', markup=False, highlight=False)
 
 
 if __name__ == '__main__':

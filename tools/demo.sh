@@ -32,6 +32,11 @@ compare() { # compare TASK HEAD-AND-DATA OPTIONS...
         --keep-ratio "${RATIOS[@]}" --untrained --out "$OUT/$task" "$@"
 }
 
+in_job() { # in_job COMMAND...: bash acts on a signal only between its commands, but at once while it waits for a job
+    "$@" &
+    wait "$!"
+}
+
 both() { # both PID PID: wait for both, fail if one failed
     local failed=0
     wait "$1" || failed=1
@@ -50,11 +55,36 @@ show_progress() { # the newest line of every log that is being written, every ha
     done
 }
 
+stop_children() { # the jobs of this script with all that they started: each has a process group of its own
+    local jobs groups
+    jobs=$(jobs -p)
+    [ -n "$jobs" ] || return 0
+    groups=$(sed 's/^/-/' <<<"$jobs")
+    # shellcheck disable=SC2086  # several of them
+    kill -TERM -- $groups 2>/dev/null || true
+    for _ in {1..100}; do # ten seconds to end by themselves
+        kill -0 -- $groups 2>/dev/null || return 0
+        sleep 0.1
+    done
+    kill -KILL -- $groups 2>/dev/null || true
+}
+
+stop() { # stop SIGNAL: end with the children, as if the signal had not been caught
+    trap - EXIT "$1"
+    stop_children
+    echo 'demo: interrupted; the same command goes on from here' >&2
+    kill -"$1" "$BASHPID"
+}
+
 mkdir -p "$OUT"
-python tools/dataset_tools/make_mini.py
+set -m # job control: every job gets its process group
+trap stop_children EXIT
+for signal in HUP INT TERM; do
+    trap "stop $signal" "$signal"
+done
+in_job python tools/dataset_tools/make_mini.py
 echo 'demo: four trainings, two at a time, then the tests: about 15 minutes on two cores'
 show_progress &
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 # A long and a short one for each core.
 train "plain-mamba-mini_$DETECTION" "plain-mamba-mini-top70_$SEGMENTATION" & first=$!
 train "plain-mamba-mini-top70_$DETECTION" "plain-mamba-mini_$SEGMENTATION" & second=$!
@@ -65,6 +95,6 @@ run_logged detection compare detection "$DETECTION" --runs 0 & first=$!
 run_logged segmentation compare segmentation "$SEGMENTATION" --runs 0 & second=$!
 both "$first" "$second"
 # Latency last, with nothing beside it: all models of a task in one run, so that their figures compare.
-compare detection "$DETECTION"
-compare segmentation "$SEGMENTATION"
+in_job compare detection "$DETECTION"
+in_job compare segmentation "$SEGMENTATION"
 echo "demo: tables and plots are in $OUT/detection and $OUT/segmentation"

@@ -26,6 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmssmprune.analysis.evidence.loading import load_plan
 from mmssmprune.analysis.evidence.plan import PHASES, Places, Setting, Study, plan_runs
+from mmssmprune.analysis.evidence.records import damaged_results, read_result
+from mmssmprune.analysis.results import check_output
 from mmssmprune.engine.errors import sentence_errors
 
 COMMAND = 'make data && python tools/evidence.py'
@@ -69,14 +71,19 @@ def main() -> None:
         studies = choose(all_studies, args.studies, 'study')
         phases = PHASES if args.phase == 'all' else (args.phase,)
         runs = plan_runs(studies, settings, args.seeds, phases, args.only)
+        if not args.list:
+            check_output(args.out)
     places = Places(args.work_dir)
+    for path in damaged_results(places):
+        console.print(f'{path} is damaged and counts as not there: its run is still to be done.', markup=False)
     if args.list:
         list_runs(runs, places, console)
         return
     failed = False
     if not args.report_only:
         failed = not work(runs, places, args, console)
-    report(all_settings, all_studies, args, console)
+    with sentence_errors(building=True):
+        report(all_settings, all_studies, args, console)
     sys.exit(1 if failed else 0)
 
 
@@ -92,7 +99,7 @@ def choose(items: Sequence[Setting] | Sequence[Study], names: Sequence[str] | No
 def list_runs(runs: Sequence, places: Places, console: Console) -> None:
     """Print the state of every run."""
     for run in runs:
-        state = 'done' if places.result(run).is_file() else 'failed' if places.error(run).is_file() else 'to do'
+        state = 'done' if read_result(places.result(run)) else 'failed' if places.error(run).is_file() else 'to do'
         console.print(f'{state:7} {run.name}', highlight=False, markup=False)
 
 
@@ -100,14 +107,15 @@ def work(runs: Sequence, places: Places, args: argparse.Namespace, console: Cons
     """Do the runs; False if any failed."""
     from mmssmprune.analysis.evidence.schedule import Scheduler
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     with progress_on(console, len(runs)) as tell:
         scheduler = Scheduler(runs, places, args.jobs, args.minutes, tell)
         try:
             summary = scheduler.work()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             console.print('Interrupted; the same command goes on from here.')
-            sys.exit(130)
+            sys.exit(128 + int(interrupt.args[0] if interrupt.args else signal.SIGINT))
     for name, reason in summary.failed.items():
         console.print(f'FAILED {name}', style='bold red', markup=False, highlight=False)
         console.print('\n'.join(reason.splitlines()[-SHOWN_LINES:]), style='dim', markup=False, highlight=False)
@@ -117,6 +125,10 @@ def work(runs: Sequence, places: Places, args: argparse.Namespace, console: Cons
         highlight=False,
     )
     return not summary.failed
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from html import escape
+
+from mmssmprune.analysis.escape import escape_html
 
 _STYLE = """
 body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #1a1a1a; }
@@ -19,33 +20,33 @@ td { overflow-wrap: anywhere; }
 
 def page(title: str, parts: Iterable[str]) -> str:
     """A whole document; ``parts`` are HTML, made by the functions below."""
-    head = f'<meta charset="utf-8">\n<title>{escape(title)}</title>\n<style>{_STYLE}</style>'
-    body = '\n'.join([f'<h1>{escape(title)}</h1>', *parts])
+    head = f'<meta charset="utf-8">\n<title>{escape_html(title)}</title>\n<style>{_STYLE}</style>'
+    body = '\n'.join([f'<h1>{escape_html(title)}</h1>', *parts])
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
 def heading(text: str) -> str:
     """A heading of the second level."""
-    return f'<h2>{escape(text)}</h2>'
+    return f'<h2>{escape_html(text)}</h2>'
 
 
 def paragraph(text: str) -> str:
     """A paragraph of plain text."""
-    return f'<p>{escape(text)}</p>'
+    return f'<p>{escape_html(text)}</p>'
 
 
 def picture(png: bytes, text: str) -> str:
     """A PNG file inside the page; ``text`` says what it shows."""
     data = base64.b64encode(png).decode('ascii')
-    return f'<img alt="{escape(text)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{escape_html(text)}" src="data:image/png;base64,{data}">'
 
 
 def table(caption: str, columns: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """A table; without ``columns`` it has no head."""
     head = f'<thead>{_row("th", columns)}</thead>' if columns else ''
     body = ''.join(_row('td', row) for row in rows)
-    return f'<table><caption>{escape(caption)}</caption>{head}<tbody>{body}</tbody></table>'
+    return f'<table><caption>{escape_html(caption)}</caption>{head}<tbody>{body}</tbody></table>'
 
 
 def _row(tag: str, cells: Sequence[object]) -> str:
-    return '<tr>' + ''.join(f'<{tag}>{escape(str(cell))}</{tag}>' for cell in cells) + '</tr>'
+    return '<tr>' + ''.join(f'<{tag}>{escape_html(cell)}</{tag}>' for cell in cells) + '</tr>'

@@ -13,6 +13,11 @@ from torch.nn import functional as F
 
 from .quiet import quiet
 
+_PREPROCESSOR = (
+    'model.data_preprocessor does not suit images of {0} channels, which the backbone takes: mean and std need one '
+    'number or {0}, and only three channels can go from BGR to RGB'
+)
+
 
 def first_test_image(cfg: Config) -> Tensor:
     """The first test image as the config's test pipeline leaves it: (3, H, W), uint8 or float, not normalised."""
@@ -21,10 +26,10 @@ def first_test_image(cfg: Config) -> Tensor:
         return DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs']
 
 
-def noise_image(shape: tuple[int, int], seed: int = 0) -> Tensor:
-    """A (3, H, W) uint8 image of seeded noise, for counts that do not depend on what the image shows."""
+def noise_image(shape: tuple[int, int], seed: int = 0, channels: int = 3) -> Tensor:
+    """A (channels, H, W) uint8 image of seeded noise, for counts that do not depend on what the image shows."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (channels, *shape), dtype=torch.uint8, generator=generator)
 
 
 def prepare_inputs(model: nn.Module, image: Tensor, shape: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -32,19 +37,28 @@ def prepare_inputs(model: nn.Module, image: Tensor, shape: tuple[int, int] | Non
 
     Args:
         model: an mmdet detector, mmseg segmentor or mmpretrain classifier.
-        image: (3, h, w) as a test pipeline gives it.
+        image: (C, h, w) as a test pipeline gives it.
         shape: (H, W) in pixels to which the image is resized first; None keeps its size.
 
     Returns:
-        The arguments ``inputs`` (1, 3, H', W') and ``data_samples`` of ``model.forward``, on the model's device. H' and
+        The arguments ``inputs`` (1, C, H', W') and ``data_samples`` of ``model.forward``, on the model's device. H' and
         W' exceed H and W where the preprocessor pads to a multiple.
+
+    Raises:
+        ValueError: the preprocessor does not take images of so many channels.
     """
     if shape is not None and tuple(image.shape[1:]) != tuple(shape):
         resized = F.interpolate(image[None].float(), tuple(shape), mode='bilinear', align_corners=False)[0]
         image = resized.round().to(image.dtype) if not image.is_floating_point() else resized
     size = tuple(image.shape[1:])
     sample = _sample_class(model)(metainfo={'img_shape': size, 'ori_shape': size, 'scale_factor': (1.0, 1.0)})
-    return model.data_preprocessor({'inputs': [image], 'data_samples': [sample]}, False)
+    try:
+        data = model.data_preprocessor({'inputs': [image], 'data_samples': [sample]}, False)
+    except (AssertionError, IndexError, RuntimeError) as error:
+        raise ValueError(f'{_PREPROCESSOR.format(len(image))} ({" ".join(str(error).split())})') from error
+    if data['inputs'].shape[1] != len(image):
+        raise ValueError(f'{_PREPROCESSOR.format(len(image))} (it makes {data["inputs"].shape[1]} of them)')
+    return data
 
 
 def _sample_class(model: nn.Module) -> type:
@@ -72,6 +86,6 @@ def _sample_class(model: nn.Module) -> type:
 
 def count_proposals(model: nn.Module) -> int | None:
     """Region proposals per image at the most, or None for a model without RoI heads."""
-    if not hasattr(model, 'rpn_head'):
-        return None
-    return int(model.test_cfg.rpn.max_per_img)
+    rpn = (model.test_cfg.get('rpn') or {}) if hasattr(model, 'rpn_head') else {}
+    # Without a number (Sparse R-CNN) the model itself fixes it.
+    return int(rpn['max_per_img']) if rpn.get('max_per_img') else None

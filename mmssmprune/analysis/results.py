@@ -5,8 +5,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import os
 import re
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,18 @@ class ResultStore:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def get(self, key: dict[str, Any]) -> Any | None:
-        """The value stored under ``key``, or None. An unreadable or foreign file counts as not there."""
+    def get(self, key: dict[str, Any], read: Callable[[Any], Any] = lambda value: value) -> Any | None:
+        """The value stored under ``key``, or None. An unreadable or foreign file counts as not there.
+
+        Args:
+            key: as given to `put`.
+            read: what is made of the value; a value that it fails on is damaged and counts as not there.
+        """
         try:
             record = json.loads(self.path(key).read_text(encoding='utf-8'))
-        except (OSError, ValueError):
+            return read(record['value']) if record['key'] == _plain(key) else None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             return None
-        same = isinstance(record, dict) and record.get('key') == _plain(key)
-        return record.get('value') if same else None
 
     def put(self, key: dict[str, Any], value: Any) -> None:
         """Store ``value``; ``key['what']`` and ``key['model']`` also name the file."""
@@ -59,13 +67,54 @@ def file_digest(path: str | Path) -> str:
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write a file whole or not at all: under a temporary name first, then renamed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary = path.with_name(f'.{path.name[:200]}.{os.getpid()}.tmp')
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content.encode('utf-8') if isinstance(content, str) else content)
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f'{path} cannot be written: {error.strerror or error}') from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def without_nan(value: Any) -> Any:
+    """The same with null for NaN and infinite numbers, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_output(folder: str | Path, option: str = '--out') -> None:
+    """Find out before long work whether a folder can be made and written to; nothing of it stays.
+
+    Raises:
+        RuntimeError: it cannot; the message says why.
+    """
+    folder = Path(folder)
+    try:
+        # Below a file nothing exists, so the first that does is the folder itself, one around it, or that file.
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(0, f'{nearest} is no folder')
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise RuntimeError(f'{option} {folder} cannot be written to: {error.strerror or error}') from error
+
+
+def check_output_file(path: str | Path, option: str) -> None:
+    """`check_output` for one file.
+
+    Raises:
+        RuntimeError: its folder cannot be written to, or a folder is in its place.
+    """
+    if Path(path).is_dir():
+        raise RuntimeError(f'{option} {path} is a folder; name a file')
+    check_output(Path(path).parent, f'the folder of {option}')
 
 
 def _plain(value: Any) -> Any:

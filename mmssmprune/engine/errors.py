@@ -18,7 +18,7 @@ BAD_INPUT_EXIT_CODE = 2
 # What a wrong config makes mmengine, mmdet and mmseg raise while they build.
 BUILD_ERRORS = (ValueError, KeyError, TypeError, AssertionError, ImportError, OSError, SyntaxError)
 # What this package raises, with a sentence, wherever it meets bad input.
-_OWN_ERRORS = (ValueError, KeyError, TypeError, FileNotFoundError, RuntimeError)
+_OWN_ERRORS = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 _PACKAGE_DIR = str(Path(__file__).resolve().parents[1])
 # A frame of these files means that something was built from the config, was loaded from the data set, or was measured.
 _BUILDING = re.compile(r'mmengine/registry/\w+\.py$')

@@ -49,6 +49,12 @@ def on_meta(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo).eval()
 
 
+def input_channels(model: nn.Module) -> int:
+    """Channels of the images that a model, or a backbone alone, takes: those of its first convolution."""
+    modules = getattr(model, 'backbone', model).modules()
+    return next((module.in_channels for module in modules if isinstance(module, nn.Conv2d)), 3)
+
+
 @torch.no_grad()
 def count_on_meta(backbone: nn.Module, input_shape: tuple[int, int]) -> int:
     """FLOPs by `CONVENTION` of one image (H, W) through a backbone made by `on_meta`; nothing is computed.
@@ -57,8 +63,8 @@ def count_on_meta(backbone: nn.Module, input_shape: tuple[int, int]) -> int:
         ValueError: the backbone does not take images of this size.
         StackError: this torch did not take the formula of one of our operators, which would count as nothing.
     """
-    first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
-    image = torch.empty(1, first.in_channels, *input_shape, dtype=first.weight.dtype, device='meta')
+    dtype = next(backbone.parameters()).dtype
+    image = torch.empty(1, input_channels(backbone), *input_shape, dtype=dtype, device='meta')
     counter = make_flop_counter()
     missing = [name for name in OPERATORS if getattr(torch.ops.mmssmprune, name) not in counter.flop_registry]
     if missing:

@@ -11,11 +11,13 @@ import pytest
 
 from mmssmprune.analysis.evidence import study as own
 from mmssmprune.analysis.evidence.book import Book, panels_of
+from mmssmprune.analysis.evidence.estimate import START, Estimator
 from mmssmprune.analysis.evidence.figures import draw
 from mmssmprune.analysis.evidence.loading import load_plan
 from mmssmprune.analysis.evidence.plan import Line, Places, Row, Run, Setting, Study, plan_runs
-from mmssmprune.analysis.evidence.records import flatten, from_csv, read_records, to_csv
+from mmssmprune.analysis.evidence.records import damaged_results, flatten, from_csv, read_records, read_result, to_csv
 from mmssmprune.analysis.evidence.report import difference_text, page_text, table_text, write_report
+from mmssmprune.analysis.evidence.schedule import Scheduler
 from mmssmprune.analysis.evidence.stats import BETTER, FEW_SEEDS, NO_DIFFERENCE, WORSE, mean_of, paired_difference
 
 SEG = Setting('tiny-seg', 'Tiny segmentation', 'none.py', 'seg', 10, 5, far_classes=('red', 'blue'))
@@ -298,3 +300,75 @@ def test_nothing_run_at_all(tmp_path: Path):
     assert 'Not run yet.' in page_text('ablations', [STUDY], [SEG], Book([]), {})
     assert draw(STUDY, panels_of([SEG], STUDY), Book([])) is None
     assert read_records(Places(tmp_path / 'none'), out / 'results.csv') == []
+
+
+# Files from elsewhere -------------------------------------------------------------------------------------------------
+
+
+def with_one_result(root: Path) -> tuple[Places, Run]:
+    places = Places(root)
+    (run,) = plan_runs([STUDY], [SEG], [0], ('free',), only='*none*')
+    write(places, run, 41.0)
+    return places, run
+
+
+DAMAGE = {
+    'truncated': lambda text: text[: len(text) // 2],
+    'empty': lambda text: '',
+    'another JSON': lambda text: '[1]',
+    'no tests': lambda text: json.dumps(json.loads(text) | {'tests': []}),
+    'a text for a number': lambda text: text.replace('"seconds": 3.0', '"seconds": "3"'),
+    'a metric of words': lambda text: text.replace('41.0', '"good"'),
+    'NaN': lambda text: text.replace('41.0', 'NaN'),
+    'no device': lambda text: text.replace('"device"', '"devices"'),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_result_counts_as_not_done_and_is_told(damage, tmp_path: Path):
+    places, run = with_one_result(tmp_path / 'work')
+    whole = places.result(run).read_text()
+    assert Scheduler([run], places).skipped == 1
+    places.result(run).write_text(damage(whole))
+    assert read_result(places.result(run)) is None and damaged_results(places) == [places.result(run)]
+    assert read_records(places, tmp_path / 'none.csv') == []
+    scheduler = Scheduler([run], places)  # its estimates read the results as well
+    assert (scheduler.skipped, scheduler.pending) == (0, [run])
+    files = write_report([SEG], [STUDY], [0], places, tmp_path / 'out', 'x')
+    assert 'Nothing was run yet' in (tmp_path / 'out/README.md').read_text() and len(files) > 1
+
+
+def test_one_damaged_result_does_not_hide_the_others(tmp_path: Path):
+    places = Places(tmp_path)
+    runs = plan_runs([STUDY], [SEG], [0, 1], ('free',))
+    for i, run in enumerate(runs):
+        write(places, run, 40.0 + i)
+    places.result(runs[1]).write_text('{')
+    assert sorted(r['mIoU'] for r in read_records(places, tmp_path / 'none.csv')) == [40.0, 42.0, 43.0]
+    assert [run in Scheduler(runs, places).pending for run in runs] == [False, True, False, False]
+
+
+def test_a_damaged_csv_file_is_told_in_a_sentence(tmp_path: Path):
+    (tmp_path / 'results.csv').write_text('setting,seed\ntiny-seg,many\n')
+    with pytest.raises(ValueError, match=r'results.csv is damaged .*delete it'):
+        read_records(Places(tmp_path / 'none'), tmp_path / 'results.csv')
+
+
+def test_texts_of_a_result_are_no_formula_and_no_html(tmp_path: Path):
+    places, run = with_one_result(tmp_path)
+    evil = '=cmd|x\n<script>alert(1)</script>'
+    content = json.loads(places.result(run).read_text()) | {'device': evil, 'versions': {evil: '1'}}
+    places.result(run).write_text(json.dumps(content))
+    records = read_records(places, tmp_path / 'none.csv')
+    assert "'=cmd|x <script>" in to_csv(records)
+    assert from_csv(to_csv(records))[0]['device'] == evil.replace('\n', ' ')
+    write_report([SEG], [STUDY], [0], places, tmp_path / 'out', 'x')
+    assert '<script' not in (tmp_path / 'out/README.md').read_text()
+
+
+def test_a_log_that_ends_in_the_middle_of_a_line_still_gives_an_estimate(tmp_path: Path):
+    log = tmp_path / 'tiny-seg/dense/seed0/20300102/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    lines = ['{"loss": 1.0, "time": 2.0}', '}', '[1]', '{"loss": 1.0, "time": "long"}', 'x}', '{"loss": 1.0, "ti']
+    log.write_text('\n'.join(lines))
+    assert Estimator(Places(tmp_path)).dense(SEG) == START + 10 * 2.0

@@ -12,12 +12,14 @@ import torch
 from html_outline import Outline
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 from test_engine.tiny_training import backbone_cfg, build, detector_cfg, segmentor_cfg
 
-from mmssmprune.analysis.token_pictures import figure, page, sources
+from mmssmprune.analysis.token_pictures import figure, page, predictions, sources
 from mmssmprune.analysis.token_pictures.observe import Observation, observe
 from mmssmprune.analysis.token_pictures.placement import Placement
 from mmssmprune.analysis.token_pictures.predictions import draw_prediction
@@ -252,3 +254,44 @@ def test_classes_without_a_palette_get_one():
     meta = sources.complete_meta({}, make_model())
     assert meta['classes'] == ['class 0', 'class 1', 'class 2']
     assert len({tuple(colour) for colour in meta['palette']}) == 3
+
+
+def detections(**parts) -> DetDataSample:
+    sample = DetDataSample()
+    for name, value in parts.items():
+        setattr(sample, name, value)
+    return sample
+
+
+def test_a_panoptic_prediction_is_drawn_by_class():
+    labels = torch.full((1, 32, 64), 3)  # 3 classes, so 3 is void
+    labels[:, :16, :32], labels[:, 16:, 32:] = 1, 2 + 5 * 1000
+    sample = detections(pred_panoptic_seg=PixelData(sem_seg=labels))
+    drawn = draw_prediction(np.zeros((32, 64, 3), np.uint8), sample, META)
+    height, width = drawn.shape[:2]
+    corners = [drawn[y, x].argmax() for y, x in ((4, 4), (height - 4, width - 4))]
+    assert corners == [1, 2] and not drawn[4, width - 4].any()
+    assert [name for name, _ in predictions.legend_of([sample], META)] == ['b', 'c']
+
+
+def test_nothing_found_and_masks_without_a_pixel_are_drawn():
+    image = np.full((32, 64, 3), 7, np.uint8)
+    masks = torch.zeros(2, 32, 64, dtype=torch.bool)
+    for count in (0, 2):
+        parts = dict(scores=torch.ones(count), labels=torch.arange(count) + 7, bboxes=torch.zeros(count, 4))
+        sample = detections(pred_instances=InstanceData(**parts, masks=masks[:count]))
+        assert (draw_prediction(image, sample, META) == 7).all()
+
+
+def test_pictures_of_strips_and_of_huge_images_stay_small():
+    for hw in ((3, 3000), (3000, 3), (9000, 40)):
+        sample = detections(pred_sem_seg=PixelData(data=torch.zeros(1, *hw)))
+        assert max(draw_prediction(np.zeros((*hw, 3), np.uint8), sample, META).shape) <= predictions.LONGEST_SIDE
+
+
+def test_classes_and_colours_of_a_strangers_file_are_completed():
+    meta = predictions.named_and_coloured(dict(classes=['a\nb', 3], palette=[[1, 2, 3], [1, 2, 300], 'red']), 3)
+    assert meta['classes'] == ['a b', '3', 'class 2']
+    assert meta['palette'][0] == (1, 2, 3) and len(meta['palette']) == 3
+    assert all(0 <= part <= 255 for colour in meta['palette'] for part in colour)
+    assert predictions.named_and_coloured(dict(classes=None, palette='random')) == dict(classes=[], palette=[])

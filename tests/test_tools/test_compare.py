@@ -8,11 +8,13 @@ from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, write_config
 
 Tool = Callable[..., int]
@@ -354,3 +356,88 @@ def test_bad_input_gets_one_sentence(case: str, models: dict[str, str], tool: To
     (line,) = [line for line in err.splitlines() if 'error: ' in line]
     assert told in line
     assert not list(out.glob('compare.*'))
+
+
+def test_a_metric_without_a_number_still_gives_a_report(
+    models: dict[str, str], seg_data: Path, tool: Tool, tmp_path: Path, capsys
+):
+    blind = tmp_path / 'data'
+    shutil.copytree(seg_data, blind)
+    for path in (blind / 'annotations/validation').iterdir():
+        Image.fromarray(np.full((96, 96), 255, np.uint8)).save(path)  # every pixel is ignored, so no class has an IoU
+    out, data = tmp_path / 'compare', f'test_dataloader.dataset.data_root={blind}'
+    for _ in range(2):  # measured, then read again
+        args = (models['dense_seg'], models['pruned_seg'], '--runs', '0', '--out', out, '--cfg-options', data)
+        assert tool('compare.py', *args) == 0
+        rows = report_of(out)['tables'][0]['rows']
+        assert [row['ours']['percent'] for row in rows] == [{'mIoU': None}] * 2
+        assert [row['pareto'] for row in rows] == [{'mIoU': []}] * 2
+        assert rows[1]['accuracy_difference'] == {} and rows[1]['backbone_flops_change'] < 0
+        assert '[a] The evaluator gave no number (NaN) for mIoU' in capsys.readouterr().out
+    assert runners_started(out) == 2
+    assert (out / 'compare.md').read_text().count('| NaN |') == 2
+
+
+def test_a_log_file_shows_the_test_from_its_beginning(
+    compared: Path, models: dict[str, str], tool: Tool, tmp_path, capsys
+):
+    assert tool('compare.py', models['dense_seg'], '--runs', '1', '--out', tmp_path / 'out') == 0
+    lines = capsys.readouterr().out.splitlines()
+    steps = ['testing dense_seg at keep ratio 1.0 ...', 'counting FLOPs of dense_seg at keep ratio 1.0 ...']
+    assert [line for line in lines if line.endswith(' ...')][:2] == steps
+
+
+def test_damaged_raw_results_are_measured_again(compared: Path, models: dict[str, str], tool: Tool, tmp_path: Path):
+    out = tmp_path / 'compare'
+    shutil.copytree(compared, out)
+    damaged = {'accuracy-dense_seg-*': {'metrics': [1]}, 'cost-pruned_seg*': {'flops': 'many'}, 'latency-*': [{}]}
+    for pattern, value in damaged.items():
+        path = next((out / 'results').glob(pattern))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {'value': value}))
+    assert tool('compare.py', models['dense_seg'], models['pruned_seg'], *OPTIONS, '--out', out) == 0
+    assert [row['ours'] for row in report_of(out)['tables'][0]['rows']] == [
+        row['ours'] for row in report_of(compared)['tables'][0]['rows']
+    ]
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_the_test(
+    models: dict[str, str], tool: Tool, tmp_path: Path, capsys
+):
+    file = tmp_path / 'file'
+    file.write_text('mine')
+    for out in (file, file / 'below', Path('/proc/nothing')):
+        assert tool('compare.py', models['dense_seg'], '--out', out) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith(f'error: --out {out} cannot be written to: ') and 'testing' not in captured.out
+    assert file.read_text() == 'mine'
+
+
+def test_a_full_disk_at_the_end_is_one_sentence(compared: Path, tool: Tool, tmp_path: Path, capsys):
+    out = tmp_path / 'out'
+    (out / 'compare.html').mkdir(parents=True)  # stands for whatever the system refuses
+    assert tool('compare.py', compared, '--out', out) == 2
+    assert f'error: {out / "compare.html"} cannot be written: ' in capsys.readouterr().err
+    assert not list(out.glob('.*'))
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(
+    models: dict[str, str], tool: Tool, tmp_path: Path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # there are no work_dirs here
+    config = tmp_path / 'a[red]b_$x$_[green]|<i>.py'
+    config.write_text(Path(models['dense_seg'].split(':')[0]).read_text())
+    assert tool('compare.py', config, '--shape', '64', '64', '--out', tmp_path / 'o[bold]t') == 0
+    printed = capsys.readouterr().out
+    assert config.stem in printed and 'o[bold]t: compare.json' in printed
+    assert report_of(tmp_path / 'o[bold]t')['tables'][0]['rows'][0]['model'] == config.stem
+
+
+def test_nothing_is_written_outside_the_folder(compared: Path, tool: Tool, tmp_path: Path, capsys):
+    report = report_of(compared)
+    report['tables'][0]['task'] = '../../x'
+    (tmp_path / 'from/elsewhere').mkdir(parents=True)
+    path = tmp_path / 'from/elsewhere/compare.json'
+    path.write_text(json.dumps(report))
+    assert tool('compare.py', path, '--out', tmp_path / 'a/b/c') == 2
+    assert f'earlier result {path} is damaged: tables[0].task should be a name of letters' in capsys.readouterr().err
+    assert not (tmp_path / 'a').exists()

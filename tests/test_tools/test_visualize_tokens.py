@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -60,6 +61,58 @@ def test_detections_are_drawn(det_data: Path, tool: Tool, tmp_path: Path):
     assert '<td>1</td><td>24</td><td>17</td>' in (tmp_path / 'out' / 'tokens.html').read_text()
     with Image.open(tmp_path / 'out' / 'odd.tokens.png') as picture:
         assert picture.width == 1792
+
+
+def test_two_classes_by_a_threshold_are_drawn(seg_data: Path, tool: Tool, tmp_path: Path):
+    one_channel = SEG_CONFIG.replace('num_classes=3,', 'num_classes=2, out_channels=1, threshold=0.5,')
+    files = make_files(tmp_path, one_channel.replace('use_sigmoid=False', 'use_sigmoid=True'), seg_data)
+    image = seg_data / 'images/validation/0.png'
+    assert tool(TOOL, *files, image, '--out', tmp_path / 'out') == 0
+    assert (tmp_path / 'out/0.tokens.png').is_file()
+
+
+@pytest.fixture(scope='module')
+def odd_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, noise = tmp_path_factory.mktemp('odd_images'), np.random.default_rng(0)
+
+    def save(name: str, *shape: int, **options) -> None:
+        Image.fromarray(noise.integers(0, 256, shape, dtype=np.uint8)).save(folder / name, **options)
+
+    turned = Image.Exif()
+    turned[0x0112] = 6  # by a quarter
+    save('grey.png', 40, 60)
+    save('alpha.png', 40, 60, 4)
+    save('turned.jpg', 40, 60, 3, exif=turned)
+    save('strip.png', 17, 1700, 3)
+    save('na$x^{$me [red] <b>.png', 20, 20, 3)
+    return folder
+
+
+@pytest.mark.parametrize(('template', 'data'), [(SEG_CONFIG, 'seg_data'), (DET_CONFIG, 'det_data')], ids=['seg', 'det'])
+def test_odd_images_are_drawn(template: str, data: str, odd_images: Path, tool: Tool, tmp_path: Path, request):
+    files = make_files(tmp_path, template, request.getfixturevalue(data))
+    state = torch.load(files[1])
+    # from elsewhere: names that mean something to matplotlib and HTML, and too few of them; colours that are none
+    state['meta'] = dict(dataset_meta=dict(classes=('<script>$\\frac$',), palette=[[300, 'x', None]]))
+    torch.save(state, files[1])
+    assert tool(TOOL, *files, odd_images, '--out', tmp_path / 'out', '--score-thr', 0.001) == 0
+    assert len(list((tmp_path / 'out').glob('*.tokens.png'))) == 5
+    html = (tmp_path / 'out/tokens.html').read_text()
+    assert '<script' not in html and '[red] &lt;b&gt;.png' in html
+
+
+def test_an_image_that_the_pipeline_cannot_take_is_told(det_data: Path, tool: Tool, tmp_path: Path, capsys):
+    files = make_files(tmp_path, DET_CONFIG, det_data)
+    Image.new('RGB', (20, 9000)).save(tmp_path / 'a.png')  # less than a pixel wide where 96 high
+    assert tool(TOOL, *files, tmp_path / 'a.png', '--out', tmp_path / 'out') == 2
+    assert f'the test pipeline of the config fails on {tmp_path / "a.png"}, 9000x20 pixels' in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_to_is_told_first(seg, seg_data: Path, tool: Tool, tmp_path: Path, capsys):
+    (tmp_path / 'out').write_text('mine')
+    assert tool(TOOL, *seg, seg_data / 'images/validation', '--out', tmp_path / 'out') == 2
+    assert f'--out {tmp_path / "out"} cannot be written to' in capsys.readouterr().err
+    assert (tmp_path / 'out').read_text() == 'mine'
 
 
 def test_pictures_do_not_replace_images(seg, tool: Tool, tmp_path: Path, capsys):

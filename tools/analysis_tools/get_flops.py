@@ -71,28 +71,29 @@ def main() -> None:
             usual_shape,
         )
         from mmssmprune.analysis.quiet import quiet
+        from mmssmprune.analysis.results import check_output_file, write_atomically
         from mmssmprune.engine.runner_setup import load_config
 
         if args.list_conventions:
             console.print(conventions_table(list(CONVENTIONS)))
             return
+        if args.json:
+            check_output_file(args.json, '--json')
         cfg = load_config(args.config, args.cfg_options)
         with quiet():
             model = build_without_weights(cfg)
         conventions = fitting_conventions(model) if args.convention == ['all'] else args.convention
         shape = tuple(args.shape or usual_shape(cfg))
         cost = {'config': args.config, **model_cost(model, shape, conventions)}
-    if args.json:
-        from mmssmprune.analysis.results import write_atomically
-
-        write_atomically(args.json, json.dumps(cost, indent=1))
+        if args.json:
+            write_atomically(args.json, json.dumps(cost, indent=1))
     print_cost(cost, conventions, console)
 
 
 def print_cost(cost: dict, conventions: list[str], console: Console) -> None:
     """Parts, layers, plan, what is not counted, and what the columns mean."""
     padded = f', padded to {_size(cost["padded_shape"])}' if cost['padded_shape'] != cost['shape'] else ''
-    console.print(f'{cost["config"]}, one image of {_size(cost["shape"])}{padded}', highlight=False)
+    console.print(f'{cost["config"]}, one image of {_size(cost["shape"])}{padded}', markup=False, highlight=False)
     console.print(parts_table(cost, conventions))
     if 'layers' in cost:
         console.print(layers_table(cost['layers'], conventions))
@@ -100,9 +101,11 @@ def print_cost(cost: dict, conventions: list[str], console: Console) -> None:
         console.print(plan_lines(cost, conventions), highlight=False, markup=False)
     if cost['proposals']:
         console.print(f'RoI heads: counted at {cost["proposals"]} proposals, the configured maximum.', highlight=False)
+    if cost['left_out']:
+        print('Not counted, and missing in the tables:', cost['left_out'])
     if cost['unsupported']:
         found = ', '.join(f'{name.removesuffix(".default")} x {n}' for name, n in cost['unsupported'].items())
-        console.print(f'No formula, counted as 0: {found}', highlight=False)
+        console.print(f'No formula, counted as 0: {found}', markup=False, highlight=False)
     console.print(conventions_table(conventions))
 
 

@@ -49,11 +49,13 @@ def main() -> None:
     args = parse_args()
     with sentence_errors(building=True):
         # Imported late: these bring torch, mmdet and mmseg, and a typing mistake should show at once.
+        from mmssmprune.analysis.results import check_output
         from mmssmprune.analysis.token_pictures import sources
         from mmssmprune.engine import runner_setup
 
         images = sources.find_images(args.images)
         targets = _targets(images, args.out)
+        check_output(args.out)
         cfg = runner_setup.load_config(args.config, args.cfg_options)
         model, checkpoint = sources.load_model(cfg, args.checkpoint, args.device, args.keep_ratio)
         pipeline = sources.test_pipeline(cfg)
@@ -91,8 +93,7 @@ def _draw(model: Any, pipeline: Any, image: Path, target: Path, meta: dict, scor
     from mmssmprune.analysis.results import write_atomically
     from mmssmprune.analysis.token_pictures import figure, observe, page, sources
 
-    observe.read_image(str(image))  # tells in a sentence what the pipeline would not
-    data = pipeline(dict(img_path=str(image), img_id=0))
+    data = sources.run_pipeline(pipeline, image)
     seen = observe.observe(model, data['inputs'], data['data_samples'], sources.pads(pipeline))
     png = figure.to_png(figure.draw_observation(seen, image.name, meta, score_thr))
     write_atomically(target, png)

@@ -17,7 +17,7 @@ import json
 
 from rich.console import Console
 
-from mmssmprune.analysis.results import file_digest, write_atomically
+from mmssmprune.analysis.results import check_output_file, file_digest, write_atomically
 from mmssmprune.engine import runner_setup
 from mmssmprune.engine.checkpoint import read_checkpoint
 from mmssmprune.engine.errors import sentence_errors
@@ -49,8 +49,9 @@ def main() -> None:
         if args.arch is not None and args.arch not in official.ARCHITECTURES:
             raise ValueError(f'--arch is {args.arch!r}; the names are {", ".join(official.ARCHITECTURES)}')
         official.check_destination(args.source, args.destination, force=args.force)
+        check_output_file(args.destination, 'DESTINATION')
         model = build_model(runner_setup.load_config(args.config), device='cpu') if args.config else None
-    with sentence_errors():
+    with sentence_errors(building=True):  # building: the disk may be full
         checkpoint = read_checkpoint(args.source)
         direction = 'mmssmprune to official' if args.to_official else 'official to mmssmprune'
         report = official.ConversionReport(args.source, file_digest(args.source), direction)
@@ -59,9 +60,9 @@ def main() -> None:
         else:
             content = {'state_dict': official.convert_to_ours(checkpoint, report, model, args.arch)}
         official.write_converted(content, report, args.destination)
+        if args.json:
+            write_atomically(f'{args.destination}.json', json.dumps(report.as_dict(), indent=1) + '\n')
     Console(markup=False, emoji=False).print(report.tables(every_key=args.every_key))
-    if args.json:
-        write_atomically(f'{args.destination}.json', json.dumps(report.as_dict(), indent=1) + '\n')
     print(f'{args.destination}: {report.used} keys of {args.source}, and {len(report.added)} added')
 
 

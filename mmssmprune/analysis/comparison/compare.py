@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.device import get_device
 
+from mmssmprune.analysis.results import check_output
 from mmssmprune.analysis.software import this_software
 from mmssmprune.datasets import check_data_root
 from mmssmprune.models.flops import CONVENTION
@@ -73,6 +74,7 @@ def compare(
         ValueError: models of one task are tested on different data, stated at different sizes or timed on different
             devices, an earlier result counts FLOPs otherwise, a checkpoint does not fit its model, or the target of a
             pruning plan cannot be met.
+        RuntimeError: the folder of the setting cannot be written to.
     """
     for model in models:
         if isinstance(model, Report) and model.conventions != CONVENTION:
@@ -81,6 +83,7 @@ def compare(
     groups = _group(models)
     for group in groups:  # all of them now: what does not fit should not show after an hour of another model's test
         _check(group, setting)
+    check_output(setting.out_dir)
     tables = [_make_table(group, setting, keep_ratios, untrained) for group in groups]
     measured_now = any(group.entries for group in groups)
     software = this_software() if measured_now else tables[0].rows[0].software

@@ -47,13 +47,14 @@ def find_dense(row: ReportRow, rows: Sequence[ReportRow]) -> ReportRow | None:
 def _with_difference(row: ReportRow, dense: ReportRow | None) -> ReportRow:
     if dense is None or dense is row:
         return replace(row, dense=None, accuracy_difference={}, backbone_flops_change=None)
+    flops, dense_flops = row.backbone_flops, dense.backbone_flops
     return replace(
         row,
         dense=dense.model,
         accuracy_difference={
             title: value - dense.measured[title] for title, value in row.measured.items() if title in dense.measured
         },
-        backbone_flops_change=row.backbone_flops / dense.backbone_flops - 1,
+        backbone_flops_change=flops / dense_flops - 1 if flops is not None and dense_flops else None,
     )
 
 

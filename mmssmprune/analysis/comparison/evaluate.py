@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def evaluate(
         work_dir: where the Runner writes its logs.
         on_result: called after each test with the keep ratio and ``metrics`` (as the evaluator names them),
             ``num_images`` and ``device`` (as `describe_device` says it).
-        on_batch: called after each batch with the keep ratio, batches done and batches in all.
+        on_batch: called before the first and after each batch with the keep ratio, batches done and batches in all.
     """
     with quiet():
         runner = build_runner(_test_config(entry, work_dir), 'test')
@@ -78,8 +79,17 @@ def evaluate(
         with quiet():
             metrics = runner.test()
         images = len(runner.test_dataloader.dataset)
-        numbers = {name: float(value) for name, value in metrics.items()}
+        numbers = _numbers(metrics)
         on_result(keep_ratio, {'metrics': numbers, 'num_images': images, 'device': describe_device(get_device())})
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """Without the lists and texts that a metric of one's own may report as well."""
+    numbers = {}
+    for name, value in metrics.items():
+        with suppress(TypeError, ValueError, RuntimeError):
+            numbers[name] = float(value)
+    return numbers
 
 
 def _test_config(entry: Entry, work_dir: Path) -> Config:
@@ -106,6 +116,12 @@ class _Progress(Hook):
         self.keep_ratio: KeepRatio = 1.0
         self.on_batch = on_batch
 
+    def before_test_epoch(self, runner: Runner) -> None:
+        self._report(runner, 0)
+
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._report(runner, batch_idx + 1)
+
+    def _report(self, runner: Runner, done: int) -> None:
         if self.on_batch is not None:
-            self.on_batch(self.keep_ratio, batch_idx + 1, len(runner.test_dataloader))
+            self.on_batch(self.keep_ratio, done, len(runner.test_dataloader))

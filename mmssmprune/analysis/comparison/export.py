@@ -6,28 +6,12 @@ import csv
 import re
 from io import StringIO
 
+from mmssmprune.analysis.escape import csv_cell, escape_latex, one_line
+
 from .footnotes import Footnotes
 from .notes import notes
 from .rows import NOT_RUN, Measured, Report, ReportRow, ReportTable
 from .table import Column, columns
-
-# Characters that LaTeX reads as commands, and what prints them.
-_LATEX = {
-    '\\': r'\textbackslash{}',
-    '{': r'\{',
-    '}': r'\}',
-    '$': r'\$',
-    '&': r'\&',
-    '#': r'\#',
-    '_': r'\_',
-    '%': r'\%',
-    '~': r'\textasciitilde{}',
-    '^': r'\textasciicircum{}',
-    'Δ': r'$\Delta$',
-    '<': r'\textless{}',
-    '>': r'\textgreater{}',
-}
-_LATEX_PATTERN = re.compile('|'.join(map(re.escape, _LATEX)))
 
 
 def to_csv(report: Report) -> str:
@@ -40,8 +24,8 @@ def to_csv(report: Report) -> str:
     titles = dict.fromkeys(title for record in records for title in record)
     out = StringIO()
     writer = csv.DictWriter(out, list(titles), restval='', lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(records)
+    writer.writerow({title: csv_cell(title) for title in titles})
+    writer.writerows({title: csv_cell(value) for title, value in record.items()} for record in records)
     return out.getvalue()
 
 
@@ -77,13 +61,8 @@ def to_latex(report: Report) -> str:
     """A ``table`` environment per task, for the packages booktabs and graphicx; the notes are comments below it."""
     footnotes = Footnotes(report)
     parts = [_latex_table(table, columns(table, footnotes), footnotes) for table in report.tables]
-    comments = ''.join(f'% {note}\n' for note in notes(report))
+    comments = ''.join(f'% {one_line(note)}\n' for note in notes(report))
     return '% Needs \\usepackage{booktabs,graphicx}\n' + '\n'.join(parts) + comments
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is; only ``Δ`` becomes mathematics."""
-    return _LATEX_PATTERN.sub(lambda found: _LATEX[found[0]], text)
 
 
 def _latex_table(table: ReportTable, shown: list[Column], footnotes: Footnotes) -> str:
@@ -95,11 +74,13 @@ def _latex_table(table: ReportTable, shown: list[Column], footnotes: Footnotes) 
     return (
         '\\begin{table}\n  \\centering\n'
         f'  \\caption{{{escape_latex(table.title)} at {table.shape[0]} $\\times$ {table.shape[1]}}}\n'
-        f'  \\label{{tab:{table.task}}}\n'
+        f'  \\label{{tab:{re.sub(r"[^A-Za-z0-9-]+", "-", table.task)}}}\n'
         f'  \\resizebox{{\\linewidth}}{{!}}{{%\n  \\begin{{tabular}}{{{alignment}}}\n    \\toprule\n    {body}\n'
         f'    \\bottomrule\n  \\end{{tabular}}}}\n  \\footnotesize{marked}\n\\end{{table}}\n'
     )
 
 
 def _latex_row(cells: list[str]) -> str:
-    return ' & '.join(map(escape_latex, cells)) + ' \\\\'
+    text = ' & '.join(map(escape_latex, cells))
+    # After the \\ of the line above, a bracket or star would be its argument.
+    return ('{}' if text[:1] in ('[', '*') else '') + text + ' \\\\'

@@ -47,10 +47,16 @@ class Footnotes:
 
     def _say_row(self, row: ReportRow) -> str:
         difference = software_difference(row.software, self.report.software)
-        if not row.origin and not difference:
-            return ''
-        text = f'Row of the earlier result {row.origin}'
-        return f'{text}, measured with other software: {difference}.' if difference else f'{text}, same software.'
+        said = []
+        if row.origin or difference:
+            software = f'measured with other software: {difference}' if difference else 'same software'
+            said.append(f'Row of the earlier result {row.origin}, {software}.')
+        if row.undefined:
+            said.append(
+                f'The evaluator gave no number (NaN) for {" and ".join(row.undefined)}, which is left out of '
+                'differences, Pareto fronts and plots.'
+            )
+        return ' '.join(said)
 
 
 def _say_source(paper: Published) -> str:

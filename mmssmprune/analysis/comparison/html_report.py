@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 
+from mmssmprune.analysis.escape import escape_html
 from mmssmprune.analysis.html_page import heading, page, picture
 
 from .footnotes import Footnotes
@@ -35,21 +35,21 @@ def to_html(report: Report, plots: Mapping[str, tuple[str, bytes]]) -> str:
     footnotes = Footnotes(report)
     tables = [part for table in report.tables for part in (heading(table.title), _table(table, footnotes))]
     pictures = [f'<p>{picture(png, text)}</p>' for text, png in plots.values()]
-    items = '\n'.join(f'<li>{escape(line)}</li>' for line in [*notes(report), *footnotes.lines()])
+    items = '\n'.join(f'<li>{escape_html(line)}</li>' for line in [*notes(report), *footnotes.lines()])
     made = [heading('How this was made'), f'<ul>\n{items}\n</ul>']
     return page('Comparison', [_STYLE, *tables, *pictures, *made])
 
 
 def _table(table: ReportTable, footnotes: Footnotes) -> str:
     shown = columns(table, footnotes)
-    head = ''.join(f'<th{_class(column)}>{escape(column.title)}</th>' for column in shown)
+    head = ''.join(f'<th{_class(column)}>{escape_html(column.title)}</th>' for column in shown)
     rows = '\n'.join(_row(row, shown) for row in table.rows)
     return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>'
 
 
 def _row(row: ReportRow, shown: list[Column]) -> str:
-    cells = ''.join(f'<td{_class(column, row)}>{escape(column.show(row))}</td>' for column in shown)
-    return f'<tr class="{row.kind}">{cells}</tr>'
+    cells = ''.join(f'<td{_class(column, row)}>{escape_html(column.show(row))}</td>' for column in shown)
+    return f'<tr class="{escape_html(row.kind)}">{cells}</tr>'
 
 
 def _class(column: Column, row: ReportRow | None = None) -> str:

@@ -17,12 +17,14 @@ from mmssmprune.analysis.cost.flops import count_class_tokens, price
 from mmssmprune.analysis.cost.meta_forward import record_model
 from mmssmprune.analysis.cost.model_cost import count_parameters
 from mmssmprune.analysis.inputs import count_proposals, first_test_image, prepare_inputs
+from mmssmprune.analysis.json_check import check
 from mmssmprune.analysis.results import ResultStore
 from mmssmprune.analysis.software import software, source_hash
 
 from .entries import Entry
 from .evaluate import KeepRatio, apply_keep_ratio, evaluate, load_model, solve_plan
 from .latency import describe_device, measure_latency, turns
+from .report_schema import RAW_ACCURACY, RAW_COST, RAW_LATENCY, RAW_PLAN
 from .rows import Measured
 
 # What decides a FLOP count besides the packages that `software` hashes.
@@ -77,11 +79,22 @@ def config_keep_ratio(entry: Entry, setting: Setting) -> KeepRatio:
     if entry.keep_ratio is not None:
         return entry.keep_ratio
     key = {'what': 'plan', 'model': entry.name, 'config': entry.model_hash, **software()}
-    value = setting.store.get(key)
+    value = setting.store.get(key, _whole(RAW_PLAN))
     if value is None:
         value = {'keep_ratio': solve_plan(entry)}
         setting.store.put(key, value)
     return value['keep_ratio']
+
+
+def _whole(kind: Any) -> Callable[[Any], Any]:
+    """For `ResultStore.get`: a raw result that is damaged is measured again."""
+
+    def read(value: Any) -> Any:
+        if wrong := check(value, kind):
+            raise ValueError(wrong)
+        return value
+
+    return read
 
 
 def measure_accuracy(rows: Sequence[Row], setting: Setting) -> list[Measured]:
@@ -90,7 +103,8 @@ def measure_accuracy(rows: Sequence[Row], setting: Setting) -> list[Measured]:
         missing = [
             row.keep_ratio
             for row in rows
-            if row.entry is entry and setting.store.get(_accuracy_key(entry, row.keep_ratio)) is None
+            if row.entry is entry
+            and setting.store.get(_accuracy_key(entry, row.keep_ratio), _whole(RAW_ACCURACY)) is None
         ]
         if missing:
             evaluate(
@@ -142,7 +156,7 @@ def measure_cost(row: Row, shape: tuple[int, int], setting: Setting) -> dict[str
         'counting': source_hash(Path(__file__).parents[1], _COUNTING),
         **software(),
     }
-    value = setting.store.get(key)
+    value = setting.store.get(key, _whole(RAW_COST))
     if value is None:
         what = f'counting FLOPs of {row.entry.name} at keep ratio {row.keep_ratio}'
         setting.progress(what, 0, 1)
@@ -162,6 +176,7 @@ def _count_cost(row: Row, shape: tuple[int, int], model: nn.Module) -> dict[str,
         'flops': flops.parts,
         'flops_per_op': flops.per_op,
         'flops_unsupported': flops.unsupported,
+        'flops_left_out': flops.left_out,
         'padded_shape': list(padded),
         'proposals': count_proposals(model),
         'params': {'backbone': count_parameters(model.backbone), 'total': count_parameters(model)},
@@ -203,8 +218,8 @@ def measure_latencies(rows: Sequence[Row], shape: tuple[int, int], setting: Sett
         'device': describe_device(get_device()),
         **software(),
     }
-    value = setting.store.get(key)
-    if value is None:
+    value = setting.store.get(key, _whole(RAW_LATENCY))
+    if value is None or len(value) != len(rows):
         value = _time_rows(rows, shape, setting)
         setting.store.put(key, value)
     return value

@@ -13,7 +13,7 @@ def notes(report: Report) -> list[str]:
     """One sentence group per line."""
     tables = report.tables
     rows = [row for table in tables for row in table.rows]
-    lines = [f'Command: `{report.command}`'] if report.command else []
+    lines = [f'Command: {report.command}'] if report.command else []
     lines += [f'{table.title}: {_input_note(table)}' for table in tables]
     lines.append(f'FLOPs: {report.conventions}{_flops_notes(rows)}')
     lines += _latency_notes(tables)
@@ -47,6 +47,9 @@ def _flops_notes(rows: Sequence[ReportRow]) -> str:
     unsupported = sorted({name.removesuffix('.default') for cost in costs for name in cost['flops_unsupported']})
     if unsupported:
         text += f' Ran but have no formula and count 0: {", ".join(unsupported)}.'
+    left_out = dict.fromkeys(cost['flops_left_out'] for cost in costs if cost.get('flops_left_out'))
+    if left_out:
+        text += f' Did not run and is missing in the FLOPs of the model: {"; ".join(left_out)}.'
     return text
 
 

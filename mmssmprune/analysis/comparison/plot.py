@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 
 from matplotlib.axes import Axes
@@ -14,6 +16,8 @@ from matplotlib.path import Path
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from mmssmprune.analysis.escape import one_line
+
 from .derive import AXES, SAME_COST
 from .join import group_devices, latency_devices
 from .methods import Method, group_methods
@@ -22,6 +26,7 @@ from .rows import Report, ReportRow, ReportTable, format_keep_ratio
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31')
+_LONGEST = 200  # characters of a label
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 _SCALE = {'FLOPs': 1e-9, 'latency': 1.0}
 _TITLES = {'FLOPs': 'backbone FLOPs (G)', 'latency': 'latency of the model (ms)'}
@@ -40,7 +45,8 @@ def plot_report(report: Report) -> dict[str, tuple[str, bytes]]:
     pictures = {}
     for table in report.tables:
         seen[table.task] += 1
-        name = f'{table.task}-{seen[table.task]}' if tasks[table.task] > 1 else table.task
+        name = re.sub(r'[^\w-]+', '-', table.task)  # a task from elsewhere names no file outside the folder
+        name += f'-{seen[table.task]}' if tasks[table.task] > 1 else ''
         for axis in AXES:
             if any(_is_shown(row, axis) for row in table.rows):
                 text = f'{table.title}: accuracy against {axis}'
@@ -87,43 +93,55 @@ def _shown_part(method: Method, axis: str) -> list[Method]:
 
 
 def _draw_panel(axes: Axes, table: ReportTable, methods: Sequence[Method], metric: str, axis: str) -> list[Annotation]:
+    methods = [replace(m, rows=tuple(row for row in m.rows if metric in row.measured)) for m in methods]
     trained = [row for method in methods if method.kind != 'untrained' for row in method.rows]
-    axes.set_ylim(*_visible_range([row.measured[metric] for row in trained]))
+    if trained:
+        axes.set_ylim(*_visible_range([row.measured[metric] for row in trained]))
     front = pareto_front([(AXES[axis](row) * _SCALE[axis], row.measured[metric]) for row in trained], SAME_COST)
-    axes.plot(
-        *zip(*front, strict=True), color='0.85', linewidth=7, solid_capstyle='round', label='Pareto front', zorder=1
-    )
+    style = dict(color='0.85', linewidth=7, solid_capstyle='round', label='Pareto front', zorder=1)
+    axes.plot([x for x, _ in front], [y for _, y in front], **style)
     labels = []
     for i, method in enumerate(methods):
-        colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+        colour, marker, label = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _legend_text(method.label)
+        if not method.rows:
+            continue
         if method.kind == 'untrained':
             _draw_level(axes, method, metric)
             continue
         x, y = [AXES[axis](row) * _SCALE[axis] for row in method.rows], [row.measured[metric] for row in method.rows]
         if method.kind == 'dense':
             axes.axhline(y[0], color=colour, linestyle='--', linewidth=1, alpha=0.6, zorder=1)
-            axes.plot(x, y, '*', color=colour, markersize=14, label=method.label, zorder=4)
+            axes.plot(x, y, '*', color=colour, markersize=14, label=label, zorder=4)
         else:
-            axes.plot(x, y, '-', marker=marker, color=colour, markersize=6, linewidth=1.5, label=method.label, zorder=3)
+            axes.plot(x, y, '-', marker=marker, color=colour, markersize=6, linewidth=1.5, label=label, zorder=3)
             labels += [_label(axes, row, point, colour) for row, *point in zip(method.rows, x, y, strict=True)]
         _draw_rims(axes, method, x, y, metric, axis, '*' if method.kind == 'dense' else marker)
     height, width = table.shape
-    axes.set_title(_title(table, axis), fontsize=10)
+    axes.set_title(_title(table, axis), fontsize=10, parse_math=False)
     axes.set_xlabel(f'{_TITLES[axis]} at {height} x {width}')
-    axes.set_ylabel(f'{metric} (%), ours')
+    axes.set_ylabel(f'{one_line(metric)} (%), ours', parse_math=False)
     axes.grid(alpha=0.25)
     axes.margins(x=0.12)
     # Below the axes: labels are long, and a legend inside would cover points.
     legend = {'loc': 'upper left', 'bbox_to_anchor': (0, -0.15), 'borderaxespad': 0, 'alignment': 'left'}
     numbers = 'number: keep ratio; ' if labels else ''
     title = f'{numbers}dark rim: on the Pareto front'
-    axes.legend(**legend, title=title, title_fontsize=8, fontsize=8, frameon=False, markerscale=0.7)
+    shown = axes.legend(**legend, title=title, title_fontsize=8, fontsize=8, frameon=False, markerscale=0.7)
+    for text in shown.get_texts():
+        text.set_parse_math(False)
     return labels
+
+
+def _legend_text(label: str) -> str:
+    """Short enough for the page; matplotlib leaves out of its legend what begins with an underscore."""
+    text = one_line(label)
+    text = text if len(text) <= _LONGEST else f'{text[: _LONGEST - 3]}...'
+    return f' {text}' if text.startswith('_') else text
 
 
 def _title(table: ReportTable, axis: str) -> str:
     devices = group_devices(latency_devices(table.rows))
-    return '\n'.join([table.title, *devices]) if axis == 'latency' else table.title
+    return '\n'.join(one_line(line)[:_LONGEST] for line in [table.title, *(devices if axis == 'latency' else [])])
 
 
 def _visible_range(values: Sequence[float]) -> tuple[float, float]:
@@ -147,7 +165,7 @@ def _draw_rims(
 def _draw_level(axes: Axes, method: Method, metric: str) -> None:
     # Chance is far below; stretching the axis down to it would hide what pruning costs.
     limits, value = axes.get_ylim(), method.rows[0].measured[metric]
-    axes.axhline(value, color='0.45', linestyle=':', linewidth=1.5, label=f'{method.label}: {value:.1f}')
+    axes.axhline(value, color='0.45', linestyle=':', linewidth=1.5, label=f'{_legend_text(method.label)}: {value:.1f}')
     axes.set_ylim(*limits)
 
 

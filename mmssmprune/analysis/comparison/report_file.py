@@ -8,6 +8,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from mmssmprune.analysis.results import without_nan
+
+from .report_schema import check_report
 from .rows import Measured, NotRun, Report, ReportRow, ReportTable, Software
 
 NAME = 'compare.json'
@@ -20,7 +23,7 @@ def to_json(report: Report) -> str:
     for table, shown in zip(content['tables'], report.tables, strict=True):
         for row, shown_row in zip(table['rows'], shown.rows, strict=True):
             row['ours'] = {'run': 'measured' if isinstance(shown_row.ours, Measured) else 'not run', **row['ours']}
-    return json.dumps(content, indent=1)
+    return json.dumps(without_nan(content), indent=1, allow_nan=False)
 
 
 def is_report(target: str) -> bool:
@@ -58,15 +61,15 @@ def read_report(target: str) -> Report:
         raise FileNotFoundError(f'earlier result {path} does not exist')
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f'earlier result {path} is no whole JSON file') from None
     if not isinstance(content, dict) or content.get('format') != FORMAT:
         raise ValueError(f'{path} was not written by this version of tools/compare.py; make it anew')
-    try:
-        tables = tuple(_table(table, str(target)) for table in content['tables'])
-        return Report(tables, content['conventions'], Software(**content['software']), content.get('command', ''))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'earlier result {path} is damaged: {error}') from None
+    wrong = check_report(content)
+    if wrong:
+        raise ValueError(f'earlier result {path} is damaged: {wrong}')
+    tables = tuple(_table(table, str(target)) for table in content['tables'])
+    return Report(tables, content['conventions'], _software(content['software']), content.get('command', ''))
 
 
 def _table(content: Mapping[str, Any], origin: str) -> ReportTable:
@@ -81,20 +84,21 @@ _READ = tuple(f.name for f in fields(ReportRow) if f.name not in (*_DERIVED, 'ou
 
 
 def _row(content: Mapping[str, Any], origin: str) -> ReportRow:
-    values = {name: content[name] for name in _READ}
     return ReportRow(
-        **values,
+        **{name: content[name] for name in _READ},
         ours=_ours(content['ours']),
-        software=Software(**content['software']),
+        software=_software(content['software']),
         # An earlier result may itself have taken the row from an earlier one.
         origin=content['origin'] or origin,
     )
 
 
+def _software(content: Mapping[str, Any]) -> Software:
+    return Software(content['versions'], content['source'])
+
+
 def _ours(content: Mapping[str, Any]) -> Measured | NotRun:
-    kinds = {'measured': Measured, 'not run': NotRun}
-    values = dict(content)
-    kind = kinds.get(values.pop('run', None))
-    if kind is None:
-        raise ValueError(f'ours says neither of {", ".join(kinds)}')
-    return kind(**values)
+    if content['run'] == 'not run':
+        return NotRun(content['reason'])
+    percent = {title: float('nan') if value is None else value for title, value in content['percent'].items()}
+    return Measured(percent, *(content[name] for name in ('raw', 'num_images', 'device', 'result')))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 NOT_RUN = 'not run'
@@ -14,7 +15,7 @@ class Measured:
     """Accuracy that this tool measured, in a run whose raw result is kept.
 
     Attributes:
-        percent: metric title -> percent.
+        percent: metric title -> percent; NaN where the evaluator gave no number.
         raw: the evaluator's own names and numbers.
         num_images: size of the test set.
         device: what it ran on, as `describe_device` says it.
@@ -124,8 +125,15 @@ class ReportRow:
 
     @property
     def measured(self) -> Mapping[str, float]:
-        """Our accuracy, metric title -> percent; empty for a row that was not run."""
-        return self.ours.percent if isinstance(self.ours, Measured) else {}
+        """Our accuracy, metric title -> percent, where it is a number; empty for a row that was not run."""
+        percent = self.ours.percent if isinstance(self.ours, Measured) else {}
+        return {title: value for title, value in percent.items() if isfinite(value)}
+
+    @property
+    def undefined(self) -> list[str]:
+        """Metrics that were measured and came out as no number."""
+        percent = self.ours.percent if isinstance(self.ours, Measured) else {}
+        return [title for title in percent if title not in self.measured]
 
     @property
     def backbone_flops(self) -> int | None:

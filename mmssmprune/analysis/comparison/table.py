@@ -10,12 +10,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from mmssmprune.analysis.escape import escape_markdown, markdown_code, one_line
+
 from .footnotes import Footnotes
 from .methods import method_labels
 from .notes import notes
 from .rows import NOT_RUN, Measured, NotRun, Report, ReportRow, ReportTable, format_keep_ratio
 
 BLANK = '-'
+# An accuracy that was measured and is no number; a footnote at the row's name says so.
+UNDEFINED = 'NaN'
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def _accuracy_columns(metric: str, with_paper: bool, footnotes: Footnotes) -> li
     def show_ours(row: ReportRow) -> str:
         match row.ours:
             case Measured():
-                return f'{row.ours.percent[metric]:.1f}'
+                return f'{row.measured[metric]:.1f}' if metric in row.measured else UNDEFINED
             case NotRun():
                 return NOT_RUN
         raise TypeError(f'{row.model}: neither measured nor not run')
@@ -103,12 +107,14 @@ def to_markdown(report: Report, plots: Mapping[str, str] | None = None) -> str:
     parts = []
     for table in report.tables:
         shown = columns(table, footnotes)
-        lines = [[column.title for column in shown], [('---' if c.is_text else '---:') for c in shown]]
-        lines += [[column.show(row).replace('|', '\\|') for column in shown] for row in table.rows]
+        lines = [[escape_markdown(column.title) for column in shown], [('---' if c.is_text else '---:') for c in shown]]
+        lines += [[escape_markdown(column.show(row)) for column in shown] for row in table.rows]
         rows = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
-        parts.append(f'### {table.title}\n\n{rows}\n')
-    parts += [f'![{text}]({name})\n' for name, text in (plots or {}).items()]
-    lines = [f'- {note}' for note in notes(report)] + [f'- {line}' for line in footnotes.lines()]
+        parts.append(f'### {escape_markdown(table.title)}\n\n{rows}\n')
+    parts += [f'![{escape_markdown(text)}]({name})\n' for name, text in (plots or {}).items()]
+    lines = [f'- {escape_markdown(line)}' for line in [*notes(report), *footnotes.lines()]]
+    if report.command:  # the first of the notes, but as code
+        lines[0] = f'- Command: {markdown_code(report.command)}'
     return '\n'.join(parts) + '\n' + '\n'.join(lines) + '\n'
 
 
@@ -118,24 +124,27 @@ def to_rich(table: ReportTable, footnotes: Footnotes) -> Group:
     The other columns of text are left to the files.
     """
     shown = [column for column in columns(table, footnotes) if not column.is_text]
-    cells = [[column.show(row) for column in shown] for row in table.rows]
+    cells = [[one_line(column.show(row)) for column in shown] for row in table.rows]
     # One width for the header and every model's rows: a title wraps between words, a number never does.
-    texts = zip(*([max(column.title.split(), key=len) for column in shown], *cells), strict=True)
+    texts = zip(*([max(one_line(column.title).split() or [''], key=len) for column in shown], *cells), strict=True)
     widths = [max(map(len, column)) for column in texts]
 
     def block(rows: list[list[str]], show_header: bool) -> Table:
         part = Table(box=None, show_header=show_header, padding=(0, 1, 0, 0))
         for column, width in zip(shown, widths, strict=True):
-            part.add_column(column.title, justify='right', width=width, vertical='bottom')
+            part.add_column(Text(one_line(column.title)), justify='right', width=width, vertical='bottom')
         for row in rows:
-            part.add_row(*row)
+            part.add_row(*map(Text, row))
         return part
 
-    parts: list[Any] = [Text(table.title, style='bold underline'), block([], show_header=True)]
+    parts: list[Any] = [Text(one_line(table.title), style='bold underline'), block([], show_header=True)]
     names = [row.model + footnotes.of_row(row) for row in table.rows]
     for name, kind in dict.fromkeys(zip(names, (row.kind for row in table.rows), strict=True)):
         own = [line for line, other in zip(cells, names, strict=True) if other == name]
-        parts += [Text(name, style='bold green' if kind == 'dense' else 'bold'), block(own, show_header=False)]
+        parts += [
+            Text(one_line(name), style='bold green' if kind == 'dense' else 'bold'),
+            block(own, show_header=False),
+        ]
     return Group(*parts, Text())
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .conventions import Convention, convention_named
-from .operations import Operation, record_operations
+from .operations import NOT_RUN, Operation, record_operations
 
 # Operators that only move data or that FLOP tables leave out by habit: not worth a line in `FlopCount.unsupported`.
 # Elementwise ones and views need no entry, torch tags them. The underscore of an in-place name is cut off first.
@@ -20,9 +20,10 @@ _MINOR = re.compile(
     r"""
     (new_|scalar_)?(empty|fill|full|ones|tensor|zero|zeros)(_like|_strided)? | arange | eye | linspace
     | rand | randint | randn | randperm | rand_like | randint_like | randn_like | tril? | triu | tril_indices
-    | .*(copy|gather|index|nonzero|pad|repeat|scatter|select|slice|unique|view).* | as_strided | cat
+    | .*(copy|gather|index|masked_fill|nonzero|pad|repeat|scatter|select|slice|unique|view).* | as_strided | cat
     | col2im | embedding | equal | flip | floor_divide | im2col | isin | lift_fresh | _local_scalar_dense
     | pixel_shuffle | resize | roll | stack
+    | _prelu_kernel | set
     | (arg)?sort | searchsorted | topk | all | any | (a|arg|cum)?(max|min) | count_nonzero | cum(sum|prod) | logsumexp
     | mean | median | prod | std(_mean)? | sum | var(_mean)?
     | .*(norm|pool|softmax|upsample).*
@@ -44,6 +45,7 @@ class FlopCount:
         unsupported: operators that did arithmetic but have no formula, with the number of calls; they count 0.
         uncounted: every operator without a formula except views, with calls and the number of elements it made.
         convention: the name of the rule by which all of this is counted.
+        left_out: a part that does not run without real images and is missing in every number, and why; '' if none.
     """
 
     backbone: int
@@ -54,6 +56,7 @@ class FlopCount:
     unsupported: dict[str, int] = field(default_factory=dict)
     uncounted: dict[str, dict[str, int]] = field(default_factory=dict)
     convention: str = 'field'
+    left_out: str = ''
 
     @property
     def total(self) -> int:
@@ -109,14 +112,16 @@ def price(operations: Sequence[Operation], convention: Convention, class_tokens:
             per_op[op.name] += flops
             per_module.update(dict.fromkeys(_ancestors(op.module), flops))
     backbone, neck = per_module['backbone'], per_module['neck']
+    ran = [op for op in operations if op.name != NOT_RUN]
     return FlopCount(
         backbone=backbone,
         neck=neck,
         heads=per_op.total() - backbone - neck,
         per_op=dict(per_op),
         per_module={name: flops for name, flops in per_module.items() if name},
-        unsupported=dict(Counter(op.overload for op in operations if not op.has_formula and not _is_minor(op))),
-        uncounted=_uncounted(operations),
+        unsupported=dict(Counter(op.overload for op in ran if not op.has_formula and not _is_minor(op))),
+        uncounted=_uncounted(ran),
+        left_out='; '.join(op.overload for op in operations if op.name == NOT_RUN),
         convention=convention.name,
     )
 

@@ -23,10 +23,13 @@ def build_without_weights(cfg: Config) -> nn.Module:
     """The model of a config in eval mode, with random weights whatever its init_cfg says.
 
     Raises:
-        ValueError, KeyError, TypeError: the config cannot be built.
+        ValueError, KeyError, TypeError: the config cannot be built, or its model has no backbone.
     """
-    init_default_scope(cfg.default_scope)
-    return MODELS.build(cfg.model).eval()
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    model = MODELS.build(cfg.model).eval()
+    if not hasattr(model, 'backbone'):
+        raise ValueError(f'{type(model).__name__} has no backbone of its own: give the config of the model inside it')
+    return model
 
 
 def usual_shape(cfg: Config) -> tuple[int, int]:
@@ -38,11 +41,17 @@ def usual_shape(cfg: Config) -> tuple[int, int]:
     named = (cfg.model.backbone.get('pruning') or {}).get('input_shape')
     if named:
         return tuple(named)
-    if cfg.default_scope == 'mmdet':
-        scales = [step.get('scale') for step in cfg.test_dataloader.dataset.pipeline if step.get('scale')]
-        if scales and len(set(scales[0])) == 1:
-            return tuple(scales[0])
-    return _USUAL_SHAPES[cfg.default_scope]
+    scope = cfg.get('default_scope')
+    if scope not in _USUAL_SHAPES:
+        raise ValueError(f'the config has default_scope {scope!r}, which says no usual image size: give --shape H W')
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    if scope == 'mmdet':
+        scales = [step.get('scale') for step in dataset.get('pipeline') or [] if step.get('scale')]
+        if scales and isinstance(scales[0], (list, tuple)) and len(set(scales[0])) == 1:
+            return tuple(scales[0]) * (2 // len(scales[0]))
+    return _USUAL_SHAPES[scope]
 
 
 def fitting_conventions(model: nn.Module) -> list[str]:
@@ -68,7 +77,8 @@ def model_cost(model: nn.Module, shape: tuple[int, int], conventions: Sequence[s
     Returns:
         A dict that JSON takes: ``shape``, ``padded_shape``, ``proposals``, ``params`` and per convention ``flops`` by
         part; for our backbones also ``layers`` (tokens and FLOPs each) and, where it is pruned, ``plan`` and
-        ``dense_flops``; ``unsupported`` lists operators that did arithmetic but have no formula.
+        ``dense_flops``; ``unsupported`` lists operators that did arithmetic but have no formula, ``left_out`` names
+        heads that do not run without real images, whose FLOPs are missing.
 
     Raises:
         ValueError: an unknown convention, one of another family, or an image that the backbone does not take.
@@ -85,6 +95,7 @@ def model_cost(model: nn.Module, shape: tuple[int, int], conventions: Sequence[s
         'params': _params(model),
         'flops': {name: count.parts for name, count in counts.items()},
         'unsupported': first.unsupported,
+        'left_out': first.left_out,
     }
     if hasattr(model.backbone, 'tokens_per_layer'):
         cost['layers'] = _layers(model.backbone, counts, padded)

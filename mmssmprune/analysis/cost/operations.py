@@ -17,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmssmprune.models.flops import SCANS, make_flop_counter
 
 KEPT_CONV = 'mmssmprune.kept_conv'
+# Name of an `Operation` that stands for a part which does not run; its ``overload`` says which and why.
+NOT_RUN = 'not run'
 # Place of the number of directions among the operands of multi_scan.
 _DIRECTIONS = 13
 
@@ -77,16 +79,19 @@ class Operation:
         return self.module == module or self.module.startswith(f'{module}.')
 
 
-def record_operations(model: nn.Module, forward: Callable[[], Any] | Tensor) -> list[Operation]:
+def record_operations(
+    model: nn.Module, forward: Callable[[], Any] | Tensor, into: list[Operation] | None = None
+) -> list[Operation]:
     """Run one forward pass without gradients and list its operations, views left out.
 
     Args:
         model: in eval mode, on any device, 'meta' included.
         forward: calls the model, or the input tensor to call it with.
+        into: filled as the pass goes on, for what it did before an error.
     """
     call = (lambda: model(forward)) if isinstance(forward, Tensor) else forward
     counter = make_flop_counter()
-    recorder = _Recorder(counter, type(model).__name__)
+    recorder = _Recorder(counter, type(model).__name__, [] if into is None else into)
     # The recorder lies below the counter, so it sees operators after the counter has split composite ones.
     with torch.no_grad(), _mmcv_compiled_calls(recorder), recorder, counter:
         call()
@@ -96,10 +101,9 @@ def record_operations(model: nn.Module, forward: Callable[[], Any] | Tensor) -> 
 class _Recorder(TorchDispatchMode):
     """Notes every operator that runs below a FLOP counter, which knows formulas and the module at work."""
 
-    def __init__(self, counter: FlopCounterMode, root: str) -> None:
+    def __init__(self, counter: FlopCounterMode, root: str, operations: list[Operation]) -> None:
         super().__init__()
-        self.counter, self.root = counter, root
-        self.operations: list[Operation] = []
+        self.counter, self.root, self.operations = counter, root, operations
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))

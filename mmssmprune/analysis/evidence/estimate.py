@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
+from contextlib import suppress
 from typing import Any
 
+from mmssmprune.analysis.json_check import ANYTHING, NUMBER, check
+
 from .plan import Places, Run, Setting
+from .records import read_result
 
 # Where nothing is known yet: seconds per training iteration, per test, and to start a training.
 UNKNOWN_ITERATION, UNKNOWN_TEST, START = 1.0, 60.0, 15.0
@@ -24,7 +28,8 @@ class Estimator:
         self.per_iteration: dict[str, list[float]] = {}
         self.per_test: dict[str, list[float]] = {}
         for path in places.results():
-            self.add(json.loads(path.read_text(encoding='utf-8')))
+            if result := read_result(path):
+                self.add(result)
 
     def add(self, result: dict[str, Any]) -> None:
         """Learn from a finished run."""
@@ -59,7 +64,8 @@ class Estimator:
         """Seconds per iteration in the logs of dense trainings, which may have been started by hand."""
         times = []
         for path in self.places.root.glob(f'{setting.name}/dense/seed*/*/vis_data/scalars.json'):
-            for line in path.read_text(encoding='utf-8').splitlines():
-                entry = json.loads(line) if line.endswith('}') else {}
-                times += [entry['time']] if 'loss' in entry and 'time' in entry else []
+            for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
+                with suppress(ValueError):  # the line at which the training was killed
+                    entry = json.loads(line)
+                    times += [] if check(entry, {'loss': ANYTHING, 'time': NUMBER}) else [entry['time']]
         return statistics.median(times) if times else UNKNOWN_ITERATION

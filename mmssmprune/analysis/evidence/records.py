@@ -9,6 +9,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from mmssmprune.analysis.escape import csv_cell, csv_text
+from mmssmprune.analysis.json_check import ANYTHING, COUNT, NAME, NOTHING, NUMBER, check
+
 from .plan import Places, Setting
 
 # Columns that every record has; accuracies follow as ``mIoU``, ``IoU.four_red`` and so on, in percent.
@@ -23,12 +26,43 @@ COLUMNS = (*_OF_RUN[:5], 'test', *_OF_TEST, *_LISTS, 'iterations', 'train_second
 Record = dict[str, Any]
 
 
+_SCORE = (NOTHING, NUMBER)
+_TEST = dict.fromkeys(('flops', 'num_images'), COUNT) | dict.fromkeys(('reduction', 'seconds'), NUMBER)
+_TEST |= dict.fromkeys(_LISTS, ANYTHING) | {'metrics': {'*': _SCORE}, 'per_class': {'*': {'*': _SCORE}}}
+_RESULT = dict.fromkeys(('setting', 'label', 'phase', 'series', 'device', 'source', 'created'), NAME)
+_RESULT |= {f'{name}?': NAME for name in _HASHES} | {'seed': COUNT, 'seconds': NUMBER, 'versions': {'*': NAME}}
+_RESULT |= {'definition': {'schedule?': {'iters?': COUNT}}, 'training': {'seconds': NUMBER, 'iterations': COUNT}}
+_RESULT |= {'tests': [_TEST]}
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """The result of a run, None where there is none or only a damaged one: that run is still to be done."""
+    try:
+        result = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return None if check(result, _RESULT) else result
+
+
+def damaged_results(places: Places) -> list[Path]:
+    """Files of results that count as not there."""
+    return [path for path in places.results() if read_result(path) is None]
+
+
 def read_records(places: Places, csv_file: Path) -> list[Record]:
-    """All results below ``places``; if there are none, those in ``csv_file``."""
-    records = [record for path in places.results() for record in flatten(json.loads(path.read_text(encoding='utf-8')))]
+    """All whole results below ``places``; if there are none, those in ``csv_file``.
+
+    Raises:
+        ValueError: that file is damaged.
+    """
+    results = map(read_result, places.results())
+    records = [record for result in results if result is not None for record in flatten(result)]
     if records or not csv_file.is_file():
         return records
-    return from_csv(csv_file.read_text(encoding='utf-8'))
+    try:
+        return from_csv(csv_file.read_text(encoding='utf-8'))
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ValueError(f'{csv_file} is damaged ({error}); delete it, or make it anew from the results') from error
 
 
 def flatten(result: dict[str, Any]) -> list[Record]:
@@ -57,7 +91,7 @@ def to_csv(records: Sequence[Record]) -> str:
     writer = csv.DictWriter(out, [*COLUMNS, *accuracies], lineterminator='\n')
     writer.writeheader()
     for record in sorted(records, key=lambda r: (r['setting'], r['phase'], r['series'], r['seed'], r['test'])):
-        writer.writerow({name: _shown(value) for name, value in record.items()})
+        writer.writerow({name: csv_cell(_shown(value)) for name, value in record.items()})
     return out.getvalue()
 
 
@@ -76,7 +110,7 @@ def from_csv(text: str) -> list[Record]:
 def _parsed(name: str, value: str) -> Any:
     if name in _WHOLE:
         return int(value)
-    return value if name in COLUMNS and name not in _REAL else float(value)
+    return csv_text(value) if name in COLUMNS and name not in _REAL else float(value)
 
 
 def metrics_of(setting: Setting) -> dict[str, tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmssmprune.analysis.escape import escape_markdown, markdown_code
 from mmssmprune.analysis.results import write_atomically
 
 from .book import Book, Panel, Reading, has_results, panels_of
@@ -221,8 +222,11 @@ def _origin(book: Book) -> str:
     seconds = sum(_once_per_run(book.all).values()) + sum(record['seconds'] for record in book.all)
     lines = [
         f'- Made from {dates[0]} to {dates[-1]}, in {seconds / 3600:.1f} hours of fine-tuning and testing on: '
-        + ', '.join(sorted({record['device'] for record in book.all})),
-        *(f'- Versions: {versions}' for versions in sorted({record['versions'] for record in book.all})),
+        + ', '.join(sorted({escape_markdown(record['device']) for record in book.all})),
+        *(
+            f'- Versions: {escape_markdown(versions)}'
+            for versions in sorted({record['versions'] for record in book.all})
+        ),
     ]
     sources = sorted({record['source'] for record in book.all})
     if len(sources) > 1:
@@ -230,7 +234,9 @@ def _origin(book: Book) -> str:
     for setting in sorted({record['setting'] for record in book.all}):
         for what, column in (('config', 'config_hash'), ('test data', 'data_hash')):
             if len({record[column] for record in book.all if record['setting'] == setting}) > 1:
-                lines.append(f'- The {what} of `{setting}` changed between runs (column `{column}` of results.csv).')
+                lines.append(
+                    f'- The {what} of {markdown_code(setting)} changed between runs (column `{column}` of results.csv).'
+                )
     return '\n'.join(lines)
 
 

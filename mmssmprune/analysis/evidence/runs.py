@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from mmengine.device import get_device
 
 from mmssmprune.analysis.comparison.measure import software
-from mmssmprune.analysis.results import digest, file_digest, write_atomically
+from mmssmprune.analysis.results import digest, file_digest, without_nan, write_atomically
 from mmssmprune.engine.checkpoint import save_checkpoint
 
 from . import testing
@@ -40,7 +39,7 @@ def execute(run: Run, places: Places) -> dict[str, Any]:
         'tests': tests,
         'seconds': round(time.monotonic() - started, 1),
     }
-    write_atomically(places.result(run), json.dumps(_without_nan(result), indent=1, allow_nan=False))
+    write_atomically(places.result(run), json.dumps(without_nan(result), indent=1, allow_nan=False))
     clean(run, places)
     return result
 
@@ -84,12 +83,3 @@ def _describe(run: Run, dense: Path, checkpoint: Path) -> dict[str, Any]:
         'created': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
         **software(),
     }
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN; undefined classes become null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

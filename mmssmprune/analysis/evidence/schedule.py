@@ -21,6 +21,7 @@ from mmssmprune.engine.checkpoint import is_complete_checkpoint
 
 from .estimate import Estimator
 from .plan import Places, Run, Setting
+from .records import read_result
 
 # Seconds until a training that another process is at is looked at again.
 LOOK_AGAIN = 30
@@ -53,7 +54,7 @@ class Scheduler:
     """Runs in order, each once its dense checkpoint is there.
 
     Args:
-        runs: in the order to do them; those with a result are skipped.
+        runs: in the order to do them; those with a whole result are skipped.
         places: where everything lies.
         jobs: worker processes.
         minutes: start nothing that would not be finished after so many; None for no limit.
@@ -69,7 +70,7 @@ class Scheduler:
         tell: Callable[[Scheduler, str | None], None] = lambda scheduler, line: None,
     ) -> None:
         self.places, self.jobs, self.tell = places, jobs, tell
-        self.pending = [run for run in runs if not places.result(run).is_file()]
+        self.pending = [run for run in runs if read_result(places.result(run)) is None]
         self.skipped = len(runs) - len(self.pending)
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.estimator = Estimator(places)

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
+from mmssmprune.analysis.escape import one_line
+
 from .observe import Observation
 from .placement import Placement
 from .predictions import draw_prediction, legend_of
@@ -24,6 +26,7 @@ from .predictions import draw_prediction, legend_of
 WIDTH, MARGIN, GAP, MAX_PANEL_HEIGHT = 12.8, 0.15, 0.2, 5.0
 TITLE_HEIGHT, HEADING_HEIGHT, BAR_HEIGHT, BAR_THICKNESS = 0.28, 0.42, 0.38, 0.08
 LEGEND_COLUMNS, LEGEND_ROW, LONGEST_NAME = 7, 0.2, 22
+MAX_ASPECT = 16
 LONGEST_TITLE, LONGEST_SIDE = 110, 960  # characters; pixels of a panel's content, more than the panel has
 EARLIER, NOW = 0.85, 0.62  # how much of a cell is covered that was pruned before, and that is pruned here
 COVER = np.array([18, 20, 28], dtype=float)  # nearly black
@@ -79,7 +82,8 @@ def draw_observation(seen: Observation, title: str, dataset_meta: dict[str, Any]
         dataset_meta: classes and palette.
         score_thr: see `draw_prediction`.
     """
-    ratio = seen.image.shape[0] / seen.image.shape[1]
+    # Of a panel; a strip is drawn wider than it is, so that it can be seen.
+    ratio = min(max(seen.image.shape[0] / seen.image.shape[1], 1 / MAX_ASPECT), MAX_ASPECT)
     legend = legend_of((seen.dense, seen.pruned), dataset_meta)
     sections = [
         Section('Predictions', prediction_panels(seen, dataset_meta, score_thr), 3, ratio, legend),
@@ -94,6 +98,7 @@ def draw_observation(seen: Observation, title: str, dataset_meta: dict[str, Any]
     height = HEADING_HEIGHT + sum(section.height for section in sections)
     figure = Figure(figsize=(WIDTH, height), dpi=140)
     FigureCanvasAgg(figure)
+    title = one_line(title)
     _write(figure, title if len(title) <= LONGEST_TITLE else f'...{title[3 - LONGEST_TITLE :]}', height - 0.3, 12)
     top = height - HEADING_HEIGHT
     for section in sections:
@@ -223,7 +228,8 @@ def _canvas(image: np.ndarray) -> np.ndarray:
     """The image, made smaller or (by a whole factor) larger so that cells are drawn as finely as the panel shows."""
     longest = max(image.shape[:2])
     if longest > LONGEST_SIDE:
-        return mmcv.imrescale(image, LONGEST_SIDE / longest)
+        height, width = (max(round(side * LONGEST_SIDE / longest), 1) for side in image.shape[:2])
+        return mmcv.imresize(image, (width, height))
     factor = max(LONGEST_SIDE // 2 // longest, 1)
     return image.repeat(factor, 0).repeat(factor, 1)
 

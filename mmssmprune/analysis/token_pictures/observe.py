@@ -119,5 +119,7 @@ def _image_of(inputs: Tensor, sample: Any, placement: Placement) -> np.ndarray:
         if image.shape[:2] == (height, width):
             return image
     resized = [round(n * s) for n, s in zip(placement.image_hw, placement.scale, strict=True)]
-    shown = inputs[[2, 1, 0], : resized[0], : resized[1]].permute(1, 2, 0).cpu().numpy()
+    # Of images with other than three channels the first, in grey.
+    channels = [2, 1, 0] if len(inputs) == 3 else [0, 0, 0]
+    shown = inputs[channels, : resized[0], : resized[1]].permute(1, 2, 0).cpu().numpy()
     return mmcv.imresize(np.ascontiguousarray(shown.clip(0, 255).astype(np.uint8)), (width, height))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
-import mmcv
 import numpy as np
-from mmengine.structures import PixelData
+import torch
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor
+
+from mmssmprune.analysis.escape import one_line
 
 # mmdet writes labels in a size made for photographs: smaller images are enlarged until they are as large.
 READABLE_SIDE = 384
+# Pixels; larger pictures than matplotlib draws, and more than a page shows.
+LONGEST_SIDE = 8192
+# As mmdet.evaluation.functional has it: a panoptic label is the class plus this times the instance.
+INSTANCE_OFFSET = 1000
 
 
 def draw_prediction(image: np.ndarray, sample: Any, dataset_meta: dict[str, Any], score_thr: float = 0.3) -> np.ndarray:
@@ -19,21 +28,42 @@ def draw_prediction(image: np.ndarray, sample: Any, dataset_meta: dict[str, Any]
 
     Args:
         image: what was predicted on, at its original size.
-        sample: with ``pred_sem_seg`` (mmseg) or ``pred_instances`` (mmdet), on the CPU.
+        sample: with ``pred_sem_seg`` (mmseg), ``pred_instances`` or ``pred_panoptic_seg`` (mmdet), on the CPU.
         dataset_meta: ``classes`` and ``palette``.
         score_thr: instances of lower scores are left out.
 
     Raises:
         ValueError: the prediction is of another kind.
     """
-    if 'pred_sem_seg' not in sample and 'pred_instances' not in sample:
+    labels = _label_map(sample)
+    if labels is None and 'pred_instances' not in sample:
         raise ValueError('pictures of tokens are made for detectors of mmdet and segmentors of mmseg only')
-    factor = -(-READABLE_SIDE // min(image.shape[:2]))
-    image = mmcv.imresize(image, (image.shape[1] * factor, image.shape[0] * factor), interpolation='nearest')
+    step = -(-max(image.shape[:2]) // LONGEST_SIDE)  # of larger images every second pixel, or third ...
+    image = np.ascontiguousarray(image[::step, ::step])
+    factor = max(min(-(-READABLE_SIDE // min(image.shape[:2])), LONGEST_SIDE // max(image.shape[:2])), 1)
+    image = image.repeat(factor, 0).repeat(factor, 1)
+
+    def resized(maps: Tensor) -> Tensor:
+        return maps[..., ::step, ::step].repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
     with _seeded_numpy():
-        if 'pred_sem_seg' in sample:
-            return _draw_segmentation(image, sample, dataset_meta, factor)
-        return _draw_instances(image, sample, dataset_meta, factor, score_thr)
+        if labels is not None:
+            return _draw_segmentation(image, resized(labels), dataset_meta)
+        instances = sample.pred_instances[sample.pred_instances.scores > score_thr]
+        instances.bboxes = instances.bboxes * (factor / step)
+        if 'masks' in instances:
+            instances.masks = resized(torch.as_tensor(instances.masks))
+        return _draw_instances(image, instances, dataset_meta, score_thr)
+
+
+def _label_map(sample: Any) -> Tensor | None:
+    """Class of each pixel (1, H, W), int64, of a segmentation or panoptic segmentation; None where there is neither."""
+    if 'pred_sem_seg' in sample:
+        # One channel and a threshold (mmseg's out_channels=1) give floats.
+        return sample.pred_sem_seg.data.long()
+    if 'pred_panoptic_seg' in sample:
+        return sample.pred_panoptic_seg.sem_seg.long() % INSTANCE_OFFSET
+    return None
 
 
 @contextmanager
@@ -49,19 +79,46 @@ def _seeded_numpy() -> Iterator[None]:
 
 def legend_of(samples: Sequence[Any], dataset_meta: dict[str, Any]) -> list[tuple[str, tuple[float, ...]]]:
     """Name and colour (RGB, 0 to 1) of each class that segmentations show; empty for detections, which bear labels."""
-    shown = sorted({i for s in samples if 'pred_sem_seg' in s for i in s.pred_sem_seg.data.unique().tolist()})
-    classes, palette = dataset_meta.get('classes'), dataset_meta.get('palette')
+    maps = [labels for labels in map(_label_map, samples) if labels is not None]
+    shown = sorted({i for labels in maps for i in labels.unique().tolist()})
+    if not shown:
+        return []
+    meta = named_and_coloured(dataset_meta)
+    classes, palette = meta['classes'], meta['palette']
     return [(classes[i], tuple(part / 255 for part in palette[i])) for i in shown if i < len(classes)]
 
 
-def _draw_segmentation(image: np.ndarray, sample: Any, dataset_meta: dict[str, Any], factor: int) -> np.ndarray:
+def named_and_coloured(dataset_meta: dict[str, Any], count: int = 0) -> dict[str, Any]:
+    """``classes`` and ``palette`` of a data set, or a checkpoint, made up where they are missing or damaged.
+
+    Args:
+        dataset_meta: with or without both.
+        count: how many classes there are at least.
+    """
+    given, colours = dataset_meta.get('classes') or (), dataset_meta.get('palette')
+    given = [given] if isinstance(given, str) else list(given)
+    classes = [one_line(name) for name in given] + [f'class {i}' for i in range(len(given), count)]
+    colours = list(colours) if isinstance(colours, (list, tuple)) else []
+    hues = [colorsys.hsv_to_rgb(i / len(classes), 0.75, 0.9) for i in range(len(classes))]
+    palette = [tuple(round(255 * part) for part in hue) for hue in hues]
+    for i, colour in enumerate(colours[: len(palette)]):
+        palette[i] = tuple(colour) if _is_colour(colour) else palette[i]
+    return {'classes': classes, 'palette': palette}
+
+
+def _is_colour(colour: Any) -> bool:
+    if not isinstance(colour, (list, tuple)) or len(colour) != 3:
+        return False
+    return all(isinstance(part, Integral) and 0 <= part <= 255 for part in colour)
+
+
+def _draw_segmentation(image: np.ndarray, labels: Tensor, dataset_meta: dict[str, Any]) -> np.ndarray:
     from mmseg.structures import SegDataSample
     from mmseg.visualization import SegLocalVisualizer
 
-    labels = sample.pred_sem_seg.data.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
     visualizer = SegLocalVisualizer('token_pictures')
     # Not by the constructor, which takes classes and palette for each other in some releases.
-    visualizer.dataset_meta = dataset_meta
+    visualizer.dataset_meta = named_and_coloured(dataset_meta)
     shown = SegDataSample(pred_sem_seg=PixelData(data=labels))
     # Its labels lie over each other where regions are small; see `legend_of`.
     visualizer.add_datasample('prediction', image, shown, draw_gt=False, with_labels=False)
@@ -69,18 +126,15 @@ def _draw_segmentation(image: np.ndarray, sample: Any, dataset_meta: dict[str, A
 
 
 def _draw_instances(
-    image: np.ndarray, sample: Any, dataset_meta: dict[str, Any], factor: int, score_thr: float
+    image: np.ndarray, instances: InstanceData, dataset_meta: dict[str, Any], score_thr: float
 ) -> np.ndarray:
     from mmdet.structures import DetDataSample
 
-    instances = sample.pred_instances[sample.pred_instances.scores > score_thr]
-    instances.bboxes = instances.bboxes * factor
-    if 'masks' in instances:
-        instances.masks = instances.masks.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    if 'masks' in instances:  # one without a pixel has no place for its label
+        instances = instances[instances.masks.flatten(1).any(1)]
     visualizer = _instance_visualizer()
-    palette = dataset_meta.get('palette')  # lists of numbers, as JSON gives them, are not colours to mmdet
-    as_tuples = [tuple(colour) for colour in palette] if isinstance(palette, (list, tuple)) else palette
-    visualizer.dataset_meta = {**dataset_meta, 'palette': as_tuples}
+    count = int(instances.labels.max()) + 1 if len(instances) else 0
+    visualizer.dataset_meta = named_and_coloured(dataset_meta, count)
     shown = DetDataSample(pred_instances=instances)
     visualizer.add_datasample('prediction', image, shown, draw_gt=False, pred_score_thr=score_thr)
     return visualizer.get_image()
@@ -95,6 +149,7 @@ def _instance_visualizer() -> Any:
             drawn_before = len(self.ax_save.texts)
             super().draw_texts(*args, **kwargs)
             for text in self.ax_save.texts[drawn_before:]:
+                text.set_parse_math(False)  # a class may have a $ in its name
                 if text.get_ha() == 'left':  # else it is in the middle of a mask
                     (x, y), box = text.get_position(), text.get_window_extent(self.fig_save_canvas.get_renderer())
                     text.set_position((min(x, self.width - box.width - 3), min(y, self.height - box.height - 3)))

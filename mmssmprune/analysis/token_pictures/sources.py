@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,9 @@ from torch import nn
 from mmssmprune.engine.checkpoint import check_checkpoint_file, load_checkpoint_strict
 from mmssmprune.engine.loading import build_model
 from mmssmprune.models.backbones.base import pruned_backbones, set_keep_ratio
+
+from .observe import read_image
+from .predictions import named_and_coloured
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -69,6 +71,23 @@ def test_pipeline(cfg: Config) -> Compose:
     return Compose([step for step in dataset['pipeline'] if 'Annotations' not in step['type']])
 
 
+def run_pipeline(pipeline: Compose, image: Path) -> dict[str, Any]:
+    """What a pipeline makes of an image file.
+
+    Raises:
+        ValueError: it makes nothing of it, or fails.
+    """
+    height, width = read_image(str(image)).shape[:2]  # tells in a sentence what the pipeline would not
+    try:
+        data = pipeline(dict(img_path=str(image), img_id=0))
+    except Exception as error:  # every transform has its own
+        why = ' '.join(str(error).split())
+        raise ValueError(f'the test pipeline of the config fails on {image}, {height}x{width} pixels: {why}') from error
+    if data is None:
+        raise ValueError(f'the test pipeline of the config drops {image}')
+    return data
+
+
 def pads(pipeline: Any) -> bool:
     """Whether a built pipeline pads the image itself (the preprocessor may pad besides)."""
     return any(isinstance(step, Pad) for step in getattr(pipeline, 'transforms', ()))
@@ -95,12 +114,10 @@ def dataset_meta(cfg: Config, checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def complete_meta(meta: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Give a segmentor a name and a colour for each class that ``meta`` leaves out; a detector's visualizer does so."""
+    """Give a segmentor a name and a colour for each class that ``meta`` leaves out; detections get theirs later."""
     if not hasattr(model, 'decode_head'):
         return meta
     heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
-    count = heads[-1].num_classes
-    classes = meta.get('classes') or [f'class {i}' for i in range(count)]
-    hues = [colorsys.hsv_to_rgb(i / len(classes), 0.75, 0.9) for i in range(len(classes))]
-    palette = meta.get('palette') or [[round(255 * part) for part in hue] for hue in hues]
-    return {'classes': classes, 'palette': palette}
+    # One channel with a threshold tells two classes apart, whatever num_classes says.
+    count = max(heads[-1].num_classes, 2 if getattr(heads[-1], 'out_channels', None) == 1 else 1)
+    return named_and_coloured(meta, count)
