@@ -92,7 +92,7 @@ class LoadedPart:
 
     name: str
     dataset: Any
-    decoder: Decoder = Decoder()
+    decoder: Decoder = field(default=Decoder())
     heads: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def check(self, how: How) -> Findings:

@@ -91,7 +91,8 @@ class CocoPart:
         used = {i for i, name in categories.items() if not self.classes or name in self.classes}
         _check_annotations(content['annotations'], images, categories, used, findings)
         if self.masks:
-            check_masks(content['annotations'], images, used, findings)
+            kept = [e for e in content['annotations'] if 'segm' in self.metrics or not _is_skipped(e)]
+            check_masks(kept, images, used, findings)
         if self.eval_file is not None and content['annotations']:
             self._check_evaluated(content, images, used, findings)
         return images
@@ -106,6 +107,9 @@ class CocoPart:
             for i, image in images.items():
                 if str(i) not in known:
                     findings.add(f'{{n}} images are unknown to {self.eval_file}, which evaluates', image['file_name'])
+        for part in ('images', 'categories'):
+            if len({isinstance(entry.get('id'), str) for entry in content[part]}) > 1:
+                findings.add(f'some ids of {part} are numbers and some texts, which the evaluation cannot sort')
         for entry in content['annotations']:
             where, i = f'annotation {entry.get("id")}', entry.get('id')
             if 'iscrowd' not in entry:
@@ -237,17 +241,14 @@ def _images(entries: list[dict], findings: Findings) -> dict[Any, dict]:
 def _categories(entries: list[dict], classes: tuple[str, ...] | None, findings: Findings) -> dict[Any, Any]:
     """Name of each usable category by its id."""
     names = [entry.get('name') for entry in entries]
+    findings.class_order = tuple(name for name in names if isinstance(name, str) and (not classes or name in classes))
     for name in classes or ():
         if name not in names:
             findings.add('{n} classes are not among the categories of the annotation file', str(name))
         elif names.count(name) > 1:
             findings.add('{n} classes are the name of several categories', str(name))
-    if classes and set(classes) <= set(map(str, names)) and [n for n in names if n in classes] != list(classes):
-        findings.add(
-            'the categories stand in another order than the classes of the config; mmdet numbers classes in the '
-            'order of the file, which has to be the same for training and validation',
-            note=True,
-        )
+    if classes and set(classes) == set(findings.class_order) and findings.class_order != classes:
+        findings.add('the categories stand in another order than the classes of the config; theirs counts', note=True)
     categories: dict[Any, Any] = {}
     for entry in entries:
         if not _is_id(entry.get('id')):
@@ -322,6 +323,12 @@ def _check_box(entry: dict, image: dict, where: str, findings: Findings) -> None
         findings.add('{n} boxes lie in 0 to 1, as if relative to the image; COCO wants pixels', f'{where} ({box})')
     elif w < 1 or h < 1:
         findings.add('{n} boxes are smaller than a pixel; mmdet skips them', f'{where} ({box})', note=True)
+
+
+def _is_skipped(entry: dict) -> bool:
+    """Whether mmdet leaves an annotation out, so that its mask does not matter."""
+    box, area = entry.get('bbox'), entry.get('area')
+    return bool(entry.get('ignore')) or (is_number(area) and area <= 0) or (_is_box(box) and min(box[2:]) < 1)
 
 
 def _is_box(box: Any) -> bool:

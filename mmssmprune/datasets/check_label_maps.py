@@ -182,4 +182,4 @@ def _labels_of(path: str, decoder: Decoder) -> tuple[tuple[int, int], set[float]
         return f'it holds colours ({kind}), not one number per pixel'
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or not np.isfinite(array).all():
         return 'it holds something other than finite numbers'
-    return (array.shape[1], array.shape[0]), {value for value in np.unique(array).tolist()}
+    return (array.shape[1], array.shape[0]), set(np.unique(array).tolist())

@@ -99,6 +99,19 @@ def parts_of_config(cfg: Config) -> list[Part]:
     return once
 
 
+def check_parts(parts: list[Part], how: How) -> list[Findings]:
+    """Check each part, and whether those in COCO's format number their classes alike."""
+    found = [part.check(how) for part in parts]
+    orders = [findings for findings in found if findings.class_order]
+    for findings in orders[1:]:
+        if findings.class_order != orders[0].class_order:
+            findings.add(
+                f'the categories are others or stand in another order than those of {orders[0].part}; mmdet numbers '
+                'classes in the order of the file, so the same number would mean another class'
+            )
+    return found
+
+
 def _same(part: Part, other: Part) -> bool:
     """Whether two parts read the same in the same way; their data sets are objects and never equal."""
     skipped = ('name', 'dataset', 'labelled') if not isinstance(part, LoadedPart) else ('name',)
@@ -121,21 +134,20 @@ def _datasets_of(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _part_of(split: str, cfg: dict[str, Any], config: Config) -> Part:
-    transforms = list(_dicts_in(cfg.get('pipeline')))
-    evaluators = list(_dicts_in(config.get(f'{split}_evaluator')))
-    heads = dict(heads_of(config.get('model')))
-    extra = dict(
-        decoder=_decoder(transforms, 'LoadImageFromFile', Decoder()),
-        heads={path: head['num_classes'] for path, head in heads.items()},
-    )
-    if _name(cfg) == 'ImageNet' and not cfg.get('ann_file') and not cfg.get('data_prefix'):
-        return _imagenet_part(split, Path(cfg['data_root']), cfg.get('split') or 'train', **extra)
     try:
+        transforms = list(_dicts_in(cfg.get('pipeline')))
+        evaluators = list(_dicts_in(config.get(f'{split}_evaluator')))
+        heads = dict(heads_of(config.get('model')))
+        extra = dict(
+            decoder=_decoder(transforms, 'LoadImageFromFile', Decoder()),
+            heads={path: head['num_classes'] for path, head in heads.items()},
+        )
+        if _name(cfg) == 'ImageNet' and not cfg.get('ann_file') and not cfg.get('data_prefix'):
+            return _imagenet_part(split, Path(cfg['data_root']), cfg.get('split') or 'train', **extra)
         dataset = DATASETS.build({**cfg, 'lazy_init': True, 'pipeline': []})
-        prefix = dataset.data_prefix
-        if 'img' in prefix and hasattr(dataset, 'COCOAPI'):
+        if 'img' in dataset.data_prefix and hasattr(dataset, 'COCOAPI'):
             return _coco_part(split, dataset, transforms, evaluators, extra)
-        if 'img_path' in prefix and hasattr(dataset, 'seg_map_suffix') and hasattr(dataset, 'reduce_zero_label'):
+        if 'img_path' in dataset.data_prefix and hasattr(dataset, 'reduce_zero_label'):
             return _label_map_part(split, dataset, transforms, evaluators, heads, extra)
         return LoadedPart(split, dataset, **extra)
     except Exception as error:  # whatever the class raises, it would end the training as well
@@ -171,6 +183,11 @@ def _label_map_part(
     image_dir, label_dir = (dataset.data_prefix.get(key) for key in ('img_path', 'seg_map_path'))
     if label_dir is None and split != 'test':
         raise ValueError('data_prefix has no seg_map_path, so that there are no labels')
+    reduce = next((t for t in transforms if _name(t) == 'LoadAnnotations'), {}).get('reduce_zero_label')
+    if reduce is not None and reduce != dataset.reduce_zero_label:
+        raise ValueError(
+            f'reduce_zero_label is {reduce} in LoadAnnotations and {dataset.reduce_zero_label} in the data set'
+        )
     classes = dataset.metainfo.get('classes')
     judge = next((e for e in evaluators if _name(e) == 'IoUMetric'), {})
     judge = judge if split != 'train' else heads.get('model.decode_head', {})
