@@ -83,20 +83,18 @@ def parts_of_config(cfg: Config) -> list[Part]:
         ValueError: The config has no dataloaders, or none of its data sets can be built.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    parts: list[Part] = []
+    parts: list[tuple[Part, dict[str, Any]]] = []
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         for dataset in _datasets_of(loader.get('dataset') if isinstance(loader, dict) else loader):
-            parts.append(_part_of(split, dataset, cfg))
+            part = _part_of(split, dataset, cfg)
+            if not any(_same(part, other) and _reads(dataset) == _reads(before) for other, before in parts):
+                parts.append((part, dataset))  # validation and test usually read the same files
     if not parts:
         raise ValueError('the config names no data set in its dataloaders')
-    if all(isinstance(part, BrokenPart) for part in parts):
-        raise ValueError(f'the data sets of the config cannot be built: {parts[0].problem}')
-    once: list[Part] = []
-    for part in parts:  # validation and test usually read the same files
-        if not any(_same(part, other) for other in once):
-            once.append(part)
-    return once
+    if all(isinstance(part, BrokenPart) for part, _ in parts):
+        raise ValueError(f'the data sets of the config cannot be built: {parts[0][0].problem}')
+    return [part for part, _ in parts]
 
 
 def check_parts(parts: list[Part], how: How) -> list[Findings]:
@@ -113,11 +111,14 @@ def check_parts(parts: list[Part], how: How) -> list[Findings]:
 
 
 def _same(part: Part, other: Part) -> bool:
-    """Whether two parts read the same in the same way; their data sets are objects and never equal."""
-    skipped = ('name', 'dataset', 'labelled') if not isinstance(part, LoadedPart) else ('name',)
-    return type(part) is type(other) and all(
-        getattr(other, key) == value for key, value in vars(part).items() if key not in skipped
-    )
+    """Whether two parts are judged alike; their data sets are objects and never equal."""
+    keys = vars(part).keys() - {'name', 'dataset', 'labelled'}
+    return type(part) is type(other) and all(getattr(other, key) == getattr(part, key) for key in keys)
+
+
+def _reads(cfg: dict[str, Any]) -> dict[str, Any]:
+    """What decides which entries a data set yields."""
+    return {key: value for key, value in cfg.items() if key not in ('pipeline', 'test_mode')}
 
 
 def _datasets_of(node: Any) -> Iterator[dict[str, Any]]:
