@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_configs.stand_in_data import make_ade20k
 from tiny_runs import REPO
 
@@ -37,6 +38,33 @@ def test_a_whole_set_named_by_a_config(
     assert tool(TOOL, MINI, '--quick') == 0
     told = 'train: 2 images, 2 label maps\nval: 1 images, 1 label maps\nnothing wrong\n'
     assert capsys.readouterr().out.endswith(told)  # mmengine may speak before
+
+
+def test_what_one_split_lacks_does_not_hide_the_others(tool: Callable[..., int], tmp_path: Path, capsys):
+    for name in ('a', 'b'):
+        for folder, suffix, picture in (('img', '.tif', (9, 9, 9)), ('ann', '.png', int(name == 'b'))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            mode = 'L' if folder == 'ann' else 'RGB'
+            Image.new(mode, (32, 24), picture).save(tmp_path / folder / f'{name}{suffix}')
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"""default_scope = 'mmseg'
+model = dict(type='EncoderDecoder', decode_head=dict(num_classes=2))
+both = dict(img_path='img', seg_map_path='ann')
+common = dict(type='BaseSegDataset', data_root={str(tmp_path)!r}, metainfo=dict(classes=('x', 'y')), img_suffix='.tif')
+train_dataloader = dict(dataset=dict(type='RepeatDataset', times=2, dataset=dict(data_prefix=both, **common)))
+val_dataloader = dict(dataset=dict(data_prefix=both, ann_file='val.txt', **common))
+test_dataloader = dict(dataset=dict(data_prefix=dict(img_path='img'), **common))
+"""
+    )
+    (tmp_path / 'val.txt').write_text('b\n')
+    assert tool(TOOL, config, '--full') == 0
+    out = capsys.readouterr().out
+    assert 'train: 2 images, 2 label maps\nval: 1 images, 2 label maps\n' in out
+    assert '  note: there are no label maps, so that predictions can be written but not judged\n' in out
+    (tmp_path / 'val.txt').write_text('b\nc\n')
+    assert tool(TOOL, config) == 1
+    assert '  wrong: 1 images that the list names are missing, e.g. c.tif\n' in capsys.readouterr().out
 
 
 def test_bad_input_is_one_sentence(tool: Callable[..., int], tmp_path: Path, capsys):

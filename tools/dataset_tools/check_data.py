@@ -5,7 +5,8 @@
     python tools/dataset_tools/check_data.py imagenet --quick
     python tools/dataset_tools/check_data.py configs/vim/CONFIG.py   # whatever its dataloaders read
 
-Counts are compared with those of the published sets. The exit status is 1 if something is wrong, 0 otherwise.
+A set is judged by what its loader yields. Counts are compared with those of the published sets. The exit status is 1 if
+something is wrong, 0 otherwise.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmssmprune.datasets.check_files import How
 from mmssmprune.datasets.check_findings import Findings
-from mmssmprune.datasets.check_parts import FOLDERS, Part, parts_of_config, published_parts
+from mmssmprune.datasets.check_parts import FOLDERS, Part, check_parts, parts_of_config, published_parts
 from mmssmprune.engine import runner_setup
 from mmssmprune.engine.errors import sentence_errors
 
@@ -63,6 +64,7 @@ def tell(findings: Findings) -> None:
 
 def main() -> int:
     args = parse_args()
+    sys.stdout.reconfigure(errors='backslashreplace')  # file names may hold what the terminal cannot show
     with sentence_errors(building=True):
         parts = find_parts(args)
     depth = 'names' if args.quick else 'pixels' if args.full else 'headers'
@@ -72,7 +74,7 @@ def main() -> int:
         def track(items: Iterable, total: int, what: str) -> Iterable:
             return progress.track(items, total=total, description=what)
 
-        found = [part.check(How(depth, args.workers, track)) for part in parts]
+        found = check_parts(parts, How(depth, args.workers, track))
     for findings in found:
         tell(findings)
     wrong = sum(len(findings.wrong) for findings in found)
