@@ -217,31 +217,36 @@ class TokenPruner(nn.Module):
         if self.names['regime'] == 'per_output':
             column = score.unsqueeze(-1)
             tokens = replace(tokens, score=tokens.kept.scatter(column, tokens.score) if tokens.kept else column)
+        held = self._held(streams, tokens)
         reduced = choices.reduction(streams, tokens, trace, score, keep)
-        held = self._held(streams, tokens, fused=reduced.into is not None)
         kept = KeptTokens(reduced.chosen, alive) if tokens.kept is None else tokens.kept.subset(reduced.chosen)
         leader = reduced.into
         if leader is None and self.needs('leader'):
             leader = most_similar(sum(streams), reduced.chosen)
         if leader is not None and tokens.leader is not None:
             leader = leader.gather(1, tokens.leader)
-        tokens = replace(tokens.keeping(kept), held=held, leader=leader, fused=reduced.into is not None)
+        fused = reduced.into is not None
+        if fused and not self.needs('held', 'conv_fill'):
+            held = ()  # every position shows its leader
+        tokens = replace(tokens.keeping(kept), held=held, leader=leader, fused=fused)
         shown = choices.conv_fill(held)
         tokens = tokens if shown is None else tokens.losing(shown)
         for observer in self.observers:
             observer.reduced(layer, before, tokens, score, reduced)
         return reduced.streams, tokens
 
-    def _held(self, streams: tuple[Tensor, ...], tokens: TokenState, fused: bool) -> tuple[Tensor, ...]:
+    def _held(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
         """Every position of every stream: the tokens at hand as they are, the others as they are remembered."""
-        shown = not fused and self.needs('held', 'restoration')
-        if not shown and not self.needs('held', 'conv_fill'):
+        remembers = self.needs('held', 'restoration')
+        if not (remembers and not tokens.fused) and not self.needs('held', 'conv_fill'):
             return ()
         if tokens.kept is None:
             return streams
-        if not self.needs('held', 'restoration'):
-            return tuple(tokens.kept.scatter(x, held) for x, held in zip(streams, tokens.held, strict=True))
-        return self._shown(streams, tokens)
+        restoration = self.stages[tokens.stage].restoration
+        return tuple(
+            restoration(x, tokens, held, None) if remembers else tokens.kept.scatter(x, held)
+            for x, held in zip(streams, tokens.held, strict=True)
+        )
 
     def _reopen(
         self, streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor
