@@ -55,8 +55,9 @@ def find_resume_checkpoint(work_dir: str | Path) -> str | None:
     work_dir = Path(work_dir)
     pointer = work_dir / 'last_checkpoint'
     named = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
-    if named and _is_usable(work_dir / Path(named).name):
-        return str(work_dir / Path(named).name)
+    own = (work_dir / Path(named).name).absolute()  # as mmengine writes it
+    if named and _is_usable(own):
+        return str(own)
     furthest = [path for kind in ('iter', 'epoch') for path in _furthest_whole(work_dir, kind)]
     if len(furthest) > 1:  # of a training by iterations and one by epochs
         furthest.sort(key=_iteration_inside, reverse=True)

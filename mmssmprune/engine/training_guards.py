@@ -125,24 +125,27 @@ class CarefulCheckpointHook(CheckpointHook):
 class ValidateOnResumeHook(Hook):
     """Make up for a validation that a kill prevented: one that was due at the iteration that is resumed from.
 
-    ``work_dir/validated`` lists the iterations after which this training was validated.
+    The file ``validated`` beside the checkpoints lists the iterations after which a training was validated.
     """
 
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
-        done = [i for i in _validated(runner) if i <= runner.iter] if runner.iter else []
+        done: set[int] = set()
+        if runner.iter:
+            done = _validated(runner.work_dir) | _validated(Path(runner._load_from or runner.work_dir).parent)
+            done = {iteration for iteration in done if iteration <= runner.iter}
+        if is_main_process():
+            _note_validated(runner.work_dir, done)
         missing = [runner.iter > 0 and _validation_is_due(runner) and runner.iter not in done]
         broadcast_object_list(missing)  # not every node has to see the same work_dir
         if missing[0]:
             print_log(f'No validation after iteration {runner.iter} is on record; doing it now', 'current')
             runner.val_loop.run()
-        elif is_main_process():
-            _note_validated(runner, done)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if isinstance(runner._train_loop, BaseLoop) and is_main_process():
-            _note_validated(runner, [*(i for i in _validated(runner) if i < runner.iter), runner.iter])
+            _note_validated(runner.work_dir, _validated(runner.work_dir) | {runner.iter})
 
 
 def _validation_is_due(runner: Runner) -> bool:
@@ -156,13 +159,13 @@ def _validation_is_due(runner: Runner) -> bool:
     return at >= loop.val_begin and (at % loop.val_interval == 0 or at == end)
 
 
-def _validated(runner: Runner) -> list[int]:
-    path = Path(runner.work_dir) / 'validated'
-    return [int(word) for word in path.read_text().split() if word.isdigit()] if path.is_file() else []
+def _validated(folder: str | Path) -> set[int]:
+    path = Path(folder) / 'validated'
+    return {int(word) for word in path.read_text().split() if word.isdigit()} if path.is_file() else set()
 
 
-def _note_validated(runner: Runner, iterations: list[int]) -> None:
-    path = Path(runner.work_dir) / 'validated'
+def _note_validated(folder: str | Path, iterations: set[int]) -> None:
+    path = Path(folder) / 'validated'
     if iterations or path.is_file():
         with written_whole(path) as part:
-            Path(part).write_text(' '.join(map(str, iterations)) + '\n')
+            Path(part).write_text(' '.join(map(str, sorted(iterations))) + '\n')

@@ -240,6 +240,14 @@ def test_a_validation_that_a_kill_prevented_is_made_up_for(tmp_path: Path, at: i
     assert again.message_hub.get_info('best_score') == 60.0
 
 
+def test_a_checkpoint_resumed_elsewhere_is_not_validated_twice(tmp_path: Path):
+    make_runner(tmp_path / 'run').train()
+    runner = make_runner(tmp_path / 'other', resume=True, load_from=str(tmp_path / 'run' / 'iter_4.pth'))
+    validated = record_validations(runner)
+    runner.train()
+    assert validated == [6]
+
+
 def record_validations(runner: CheckedRunner) -> list[int]:
     iterations: list[int] = []
 
