@@ -62,6 +62,19 @@ def test_one_checkpoint_at_other_keep_ratios(seg_run: tuple[Path, Path], tool: T
     assert (maps[0] != maps[1]).any()
 
 
+def test_one_checkpoint_with_another_img_size(seg_run: tuple[Path, Path], tool: Tool, tmp_path: Path, capsys):
+    """Two short runs of a tool: a test and a training start from the resized embedding, a resumed one may not."""
+    config, checkpoint = seg_run
+    options = ('--work-dir', tmp_path, '--cfg-options', 'model.backbone.img_size=(64,160)')
+    assert tool('test.py', config, checkpoint, *options) == 0
+    assert tool('train.py', config, *options, f'load_from={checkpoint}') == 0
+    trained = torch.load(tmp_path / 'iter_4.pth', weights_only=False)['state_dict']
+    assert trained['backbone.pos_embed'].shape[1] == 4 * 10
+    assert trained._metadata['backbone']['pos_hw'] == (4, 10)
+    assert tool('train.py', config, *options, '--resume', checkpoint) == 2
+    assert 'a training resumes at its own img_size' in capsys.readouterr().err
+
+
 def test_det_train_and_test_with_pickle_and_tta(det_data: Path, tool: Tool, tmp_path: Path):
     config = write_config(tmp_path / 'tiny_det.py', DET_CONFIG, det_data, pruning=PRUNING)
     work = tmp_path / 'work'

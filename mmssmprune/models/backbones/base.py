@@ -318,7 +318,7 @@ class PrunableBackbone(BaseModule):
             ValueError: the grid of the embedding cannot be known (see `stored_grid`).
         """
         pos_embed = state.get('pos_embed')
-        if self.pos_hw is None or pos_embed is None or pos_embed.dim() != 3:
+        if self.pos_hw is None or not isinstance(pos_embed, Tensor) or pos_embed.dim() != 3:
             return state
         class_rows = self._class_rows_of(state)
         hw_shape = stored_grid(pos_embed.shape[1] - class_rows, recorded_grid(state), self.pos_hw)
