@@ -71,7 +71,7 @@ def multi_scan(
 
     Returns:
         (B, K, D) in the dtype of ``u``, inside autocast too. It is computed in float32, or in float64 where an operand
-        is.
+        is. Derivatives are those of `selective_scan`.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors; on a

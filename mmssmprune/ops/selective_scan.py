@@ -47,7 +47,9 @@ def selective_scan(
 
     Returns:
         (B, D, L) in the dtype of ``u``. It is computed in float32, or in float64 where an operand is. Inside autocast
-        the operands are cast to float32 and so is the result, because half precision overflows here.
+        the operands are cast to float32 and so is the result, because half precision overflows here. It can be
+        differentiated to any order, in forward mode and by torch.func; all but the first gradient in reverse mode is
+        plain torch, as slow as the naive backend whichever one was chosen.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors.

@@ -48,8 +48,8 @@ class MultiScanInputs:
     @property
     def compute_dtype(self) -> torch.dtype:
         """The float64 of any operand, else float32."""
-        wide = any(t is not None and t.dtype == torch.float64 for t in self.tensors)
-        return torch.float64 if wide else torch.float32
+        dtypes = [t.dtype for t in self.tensors if t is not None]
+        return torch.float64 if torch.float64 in dtypes else torch.float32
 
     @property
     def sets(self) -> int:
@@ -63,8 +63,10 @@ class MultiScanInputs:
 
     def wide(self) -> MultiScanInputs:
         """The same with every floating-point operand in `compute_dtype`."""
-        dtype = self.compute_dtype
-        return self.with_tensors([None if t is None else t.to(dtype) for t in self.tensors])
+        dtype, tensors = self.compute_dtype, self.tensors
+        if all(t is None or t.dtype == dtype for t in tensors):
+            return self
+        return self.with_tensors([None if t is None else t.to(dtype) for t in tensors])
 
     def index_limits(self) -> list[tuple[str, Tensor | None, int]]:
         """The integers that say where to read and write: name, tensor and the first value that is too large."""

@@ -65,6 +65,8 @@ class ConvInputs:
 
     def with_cells(self) -> ConvInputs:
         """The same with all four of them given."""
+        if self.cells is not None and self.out_cells is not None:
+            return self
         cells, slot = (t.expand(len(self.x), -1) for t in _every_cell(self.height * self.width, self.x.device))
         given = (cells, slot) if self.cells is None else (self.cells, self.slot)
         wanted = (cells, slot) if self.out_cells is None else (self.out_cells, self.out_slot)

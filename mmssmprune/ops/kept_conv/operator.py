@@ -51,7 +51,8 @@ def kept_conv(
             environment variable MMSSMPRUNE_CONV_BACKEND names, and without it for the fastest that runs here.
 
     Returns:
-        (B, K, C) in the dtype of ``x``. It is computed in float32, or in float64 where an operand is.
+        (B, K, C) in the dtype of ``x``. It is computed in float32, or in float64 where an operand is. Derivatives are
+        those of `mmssmprune.ops.selective_scan`.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors; on a

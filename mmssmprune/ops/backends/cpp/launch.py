@@ -115,7 +115,7 @@ def call_source(p: MultiScanInputs, extra: Tensor | None, saved: Tensor, **tenso
     tensors |= dict(extra=None if extra is None else extra.transpose(1, 2), **_walk(p))
     if p.direction_B is not None:
         pad = states - p.direction_B.shape[1]
-        tensors['direction_B'] = F.pad(p.direction_B, (0, pad)).contiguous()
+        tensors['direction_B'] = (F.pad(p.direction_B, (0, pad)) if pad else p.direction_B).contiguous()
     strides = (0 if t is None or len(t) == 1 else t.stride(0) for t in (tensors['order'], tensors['move']))
     order_batch, move_batch = strides
     scan = _Scan(
