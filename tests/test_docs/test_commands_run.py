@@ -42,11 +42,11 @@ WORK_DIRS = f'work_dirs/{Path(DENSE).stem} work_dirs/{Path(PRUNED).stem}'
 IMAGE = 'data/mini_ade/images/validation/MINI_val_000000.png'
 # One config for each family and task, with a keep ratio and with a target.
 OF_EACH_KIND = [
-    PRUNED,
+    'configs/plain_mamba/plain-mamba-l1-flops30_upernet_8xb2-160k_ade20k-512x512.py',
     'configs/plain_mamba/plain-mamba-adapter-l1-top70_mask-rcnn_8xb2-1x_coco.py',
     'configs/plain_mamba/plain-mamba-adapter-l1-flops30_mask-rcnn_8xb2-1x_coco.py',
     'configs/plain_mamba/plain-mamba-adapter-l1-flops30_retinanet_8xb2-1x_coco.py',
-    'configs/plain_mamba/plain-mamba-l1-flops30_upernet_8xb2-160k_ade20k-512x512.py',
+    PRUNED,
     'configs/vim/vim-t-flops20_upernet_4xb8-60k_ade20k-512x512.py',
     'configs/vim/vim-t-flops30_mask-rcnn_8xb8-lsj-100e_coco-1024x1024.py',
     'configs/vim/vim-t-flops11-finetune_8xb64-30e_in1k.py',
@@ -54,7 +54,7 @@ OF_EACH_KIND = [
 # What a reader puts in the place of words: (as it stands on a page, what it becomes; several make several commands).
 FILLED = [
     ('<config> <checkpoint>', [f'{config} work_dirs/any/{Path(config).stem}.pth' for config in OF_EACH_KIND]),
-    ('<config>', OF_EACH_KIND[2:6]),
+    ('<config>', [OF_EACH_KIND[0], OF_EACH_KIND[5]]),
     ('work_dirs/<dense> work_dirs/<pruned>', [WORK_DIRS]),
     ('<dense> <top70>', [WORK_DIRS]),
     ('configs/vim/<dense>.py configs/vim/<pruned>.py', [f'{DENSE} {PRUNED}']),
@@ -116,10 +116,17 @@ def fill(command: str) -> list[str]:
     return [command]
 
 
-def all_commands() -> list[str]:
+def all_commands() -> list:
+    """As parameters; quick is the first with each set of options of a tool, and the first of each benchmark."""
     once = dict.fromkeys(' '.join(command.split()) for page in pages() for command in commands_of(page))
     here = [command for command in once if not any(part in command for part, _ in ELSEWHERE)]
-    return list(dict.fromkeys(filled for command in here for filled in fill(command)))
+    found, kinds = [], set()
+    for command in dict.fromkeys(filled for each in here for filled in fill(each)):
+        tool = COMMAND.match(command)[1]
+        kind = (tool, 'benchmarks' in tool or frozenset(word for word in command.split() if word.startswith('--')))
+        found.append(pytest.param(command, marks=[pytest.mark.slow] if kind in kinds else [], id=command))
+        kinds.add(kind)
+    return found
 
 
 @pytest.fixture(scope='module')
@@ -172,7 +179,7 @@ def provide(user: Path, tool: str, arguments: list[str]) -> None:
         elif path in RELEASED:
             provide_released(user, path)
         elif path.startswith('work_dirs/x/'):
-            provide_checkpoint(user, path, OF_EACH_KIND[4])
+            provide_checkpoint(user, path, OF_EACH_KIND[0])
         elif path.endswith('.pth') and config and not tool.endswith('convert_official.py'):
             provide_checkpoint(user, path, config)
         elif path.startswith('work_dirs/') and tool == 'tools/compare.py' and (REPO / config_of(path)).is_file():
