@@ -8,6 +8,7 @@ as one process: tests/test_tools/test_distributed.py has several.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import runpy
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from commands import COMMAND, SCRIPTS, commands
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine_state import forget_earlier_runs
@@ -35,6 +37,7 @@ from user_folder import (
 from mmssmprune._stack import StackError, check_mmpretrain
 from mmssmprune.analysis.comparison import evaluate
 from mmssmprune.engine import runner_setup
+from mmssmprune.engine.cfg_options import CfgOptionsAction, merge_cfg_options
 
 MINI = 'configs/plain_mamba/plain-mamba-mini{}_upernet_1xb8-450i_mini-ade-128x128.py'
 DENSE, PRUNED = MINI.format(''), MINI.format('-top70')
@@ -208,7 +211,8 @@ def run(tool: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int
     return 0
 
 
-# Most of the time goes into building models of real size; converting and counting FLOPs run whole.
+# The 38 quick ones take about three minutes of one core, most of it for building models of real size and for counting
+# FLOPs, the slow ones as much again.
 @pytest.mark.parametrize('command', all_commands())
 def test_a_command_of_the_pages_runs(
     command: str, user: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
@@ -236,3 +240,25 @@ def test_a_command_of_the_pages_runs(
         assert 'not run' in told.out
     else:
         assert ended in (0, Reached), told.err[-2000:]
+
+
+OPTIONS = re.compile(r'--cfg-options((?: \+?[a-z_]+[\w.]*=[^\s`]+)+)')
+
+
+# 10 s on one core: some fifty configs are read.
+def test_options_named_in_pages_and_configs_are_taken():
+    """Those of the text are tried on a pruned config, those of a config's comments on that config."""
+    places = [(page, OF_EACH_KIND[0]) for page in pages()]
+    places += [(path, path) for path in sorted((REPO / 'configs').glob('*/*.py')) if '_base_' not in path.parts]
+    tried = 0
+    for place, config in places:
+        for options in OPTIONS.findall(place.read_text()):
+            options = re.sub(r'<[^>]*>|PATH', 'a.pth', options).split()
+            if options == ['a.b=1']:
+                continue
+            parser = argparse.ArgumentParser()
+            parser.add_argument('--cfg-options', nargs='+', action=CfgOptionsAction)
+            cfg = Config.fromfile(REPO / config)
+            merge_cfg_options(cfg, parser.parse_args(['--cfg-options', *options]).cfg_options)
+            tried += 1
+    assert tried > 15
