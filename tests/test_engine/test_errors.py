@@ -100,7 +100,7 @@ def test_what_the_system_says_is_told_wherever_it_shows(tmp_path: Path, capsys):
         lambda: _raise(RuntimeError('DataLoader worker (pid 7) is killed by signal')), capsys
     )
     assert 'no such GPU' in end_of(lambda: _raise(RuntimeError('No CUDA GPUs are available')), capsys)
-    assert 'with_cp' in end_of(lambda: _raise(torch.OutOfMemoryError('CUDA out of memory. Tried ...')), capsys)
+    assert 'with_cp' in end_of(lambda: _raise(torch.cuda.OutOfMemoryError('CUDA out of memory. Tried ...')), capsys)
 
 
 def _raise(error: Exception) -> None:
