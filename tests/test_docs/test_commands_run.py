@@ -127,7 +127,8 @@ def all_commands() -> list:
     for command in dict.fromkeys(filled for each in here for filled in fill(each)):
         tool = COMMAND.match(command)[1]
         kind = (tool, 'benchmarks' in tool or frozenset(word for word in command.split() if word.startswith('--')))
-        found.append(pytest.param(command, marks=[pytest.mark.slow] if kind in kinds else [], id=command))
+        slow = kind in kinds or tool.endswith('benchmark_e2e.py')  # two models of real size train
+        found.append(pytest.param(command, marks=[pytest.mark.slow] if slow else [], id=command))
         kinds.add(kind)
     return found
 
