@@ -42,7 +42,7 @@ from mmssmprune.engine.cfg_options import CfgOptionsAction, merge_cfg_options
 MINI = 'configs/plain_mamba/plain-mamba-mini{}_upernet_1xb8-450i_mini-ade-128x128.py'
 DENSE, PRUNED = MINI.format(''), MINI.format('-top70')
 WORK_DIRS = f'work_dirs/{Path(DENSE).stem} work_dirs/{Path(PRUNED).stem}'
-IMAGE = 'data/mini_ade/images/validation/MINI_val_000000.png'
+IMAGE = 'data/mini_ade/images/validation/*.png'
 # One config for each family and task, with a keep ratio and with a target.
 OF_EACH_KIND = [
     'configs/plain_mamba/plain-mamba-l1-flops30_upernet_8xb2-160k_ade20k-512x512.py',
@@ -175,6 +175,9 @@ def started_by(script: str, arguments: list[str], environment: dict[str, str], f
 def provide(user: Path, tool: str, arguments: list[str]) -> None:
     """Make the files that the command reads and a user would have by then."""
     config = next((word for word in arguments if word.endswith('.py')), None)
+    if tool.endswith('convert_official.py'):
+        (user / arguments[1]).unlink(missing_ok=True)
+        arguments = arguments[:1]
     for word in arguments:
         path = word.rpartition('=')[2]
         name = path.rpartition('/')[2]
@@ -184,7 +187,7 @@ def provide(user: Path, tool: str, arguments: list[str]) -> None:
             provide_released(user, path)
         elif path.startswith('work_dirs/x/'):
             provide_checkpoint(user, path, OF_EACH_KIND[0])
-        elif path.endswith('.pth') and config and not tool.endswith('convert_official.py'):
+        elif path.endswith('.pth') and config:
             provide_checkpoint(user, path, config)
         elif path.startswith('work_dirs/') and tool == 'tools/compare.py' and (REPO / config_of(path)).is_file():
             provide_work_dir(user, Path(path).name, config_of(path))
