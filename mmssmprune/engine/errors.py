@@ -24,7 +24,7 @@ _PACKAGE_DIR = str(Path(__file__).resolve().parents[1])
 _BUILDING = re.compile(r'mmengine/registry/\w+\.py$')
 _LOADING = re.compile(r'torch/utils/data/_utils/(fetch|worker)\.py$|mmengine/dataset/base_dataset\.py$')
 _MEASURING = re.compile(r'mmengine/evaluator/\w+\.py$')
-# These libraries refuse bad input by raise and assert too.
+# Libraries that a config sets to work.
 _SUITES = re.compile(r'/(mmengine|mmcv|mmdet|mmseg|mmpretrain|pycocotools)/')
 _IN_A_WORKER = re.compile(r'^Caught \w+ in \w+ worker process \d+\.\s+Original Traceback')
 _FRAME = re.compile(r'^  File "(.+)", line (\d+), in ', re.M)
@@ -43,6 +43,10 @@ _MACHINE = {
     r'DataLoader worker .*(killed|exited)': 'a process that loads data has died: less num_workers take less memory',
     r'PytorchStreamWriter|inline_container': 'the file could not be written: is the disk full?',
 }
+# What torch says where parts of a model do not fit each other.
+_SHAPES = re.compile(
+    r'channels, but got|cannot be multiplied|size of tensor a|Sizes of tensors must match|is invalid for input of size'
+)
 # Where the names of files stand while a data set is read.
 _NAMES_OF_FILES = ('annotation_file', 'ann_file', 'filename', 'img_path')
 
@@ -52,8 +56,9 @@ def sentence_errors(building: bool = False) -> Iterator[None]:
     """Turn errors that tell of bad input into ``error: <sentence>`` on stderr and exit code 2.
 
     Turned are, always: what this package raises on purpose; what the system says about files, disks and memory; what
-    the suites raise on purpose, or anything raises while one of them builds from the config, loads data or measures;
-    what torch says about labels and devices. All else keeps its traceback, as do slips in the code of this package.
+    torch says about labels and devices; errors in the code of the suites, which work as the config says, and any that
+    come while one of them builds from the config, loads data or measures. All else keeps its traceback: slips in the
+    code of this package, and what torch raises when this package calls it.
 
     Args:
         building: The block reads a config and builds from it, so that library errors of the usual kinds
@@ -83,9 +88,18 @@ def is_bad_input(error: BaseException) -> bool:
     files = [file for file, _ in places]
     if any(_LOADING.search(file) or _MEASURING.search(file) for file in files):
         return True
-    if _SUITES.search(files[-1]) and (_is_raise(*places[-1]) or (isinstance(error, AssertionError) and str(error))):
+    if _in_a_suite(error):
         return True
     return isinstance(error, BUILD_ERRORS) and any(_BUILDING.search(file) for file in files)
+
+
+def _in_a_suite(error: BaseException) -> bool:
+    """Whether code of a suite, at work for a config, met what it cannot deal with: by assert, by index, by shape ..."""
+    if isinstance(error, RuntimeError) and not _SHAPES.search(str(error)):
+        return False
+    caller = next((file for file, _ in reversed(_places(error)) if '/torch/' not in file), '')
+    kinds = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError)
+    return isinstance(error, kinds) and _SUITES.search(caller) is not None
 
 
 def is_raised_on_purpose(error: BaseException) -> bool:
@@ -110,10 +124,15 @@ def to_sentence(error: BaseException) -> str:
     elif isinstance(error, KeyError) and error.args:  # whose str is the repr of its message
         text = str(error.args[0])
     places = _places(error)
-    if not text.strip() or not places:
+    if not places or not (text.strip() or _in_a_suite(error)):
         return ' '.join(text.split())
-    if isinstance(error, LookupError) and not _is_raise(*places[-1]) and not _IN_A_WORKER.match(str(error)):
-        text = f'{type(error).__name__}: {error}'  # a bare key or index says nothing
+    if not _IN_A_WORKER.match(str(error)) and not _says_enough(error, places[-1]):
+        text = f'{type(error).__name__}: {error}'
+        if _in_a_suite(error):
+            file, line = next(place for place in reversed(places) if '/torch/' not in place[0])
+            code = '' if str(error) else linecache.getline(file, line).strip()
+            where = '/'.join(Path(file).parts[-3:])
+            text += f'{code} ({where}, line {line}; MMSSMPRUNE_DEBUG=1 shows the traceback)'
     advice = _torch_advice(error)
     file = _file_in_hand(error)
     stage = 'while data is loaded' if any(_LOADING.search(each) for each, _ in places) else ''
@@ -139,6 +158,13 @@ def _places(error: BaseException) -> list[tuple[str, int]]:
     if _IN_A_WORKER.match(text):
         return [(file, int(line)) for file, line in _FRAME.findall(text)]
     return [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def _says_enough(error: BaseException, place: tuple[str, int]) -> bool:
+    """A sentence that somebody wrote, and what Python says of arguments while a suite builds; a bare key does not."""
+    if not str(error) or isinstance(error, (AttributeError, RuntimeError)):
+        return _torch_advice(error) != ''
+    return _is_raise(*place) or not isinstance(error, LookupError)
 
 
 def _is_own(file: str) -> bool:

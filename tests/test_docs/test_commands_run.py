@@ -8,6 +8,7 @@ as one process: tests/test_tools/test_distributed.py has several.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import runpy
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from commands import COMMAND, SCRIPTS, commands
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine_state import forget_earlier_runs
@@ -35,18 +37,19 @@ from user_folder import (
 from mmssmprune._stack import StackError, check_mmpretrain
 from mmssmprune.analysis.comparison import evaluate
 from mmssmprune.engine import runner_setup
+from mmssmprune.engine.cfg_options import CfgOptionsAction, merge_cfg_options
 
 MINI = 'configs/plain_mamba/plain-mamba-mini{}_upernet_1xb8-450i_mini-ade-128x128.py'
 DENSE, PRUNED = MINI.format(''), MINI.format('-top70')
 WORK_DIRS = f'work_dirs/{Path(DENSE).stem} work_dirs/{Path(PRUNED).stem}'
-IMAGE = 'data/mini_ade/images/validation/MINI_val_000000.png'
+IMAGE = 'data/mini_ade/images/validation/*.png'
 # One config for each family and task, with a keep ratio and with a target.
 OF_EACH_KIND = [
-    PRUNED,
+    'configs/plain_mamba/plain-mamba-l1-flops30_upernet_8xb2-160k_ade20k-512x512.py',
     'configs/plain_mamba/plain-mamba-adapter-l1-top70_mask-rcnn_8xb2-1x_coco.py',
     'configs/plain_mamba/plain-mamba-adapter-l1-flops30_mask-rcnn_8xb2-1x_coco.py',
     'configs/plain_mamba/plain-mamba-adapter-l1-flops30_retinanet_8xb2-1x_coco.py',
-    'configs/plain_mamba/plain-mamba-l1-flops30_upernet_8xb2-160k_ade20k-512x512.py',
+    PRUNED,
     'configs/vim/vim-t-flops20_upernet_4xb8-60k_ade20k-512x512.py',
     'configs/vim/vim-t-flops30_mask-rcnn_8xb8-lsj-100e_coco-1024x1024.py',
     'configs/vim/vim-t-flops11-finetune_8xb64-30e_in1k.py',
@@ -54,7 +57,7 @@ OF_EACH_KIND = [
 # What a reader puts in the place of words: (as it stands on a page, what it becomes; several make several commands).
 FILLED = [
     ('<config> <checkpoint>', [f'{config} work_dirs/any/{Path(config).stem}.pth' for config in OF_EACH_KIND]),
-    ('<config>', OF_EACH_KIND[2:6]),
+    ('<config>', [OF_EACH_KIND[0], OF_EACH_KIND[5]]),
     ('work_dirs/<dense> work_dirs/<pruned>', [WORK_DIRS]),
     ('<dense> <top70>', [WORK_DIRS]),
     ('configs/vim/<dense>.py configs/vim/<pruned>.py', [f'{DENSE} {PRUNED}']),
@@ -116,10 +119,18 @@ def fill(command: str) -> list[str]:
     return [command]
 
 
-def all_commands() -> list[str]:
+def all_commands() -> list:
+    """As parameters; quick is the first with each set of options of a tool, and the first of each benchmark."""
     once = dict.fromkeys(' '.join(command.split()) for page in pages() for command in commands_of(page))
     here = [command for command in once if not any(part in command for part, _ in ELSEWHERE)]
-    return list(dict.fromkeys(filled for command in here for filled in fill(command)))
+    found, kinds = [], set()
+    for command in dict.fromkeys(filled for each in here for filled in fill(each)):
+        tool = COMMAND.match(command)[1]
+        kind = (tool, 'benchmarks' in tool or frozenset(word for word in command.split() if word.startswith('--')))
+        slow = kind in kinds or tool.endswith('benchmark_e2e.py')  # two models of real size train
+        found.append(pytest.param(command, marks=[pytest.mark.slow] if slow else [], id=command))
+        kinds.add(kind)
+    return found
 
 
 @pytest.fixture(scope='module')
@@ -164,6 +175,9 @@ def started_by(script: str, arguments: list[str], environment: dict[str, str], f
 def provide(user: Path, tool: str, arguments: list[str]) -> None:
     """Make the files that the command reads and a user would have by then."""
     config = next((word for word in arguments if word.endswith('.py')), None)
+    if tool.endswith('convert_official.py'):
+        (user / arguments[1]).unlink(missing_ok=True)
+        arguments = arguments[:1]
     for word in arguments:
         path = word.rpartition('=')[2]
         name = path.rpartition('/')[2]
@@ -172,8 +186,8 @@ def provide(user: Path, tool: str, arguments: list[str]) -> None:
         elif path in RELEASED:
             provide_released(user, path)
         elif path.startswith('work_dirs/x/'):
-            provide_checkpoint(user, path, OF_EACH_KIND[4])
-        elif path.endswith('.pth') and config and not tool.endswith('convert_official.py'):
+            provide_checkpoint(user, path, OF_EACH_KIND[0])
+        elif path.endswith('.pth') and config:
             provide_checkpoint(user, path, config)
         elif path.startswith('work_dirs/') and tool == 'tools/compare.py' and (REPO / config_of(path)).is_file():
             provide_work_dir(user, Path(path).name, config_of(path))
@@ -201,7 +215,8 @@ def run(tool: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int
     return 0
 
 
-# Most of the time goes into building models of real size; converting and counting FLOPs run whole.
+# The 38 quick ones take about three minutes of one core, most of it for building models of real size and for counting
+# FLOPs, the slow ones as much again.
 @pytest.mark.parametrize('command', all_commands())
 def test_a_command_of_the_pages_runs(
     command: str, user: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
@@ -229,3 +244,25 @@ def test_a_command_of_the_pages_runs(
         assert 'not run' in told.out
     else:
         assert ended in (0, Reached), told.err[-2000:]
+
+
+OPTIONS = re.compile(r'--cfg-options((?: \+?[a-z_]+[\w.]*=[^\s`]+)+)')
+
+
+# 10 s on one core: some fifty configs are read.
+def test_options_named_in_pages_and_configs_are_taken():
+    """Those of the text are tried on a pruned config, those of a config's comments on that config."""
+    places = [(page, OF_EACH_KIND[0]) for page in pages()]
+    places += [(path, path) for path in sorted((REPO / 'configs').glob('*/*.py')) if '_base_' not in path.parts]
+    tried = 0
+    for place, config in places:
+        for options in OPTIONS.findall(place.read_text()):
+            options = re.sub(r'<[^>]*>|PATH', 'a.pth', options).split()
+            if options == ['a.b=1']:
+                continue
+            parser = argparse.ArgumentParser()
+            parser.add_argument('--cfg-options', nargs='+', action=CfgOptionsAction)
+            cfg = Config.fromfile(REPO / config)
+            merge_cfg_options(cfg, parser.parse_args(['--cfg-options', *options]).cfg_options)
+            tried += 1
+    assert tried > 15

@@ -100,7 +100,7 @@ def test_what_the_system_says_is_told_wherever_it_shows(tmp_path: Path, capsys):
         lambda: _raise(RuntimeError('DataLoader worker (pid 7) is killed by signal')), capsys
     )
     assert 'no such GPU' in end_of(lambda: _raise(RuntimeError('No CUDA GPUs are available')), capsys)
-    assert 'with_cp' in end_of(lambda: _raise(torch.OutOfMemoryError('CUDA out of memory. Tried ...')), capsys)
+    assert 'with_cp' in end_of(lambda: _raise(torch.cuda.OutOfMemoryError('CUDA out of memory. Tried ...')), capsys)
 
 
 def _raise(error: Exception) -> None:
@@ -114,3 +114,14 @@ def test_a_broken_file_is_named(tmp_path: Path, capsys):
     broken.write_text(json.dumps(dict(images=[], annotations=[]))[:-3])
     err = end_of(lambda: CocoDataset(ann_file=str(broken)), capsys)
     assert str(broken) in err
+
+
+def test_a_part_of_a_suite_that_does_not_fit_is_told_with_its_place(capsys):
+    from mmcv.cnn import ConvModule
+    from mmdet.models import FPN
+
+    err = end_of(lambda: ConvModule(8, 4, 1)(torch.zeros(1, 3, 4, 4)), capsys)
+    assert 'to have 8 channels, but got 3' in err
+    assert 'conv_module.py, line' in err
+    # An assert without words is told by its code.
+    assert 'assert len(inputs) == len(self.in_channels)' in end_of(lambda: FPN([4, 4], 4, 2)([torch.zeros(1)]), capsys)
