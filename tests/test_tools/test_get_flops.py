@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import mmdet
 import pytest
 
 Tool = Callable[..., int]
@@ -59,3 +60,36 @@ def test_all_conventions_are_those_that_fit(tool: Tool, capsys):
 def test_bad_input_is_one_sentence(args, sentence: str, tool: Tool, capsys):
     assert tool(TOOL, *args) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_head_that_decides_by_numbers_is_counted(tool: Tool, tmp_path: Path, capsys):
+    config, out = tmp_path / 'dino.py', tmp_path / 'dino.json'
+    base = Path(mmdet.__file__).parent / '.mim/configs/dino/dino-4scale_r50_8xb2-12e_coco.py'
+    config.write_text(f"""_base_ = '{base}'
+model = dict(
+    num_queries=20, encoder=dict(num_layers=1), decoder=dict(num_layers=1), neck=dict(in_channels=[16] * 3),
+    backbone=dict(
+        _delete_=True, type='PlainMamba', img_size=64, out_indices=(0, 1, 2), arch=dict(
+            embed_dims=16, num_layers=4, num_convs=1, layers_with_dwconv=[],
+            mixer_cfg=dict(d_state=4, expand=1, conv_size=3))))
+""")
+    assert tool(TOOL, config, '--shape', 96, 128, '--json', out) == 0
+    cost = json.loads(out.read_text())
+    assert cost['flops']['macs']['heads'] > cost['flops']['macs']['backbone'] > 0 and cost['left_out'] == ''
+    assert 'Not counted' not in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_counting(tool: Tool, tmp_path: Path, capsys):
+    (tmp_path / 'file').write_text('mine')
+    for path, told in ((tmp_path / 'file/x.json', 'cannot be written to'), (tmp_path, 'is a folder; name a file')):
+        assert tool(TOOL, DENSE, '--shape', 64, 64, '--json', path) == 2
+        captured = capsys.readouterr()
+        assert told in captured.err and captured.err.count('\n') == 1 and captured.out == ''
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_markup_in_a_name_is_printed_as_it_is(tool: Tool, tmp_path: Path, capsys):
+    config = tmp_path / 'a[red]b[x].py'
+    config.write_text(f"_base_ = '{DENSE}'\n")
+    assert tool(TOOL, config, '--shape', 64, 64) == 0
+    assert 'a[red]b[x].py, one image of 64 x 64 pixels' in capsys.readouterr().out.replace('\n', '')

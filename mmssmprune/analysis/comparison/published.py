@@ -8,11 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmengine.fileio import load
+import yaml
+
+from mmssmprune.analysis.json_check import NAME, NUMBER, TEXT, check
 
 from .rows import Published
 
 FILE = Path(__file__).with_name('published.yml')
+_SOURCE = dict.fromkeys(('title', 'kind', 'url'), TEXT)
+_ENTRY = dict.fromkeys(('family', 'task', 'config'), NAME)
+_ENTRY |= {'source': NAME, 'percent': {'*': NUMBER}, 'recipe?': TEXT, 'reduction?': NAME, 'flops_reduction?': NUMBER}
+_CONTENT = {'sources': {'*': _SOURCE}, 'entries': [_ENTRY]}
 # How near a config's pruning.flops_reduction has to be to that of a published operating point.
 _SAME_REDUCTION = 0.005
 
@@ -22,13 +28,18 @@ def read_published(path: Path = FILE) -> tuple[dict[str, Any], ...]:
     """The entries of the file, each with its ``citation`` in place of the source's key.
 
     Raises:
-        ValueError: an entry has no known source, or no numbers.
+        ValueError: the file is damaged, or an entry has no known source, or no numbers.
     """
-    content = load(str(path))
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path.name} is no YAML file: {error}') from error
+    if wrong := check(content, _CONTENT):
+        raise ValueError(f'{path.name} is damaged: {wrong}')
     entries = []
     for entry in content['entries']:
-        source = content['sources'].get(entry.get('source'))
-        if source is None or not entry.get('percent'):
+        source = content['sources'].get(entry['source'])
+        if source is None or not entry['percent']:
             raise ValueError(f'{path.name}: the entry {entry} needs percent, and a source that sources lists')
         entries.append({**entry, 'citation': f'{source["title"]} ({source["kind"]}), {source["url"]}'})
     return tuple(entries)

@@ -89,3 +89,21 @@ def test_the_dense_configs_of_this_repository_find_theirs():
         metrics = [metric.title for metric in entry.task.metrics]
         found = find_published(entry.config_path.stem, entry.family, entry.task.name, metrics, entry.pruning)
         assert list(found.percent) == metrics
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'told'),
+    [
+        ('entries:', 'entries: !!python/object/apply:os.system ["touch RUN"]\nothers:', 'is no YAML file'),
+        ('    url: https://github.com/hustvl/Vim', '', r'damaged: sources.vim.url is missing'),
+        ('entries:', 'entries: 3\nothers:', 'damaged: entries should be a list, got 3'),
+        ('family: Vim-T', 'family: [Vim-T]', r'damaged: entries\[\d+\].family should be a text'),
+    ],
+    ids=['a command', 'a missing key', 'another kind', 'a list'],
+)
+def test_a_damaged_file_is_told_and_runs_nothing(old: str, new: str, told: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'x.yml').write_text(FILE.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=told):
+        read_published(tmp_path / 'x.yml')
+    assert not (tmp_path / 'RUN').exists()

@@ -148,6 +148,17 @@ def test_sparse_rcnn_brings_its_own_proposals():
     assert counted.left_out == ''
 
 
+def test_masks_of_queryinst_which_need_detections_are_named():
+    model = library_model(mmdet, 'queryinst/queryinst_r50_fpn_1x_coco.py')
+    model.neck.in_channels, model.rpn_head.num_proposals = [16] * 3, 5
+    heads = model.roi_head
+    heads.num_stages, heads.stage_loss_weights = 1, [1]
+    heads.bbox_head, heads.mask_head = heads.bbox_head[:1], heads.mask_head[:1]
+    model.train_cfg.rcnn = model.train_cfg.rcnn[:1]
+    counted = price(record_model(MODELS.build(model).eval(), (64, 64))[0], CONVENTIONS['field'])
+    assert counted.left_out == 'roi_head.mask_head (ModuleList): no part of it ran' and counted.heads > 0
+
+
 def test_a_head_that_does_not_run_is_named_and_the_backbone_counted():
     model = build('vim/vim-mini_upernet_1xb8-450i_mini-ade-128x128.py')
     whole = price(record_model(model, (64, 64))[0], CONVENTIONS['field'])
