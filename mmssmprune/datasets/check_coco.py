@@ -198,6 +198,9 @@ def load_coco(path: Path, findings: Findings, labelled: bool = True) -> dict[str
     except (ValueError, RecursionError) as error:
         findings.add(f'the annotation file {path} is no JSON: {error}')
         return None
+    except OSError as error:
+        findings.add(f'the annotation file {path} cannot be read: {error.strerror}')
+        return None
     parts = ('images', 'annotations', 'categories')
     if isinstance(content, dict) and not labelled:
         content.setdefault('annotations', [])
