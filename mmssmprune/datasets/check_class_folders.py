@@ -105,7 +105,7 @@ class LoadedPart:
         if not entries:
             findings.add('the loader yields no image')
         classes = self.dataset.metainfo.get('classes')
-        check_heads(self.heads, classes and len(classes), findings)
+        check_heads(self.heads, len(classes) if classes else None, findings)
         for entry in entries:
             label = entry.get('gt_label')
             if classes and isinstance(label, int) and not 0 <= label < len(classes):
