@@ -154,10 +154,12 @@ class CocoPart:
                     findings.add('{n} classes never occur', name, note=True)
 
     def _check_files(self, images: dict, entries: list[dict] | None, how: How, findings: Findings) -> None:
-        named = {os.path.join(self.image_dir, image['file_name']): image for image in images.values()}
+        named = {os.path.normpath(self.image_dir / image['file_name']): image for image in images.values()}
         if entries is not None:
-            paths = {str(e['img_path']): named.get(e['img_path']) or _stated(e) for e in entries if 'img_path' in e}
-            for image in (image for path, image in named.items() if path not in paths):
+            loaded = [entry for entry in entries if isinstance(entry.get('img_path'), str)]
+            paths = {e['img_path']: named.get(os.path.normpath(e['img_path'])) or _stated(e) for e in loaded}
+            yielded = {os.path.normpath(path) for path in paths}
+            for image in (image for path, image in named.items() if path not in yielded):
                 findings.add('{n} images are left out by the filter of the loader', image['file_name'], note=True)
         else:
             paths = named
@@ -172,7 +174,7 @@ class CocoPart:
                 findings.add('{n} images that the annotations name are missing', image['file_name'])
         known = {os.path.normpath(path) for path in (*paths, *named)}
         for folder in sorted({os.path.dirname(path) for path in known if os.path.isfile(path)}):
-            for name in sorted(os.listdir(folder)):
+            for name in sorted(os.listdir(folder or '.')):
                 if name.lower().endswith(IMAGE_SUFFIXES) and os.path.join(folder, name) not in known:
                     findings.add('{n} images are not named by the annotations and stay unused', name, note=True)
         for path, size in check_sizes(present, how, self.decoder, findings).items():

@@ -187,6 +187,24 @@ def test_every_name_that_the_loader_opens_passes(tmp_path: Path, name: str):
     assert 'train: 1 images that the annotations name are missing' in judge_coco(tmp_path, content)[0][0]
 
 
+@pytest.mark.parametrize('root', ['.', './', '../here', ''])
+def test_a_relative_root_names_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str):
+    here = tmp_path / 'here'
+    content = make_coco(here)
+    monkeypatch.chdir(here)
+    for split in ('train', 'val'):
+        Path(f'{split}.json').write_text(json.dumps(content))
+    cfg = coco_config(here)
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader']['dataset']['data_root'] = root
+    assert judge(cfg) == ([], [])
+    for name in ('a.jpg', 'b.jpg'):
+        (here / 'images' / name).rename(here / name)
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader']['dataset']['data_prefix'] = dict(img='')
+    assert judge(cfg) == ([], [])
+
+
 def test_masks_matter_only_where_they_are_loaded(tmp_path: Path):
     content = make_coco(tmp_path)
     without('segmentation')(content)
