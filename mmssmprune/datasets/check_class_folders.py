@@ -67,8 +67,8 @@ class ClassFolderPart:
     def _check_list(self, ann_file: Path, images: dict[str, Path], findings: Findings) -> None:
         try:
             lines = ann_file.read_text(encoding='utf-8').splitlines()
-        except UnicodeDecodeError as error:
-            findings.add(f'the list {ann_file} is no text: {error}')
+        except (UnicodeDecodeError, OSError) as error:
+            findings.add(f'the list {ann_file} cannot be read: {error}')
             return
         findings.compare(f'lines in {ann_file.name}', len(lines), self.published)
         for line in lines:
@@ -105,7 +105,7 @@ class LoadedPart:
         if not entries:
             findings.add('the loader yields no image')
         classes = self.dataset.metainfo.get('classes')
-        check_heads(self.heads, classes and len(classes), findings)
+        check_heads(self.heads, len(classes) if classes else None, findings)
         for entry in entries:
             label = entry.get('gt_label')
             if classes and isinstance(label, int) and not 0 <= label < len(classes):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .check_annotations import (
+    check_annotations,
+    check_masks,
+    is_skipped,
+    load_coco,
+    usable_categories,
+    usable_images,
+)
 from .check_files import IMAGE_SUFFIXES, Decoder, How, check_sizes, files_in, loaded_entries
 from .check_findings import Findings
 from .check_heads import check_heads
-from .check_masks import good_polygons, is_number, mask_problem
+from .check_masks import good_polygons, is_number
 
 SUFFIXES = ('.jpg', '.jpeg', '.png')
-SLACK = 2.0  # pixels that a box may stick out of its image: COCO's own are rounded
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class CocoPart:
         published: numbers of images and of annotations in the published file, or None.
         dataset: what the config builds, not yet loaded; by default a CocoDataset that filters nothing.
         masks: whether the pipeline loads masks, and 'polygons' if it takes nothing else.
-        metrics: what CocoMetric computes ('bbox', 'segm') from ``eval_file``.
+        metrics, eval_file: what CocoMetric computes ('bbox', 'segm'), and from which file; None without evaluation.
         labelled: False for test images, which may come without annotations.
         decoder: how the pipeline decodes images.
         heads: number of classes by the path of each head in the config.
@@ -53,7 +59,7 @@ class CocoPart:
         from mmdet.datasets import CocoDataset
 
         findings = Findings(self.name)
-        check_heads(self.heads, self.classes and len(self.classes), findings)
+        check_heads(self.heads, len(self.classes) if self.classes else None, findings)
         # Other classes of data sets have formats of their own: of these only what they load is judged.
         images: dict[Any, dict] = {}
         if self.dataset is None or type(self.dataset).load_data_list is CocoDataset.load_data_list:
@@ -80,18 +86,18 @@ class CocoPart:
         return findings
 
     def _check_content(self, content: dict[str, list[dict]], findings: Findings) -> dict[Any, dict]:
-        images = _images(content['images'], findings)
+        images = usable_images(content['images'], findings)
         images_published, annotations_published = self.published or (None, None)
         findings.compare('images', len(content['images']), images_published)
         if self.labelled or content['annotations']:
             findings.compare('annotations', len(content['annotations']), annotations_published)
         else:
             findings.add('there are no annotations, so that predictions can be written but not judged', note=True)
-        categories = _categories(content['categories'], self.classes, findings)
+        categories = usable_categories(content['categories'], self.classes, findings)
         used = {i for i, name in categories.items() if not self.classes or name in self.classes}
-        _check_annotations(content['annotations'], images, categories, used, findings)
+        check_annotations(content['annotations'], images, categories, used, findings)
         if self.masks:
-            kept = [e for e in content['annotations'] if 'segm' in self.metrics or not _is_skipped(e)]
+            kept = [e for e in content['annotations'] if 'segm' in self.metrics or not is_skipped(e)]
             check_masks(kept, images, used, findings)
         if self.eval_file is not None and content['annotations']:
             self._check_evaluated(content, images, used, findings)
@@ -148,10 +154,12 @@ class CocoPart:
                     findings.add('{n} classes never occur', name, note=True)
 
     def _check_files(self, images: dict, entries: list[dict] | None, how: How, findings: Findings) -> None:
-        named = {os.path.join(self.image_dir, image['file_name']): image for image in images.values()}
+        named = {os.path.normpath(self.image_dir / image['file_name']): image for image in images.values()}
         if entries is not None:
-            paths = {str(e['img_path']): named.get(e['img_path']) or _stated(e) for e in entries if 'img_path' in e}
-            for image in (image for path, image in named.items() if path not in paths):
+            loaded = [entry for entry in entries if isinstance(entry.get('img_path'), str)]
+            paths = {e['img_path']: named.get(os.path.normpath(e['img_path'])) or _stated(e) for e in loaded}
+            yielded = {os.path.normpath(path) for path in paths}
+            for image in (image for path, image in named.items() if path not in yielded):
                 findings.add('{n} images are left out by the filter of the loader', image['file_name'], note=True)
         else:
             paths = named
@@ -166,7 +174,7 @@ class CocoPart:
                 findings.add('{n} images that the annotations name are missing', image['file_name'])
         known = {os.path.normpath(path) for path in (*paths, *named)}
         for folder in sorted({os.path.dirname(path) for path in known if os.path.isfile(path)}):
-            for name in sorted(os.listdir(folder)):
+            for name in sorted(os.listdir(folder or '.')):
                 if name.lower().endswith(IMAGE_SUFFIXES) and os.path.join(folder, name) not in known:
                     findings.add('{n} images are not named by the annotations and stay unused', name, note=True)
         for path, size in check_sizes(present, how, self.decoder, findings).items():
@@ -183,188 +191,3 @@ def _stated(entry: dict) -> dict:
     if None in sides.values():
         sides = dict(width=None, height=None)
     return dict(file_name=os.path.basename(entry['img_path']), **sides)
-
-
-def load_coco(path: Path, findings: Findings, labelled: bool = True) -> dict[str, list[dict]] | None:
-    """Images, annotations and categories of a file; None, and a finding, if it is not in COCO's format.
-
-    Without ``labelled`` the annotations may be missing.
-    """
-    if not path.is_file():
-        findings.add(f'the annotation file {path} does not exist')
-        return None
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        findings.add(f'the annotation file {path} is no JSON: {error}')
-        return None
-    parts = ('images', 'annotations', 'categories')
-    if isinstance(content, dict) and not labelled:
-        content.setdefault('annotations', [])
-    for part in parts:
-        entries = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            findings.add(
-                f'the annotation file {path} has no list {part!r}; it has to be in the format of COCO instances'
-            )
-            return None
-    return content
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) or is_number(value)
-
-
-def _shown(entry: dict) -> str:
-    return ascii(entry)[:80] if len(entry) < 20 else '{...}'
-
-
-def _images(entries: list[dict], findings: Findings) -> dict[Any, dict]:
-    """The usable image entries by their id."""
-    images: dict[Any, dict] = {}
-    for entry in entries:
-        sides = (entry.get('width'), entry.get('height'))
-        named = isinstance(entry.get('file_name'), str) and entry['file_name']
-        if not _is_id(entry.get('id')) or not named or not all(is_number(side) and side > 0 for side in sides):
-            findings.add(
-                '{n} image entries lack an id, a file_name, a width or a height, or hold something other than '
-                'a text in file_name and numbers in the others',
-                _shown(entry),
-            )
-        elif entry['id'] in images:
-            findings.add('{n} image entries have the id of another image', f'id {entry["id"]}')
-        else:
-            images[entry['id']] = entry
-    return images
-
-
-def _categories(entries: list[dict], classes: tuple[str, ...] | None, findings: Findings) -> dict[Any, Any]:
-    """Name of each usable category by its id."""
-    names = [entry.get('name') for entry in entries]
-    findings.class_order = tuple(name for name in names if isinstance(name, str) and (not classes or name in classes))
-    for name in classes or ():
-        if name not in names:
-            findings.add('{n} classes are not among the categories of the annotation file', str(name))
-        elif names.count(name) > 1:
-            findings.add('{n} classes are the name of several categories', str(name))
-    if classes and set(classes) == set(findings.class_order) and findings.class_order != classes:
-        findings.add('the categories stand in another order than the classes of the config; theirs counts', note=True)
-    categories: dict[Any, Any] = {}
-    for entry in entries:
-        if not _is_id(entry.get('id')):
-            findings.add('{n} categories have no id that is a number or a text', _shown(entry))
-        elif entry['id'] in categories:
-            findings.add('{n} category ids are used twice', f'id {entry["id"]}')
-        else:
-            categories[entry['id']] = entry.get('name')
-    return categories
-
-
-def _check_annotations(
-    entries: list[dict], images: dict[Any, dict], categories: dict, used: set, findings: Findings
-) -> None:
-    ids: set = set()
-    annotated: set = set()
-    corners: list[str] = []
-    for entry in entries:
-        i, where = entry.get('id'), f'annotation {ascii(entry.get("id"))[:40]}'
-        if not _is_id(i):
-            findings.add('{n} annotations have no id that is a number or a text', _shown(entry))
-        elif i in ids:
-            findings.add('{n} annotations have the id of another annotation', where)
-        else:
-            ids.add(i)
-        category, image_id = entry.get('category_id'), entry.get('image_id')
-        if not _is_id(category) or category not in categories:
-            findings.add('{n} annotations are of an unknown category', f'{where} (category {ascii(category)[:40]})')
-        elif category not in used:
-            findings.add('{n} annotations are of classes that the config leaves out', where, note=True)
-        if not _is_id(image_id) or image_id not in images:
-            findings.add('{n} annotations are of an unknown image', f'{where} (image {ascii(image_id)[:40]})')
-            continue
-        annotated.add(image_id)
-        _check_flags(entry, where, findings)
-        _check_box(entry, images[image_id], where, findings)
-        if _only_fits_as_corners(entry):
-            corners.append(where)
-    if len(corners) > len(entries) / 2:  # a single one may be chance
-        findings.add(f'{len(corners)} boxes are x1, y1, x2, y2; COCO wants x, y, width, height', corners[0])
-    for i in sorted(set(images) - annotated, key=str):
-        findings.add('{n} images have no annotation', images[i]['file_name'], note=True)
-
-
-def _check_flags(entry: dict, where: str, findings: Findings) -> None:
-    area = entry.get('area')
-    if not is_number(area):
-        findings.add('{n} annotations have no area that is a number', where)
-    elif area <= 0:
-        findings.add('{n} annotations have no area above 0; mmdet skips them', where, note=True)
-    if 'iscrowd' not in entry:
-        findings.add('{n} annotations have no iscrowd, which an evaluation on them would need', where, note=True)
-    elif entry['iscrowd'] not in (0, 1):
-        findings.add('{n} annotations have an iscrowd other than 0 or 1', where)
-    if entry.get('ignore'):
-        findings.add('{n} annotations are to be ignored; mmdet skips them', where, note=True)
-
-
-def _check_box(entry: dict, image: dict, where: str, findings: Findings) -> None:
-    """Box of an annotation against the size of its image."""
-    box = entry.get('bbox')
-    if not _is_box(box):
-        findings.add('{n} annotations have no box of four finite numbers', where)
-        return
-    x, y, w, h = box
-    if min(x, y) < -SLACK or x + w > image['width'] + SLACK or y + h > image['height'] + SLACK:
-        example = f'{where} ({box} in {image["width"]:g}x{image["height"]:g})'
-        findings.add('{n} boxes reach out of their image', example)
-    elif min(w, h) < 0:
-        findings.add('{n} boxes have a negative width or height', f'{where} ({box})')
-    elif 0 < w < 1 and 0 < h < 1 and x + w <= 1 and y + h <= 1:
-        findings.add('{n} boxes lie in 0 to 1, as if relative to the image; COCO wants pixels', f'{where} ({box})')
-    elif w < 1 or h < 1:
-        findings.add('{n} boxes are smaller than a pixel; mmdet skips them', f'{where} ({box})', note=True)
-
-
-def _is_skipped(entry: dict) -> bool:
-    """Whether mmdet leaves an annotation out, so that its mask does not matter."""
-    box, area = entry.get('bbox'), entry.get('area')
-    return bool(entry.get('ignore')) or (is_number(area) and area <= 0) or (_is_box(box) and min(box[2:]) < 1)
-
-
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
-
-
-def _only_fits_as_corners(entry: dict) -> bool:
-    """Whether mask or area agree with a box only if it is read as x1, y1, x2, y2."""
-    box, mask, area = entry.get('bbox'), entry.get('segmentation'), entry.get('area')
-    if not _is_box(box) or not (box[2] > box[0] and box[3] > box[1]):
-        return False
-    x, y, a, b = box
-    if isinstance(mask, list) and mask and mask_problem(mask, 0, 0) is None:
-        points = [value for part in good_polygons(mask) for value in part]
-        end = (max(points[::2]), max(points[1::2]))
-        as_corners, as_size = ((max(abs(end[0] - u), abs(end[1] - v))) for u, v in ((a, b), (x + a, y + b)))
-        return as_corners <= SLACK < as_size
-    if not is_number(area) or isinstance(mask, dict):
-        return False
-    return abs(area - (a - x) * (b - y)) <= 1e-3 * area and abs(area - a * b) > 0.1 * area
-
-
-def check_masks(entries: list[dict], images: dict[Any, dict], used: set, findings: Findings) -> None:
-    """A finding for each ``segmentation`` that cannot be made into a mask."""
-    for entry in entries:
-        ids = (entry.get('image_id'), entry.get('category_id'))
-        if not all(map(_is_id, ids)) or ids[0] not in images or ids[1] not in used:
-            continue
-        image, mask = images[ids[0]], entry.get('segmentation')
-        problem = mask_problem(mask, image['height'], image['width'])
-        if problem is not None:
-            example = f'annotation {entry.get("id")}'
-            if problem.startswith('are of another size'):
-                example += f' ({mask.get("size")} in {image["width"]:g}x{image["height"]:g})'
-            findings.add(f'{{n}} masks {problem}', example)
-        elif isinstance(mask, list) and len(good_polygons(mask)) < len(mask):
-            findings.add(
-                '{n} masks have parts of under three points, which mmdet skips', str(entry.get('id')), note=True
-            )

@@ -187,6 +187,24 @@ def test_every_name_that_the_loader_opens_passes(tmp_path: Path, name: str):
     assert 'train: 1 images that the annotations name are missing' in judge_coco(tmp_path, content)[0][0]
 
 
+@pytest.mark.parametrize('root', ['.', './', '../here', ''])
+def test_a_relative_root_names_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str):
+    here = tmp_path / 'here'
+    content = make_coco(here)
+    monkeypatch.chdir(here)
+    for split in ('train', 'val'):
+        Path(f'{split}.json').write_text(json.dumps(content))
+    cfg = coco_config(here)
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader']['dataset']['data_root'] = root
+    assert judge(cfg) == ([], [])
+    for name in ('a.jpg', 'b.jpg'):
+        (here / 'images' / name).rename(here / name)
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader']['dataset']['data_prefix'] = dict(img='')
+    assert judge(cfg) == ([], [])
+
+
 def test_masks_matter_only_where_they_are_loaded(tmp_path: Path):
     content = make_coco(tmp_path)
     without('segmentation')(content)
@@ -458,3 +476,23 @@ def test_a_test_set_without_labels_leaves_the_others_to_be_judged(tmp_path: Path
     assert judge(cfg)[0] == []
     (tmp_path / 'ann' / 'a.png').unlink()
     assert judge(cfg)[0] == ['train: 1 images have no label map, e.g. a.jpg']
+
+
+def test_class_folders_of_mmpretrain_are_judged_by_what_it_yields(tmp_path: Path):
+    pytest.importorskip('mmpretrain')
+    for name in ('cat/a.jpg', 'cat/b.tif', 'dog/c.png'):
+        save_image(tmp_path / 'train' / name)
+    dataset = dict(type='CustomDataset', data_root=str(tmp_path), data_prefix='train', pipeline=[])
+    cfg = dict(default_scope='mmpretrain', model=dict(head=dict(num_classes=2)), train_dataloader=dict(dataset=dataset))
+    assert judge(cfg) == ([], [])
+    (tmp_path / 'list.txt').write_text('cat/a.jpg 0\ndog/c.png 2\ndog/d.png 1\n')
+    dataset.update(ann_file='list.txt', classes=('cat', 'dog'))
+    wrong, _ = judge(cfg)
+    folder = tmp_path / 'train' / 'dog'
+    assert wrong == [
+        f'train: 1 images are of a class outside 0 to 1, e.g. {folder}/c.png (2)',
+        f'train: 1 images are missing, e.g. {folder}/d.png',
+    ]
+    del dataset['ann_file'], dataset['classes']
+    (tmp_path / 'train' / '.ipynb_checkpoints').mkdir()  # a folder is a class
+    assert judge(cfg)[0] == ['train: model.head.num_classes is 2, and the data set has 3 classes']
