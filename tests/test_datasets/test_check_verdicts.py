@@ -312,7 +312,7 @@ def test_classes_given_as_a_text_are_refused(tmp_path: Path):
 
 
 def test_no_annotation_file_breaks_the_check_itself(tmp_path: Path):
-    """Values of every JSON type in every field; ten seconds of this found nothing more than a second does."""
+    """Values of every JSON type in every field, from one seed: three seconds, for 150 files."""
     rng = random.Random(0)
     values = [None, True, -1, 0, 2.5, float('nan'), 10**400, '', 'x', '\ud800\n', 'a\0b', [], [1], [[]], [[1, 2]], {}]
     values += [[None] * 4, [1, 2, 3, 4], rle('oo'), rle([1, 2]), rle(None, (0, 0)), [['x'] * 6], [[10**400] * 6]]
