@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
-from test_configs.stand_in_data import make_ade20k, make_coco, noise_image
+from stand_in_data import make_ade20k, make_coco, noise_image
 
 from mmssmprune.datasets.check_class_folders import ClassFolderPart
 from mmssmprune.datasets.check_coco import CocoPart

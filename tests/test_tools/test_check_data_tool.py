@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_configs.stand_in_data import make_ade20k
+from stand_in_data import make_ade20k
 from tiny_runs import REPO
 
 TOOL = 'dataset_tools/check_data.py'
