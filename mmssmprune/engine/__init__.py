@@ -4,7 +4,7 @@ Importing this registers hooks and an optimizer constructor in mmengine's root r
 mmseg, and `mmssmprune.models` only once something is used: a tool can then tell in a sentence what is not installed.
 """
 
-from mmssmprune._mmengine_guards import guard_mmengine
+from mmssmprune.checkpoints.guards import guard_mmengine
 
 from .distillation import DistillationHook
 from .keep_ratio_hooks import ElasticKeepRatioHook, KeepRatioWarmupHook

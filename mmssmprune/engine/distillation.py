@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmssmprune._values import flag, positive
-
-from .checkpoint import compare_state_dict, extract_state_dict, read_checkpoint
-
-# What a backbone keeps for its pruning; a dense teacher needs none of it.
-PRUNING_STATE = ('pruner.',)
+from mmssmprune.checkpoints.keys import extract_state_dict, fit, is_of_pruning, part_of, unwrap
+from mmssmprune.checkpoints.reading import read_checkpoint
 
 
 @HOOKS.register_module()
@@ -58,7 +53,7 @@ class DistillationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Make the teacher and put the loss into the model."""
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         if 'loss' in vars(model):
             raise ValueError("the model's loss is wrapped already; leave one DistillationHook in custom_hooks")
         if self.teacher_path is None and runner.iter > 0:
@@ -72,7 +67,7 @@ class DistillationHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Leave the model as it was."""
-        vars(_unwrap(runner.model)).pop('loss', None)
+        vars(unwrap(runner.model)).pop('loss', None)
         self.teacher = None
 
     def _log_teacher(self, runner: Runner) -> None:
@@ -164,20 +159,10 @@ def make_teacher(model: nn.Module, checkpoint: str | None) -> nn.Module:
 
 def _load_backbone(teacher: nn.Module, path: str) -> None:
     """Load all weights of ``backbone.*`` in a checkpoint of a whole model but those of its pruning."""
-    from mmssmprune.models.checkpoint import backbone_state
-
-    state = backbone_state({'state_dict': extract_state_dict(read_checkpoint(path), path)}, 'backbone')
-    for name in [name for name in state if name.startswith(PRUNING_STATE)]:
+    state = part_of(extract_state_dict(read_checkpoint(path), path), 'backbone')
+    for name in filter(is_of_pruning, list(state)):
         del state[name]
-    state = teacher.adapt_state(state)
-    difference = compare_state_dict(teacher, state)
-    difference = replace(difference, missing=[n for n in difference.missing if not n.startswith(PRUNING_STATE)])
+    difference = fit(teacher, state)
     if difference:
         raise ValueError(f"teacher {path} is of another architecture than the student's backbone: {difference}")
     teacher.load_state_dict(state, strict=False)
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model):
-        model = model.module
-    return model

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import set_random_seed
 from torch import nn
 
-from .checkpoint import load_checkpoint_strict
+from mmssmprune.checkpoints.loading import load_checkpoint_strict
 
 
 def read_config(path: str) -> Config:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from .writing import written_whole
+from mmssmprune.checkpoints.writing import written_whole
 
 _PICKLE_SUFFIXES = ('.pkl', '.pickle')
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,12 +11,15 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmssmprune._stack import make_torchvision_importable
+from mmssmprune.checkpoints.keys import extract_state_dict
+from mmssmprune.checkpoints.loading import check_state_dict
+from mmssmprune.checkpoints.resuming import USE_LOAD_FROM, check_training_state, find_resume_checkpoint
+from mmssmprune.checkpoints.writing import in_training, sole_training, written_whole
 
-from .checkpoint import check_state_dict, extract_state_dict, find_resume_checkpoint, fit_position_embeddings
 from .training_guards import (
     CarefulCheckpointHook,
     StopWhenDivergedHook,
@@ -25,7 +27,6 @@ from .training_guards import (
     diverged,
     weights_fault,
 )
-from .writing import in_training, sole_training, written_whole
 
 
 @RUNNERS.register_module()
@@ -45,7 +46,7 @@ class CheckedRunner(Runner):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         make_torchvision_importable()  # mmengine logs its version at the start
         super().__init__(*args, **kwargs)
-        self._resumes: tuple[bool, bool] | None = None
+        self._resumes: dict[str, bool] | None = None
         for hook in (_CheckStateDictHook(), StopWhenDivergedHook(), ValidateOnResumeHook()):
             self.register_hook(hook)
 
@@ -101,7 +102,8 @@ class CheckedRunner(Runner):
         Raises:
             ValueError: It does not.
         """
-        self._resumes = (resume_optimizer, resume_param_scheduler and self.param_schedulers is not None)
+        schedulers = resume_param_scheduler and self.param_schedulers is not None
+        self._resumes = dict(optimizer=resume_optimizer, schedulers=schedulers)
         try:
             super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
         except ValueError as error:
@@ -113,7 +115,7 @@ class CheckedRunner(Runner):
         finally:
             self._resumes = None
         raise ValueError(
-            f'checkpoint {filename} comes from a training with another optimizer ({fault}); {_USE_LOAD_FROM}'
+            f'checkpoint {filename} comes from a training with another optimizer ({fault}); {USE_LOAD_FROM}'
         )
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
@@ -149,56 +151,6 @@ class _CheckStateDictHook(Hook):
         state_dict = extract_state_dict(checkpoint, path)
         # train() turns the loop's config into the loop before it loads anything.
         fine_tunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-        fit_position_embeddings(runner.model, state_dict, path, resumes=runner._resume)
-        check_state_dict(runner.model, state_dict, path, heads_too=not fine_tunes)
+        check_state_dict(runner.model, state_dict, path, heads_too=not fine_tunes, resumes=runner._resume)
         if runner._resumes is not None:
-            _check_training_state(runner, checkpoint, path)
-
-
-_USE_LOAD_FROM = 'to start a new training from its weights, give --cfg-options load_from=PATH instead of --resume'
-
-
-def _check_training_state(runner: CheckedRunner, checkpoint: dict[str, Any], path: str) -> None:
-    """Refuse to resume from a checkpoint without a training's state, or with that of a training of another kind."""
-    optimizer, schedulers = runner._resumes
-    meta = checkpoint.get('meta')
-    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys() or 'message_hub' not in checkpoint:
-        raise ValueError(f'checkpoint {path} holds weights, but no state of a training to resume; {_USE_LOAD_FROM}')
-    lacks = [key for key, wanted in (('optimizer', optimizer), ('param_schedulers', schedulers)) if wanted]
-    lacks = [key for key in lacks if key not in checkpoint]
-    if lacks:
-        raise ValueError(
-            f'checkpoint {path} was saved without {" and ".join(lacks)}, as best_*.pth files are: a training cannot go '
-            f'on from it as it was; resume from an iter_*.pth or epoch_*.pth, or {_USE_LOAD_FROM}'
-        )
-    meta.pop('config', None)  # mmengine would run this text as a Python file, to look for gpu_ids in it
-    loop = runner.train_loop
-    by_iteration = isinstance(loop, IterBasedTrainLoop)
-    at, end, unit = (
-        (meta['iter'], loop.max_iters, 'iteration') if by_iteration else (meta['epoch'], loop.max_epochs, 'epoch')
-    )
-    if at > end:
-        raise ValueError(
-            f'checkpoint {path} is of {unit} {at}, and the config ends at {end}: raise train_cfg.max_'
-            f'{"iters" if by_iteration else "epochs"}, or {_USE_LOAD_FROM}'
-        )
-    if not by_iteration and meta['epoch'] == 0 and meta['iter'] >= len(loop.dataloader):
-        raise ValueError(
-            f'checkpoint {path} comes from a training by iterations ({meta["iter"]}), and the config trains by epochs; '
-            f'{_USE_LOAD_FROM}'
-        )
-    _say_what_differs(runner, checkpoint['message_hub'], path)
-
-
-def _say_what_differs(runner: CheckedRunner, message_hub: Any, path: str) -> None:
-    before = message_hub.get('runtime_info', {}) if isinstance(message_hub, Mapping) else {}
-    now = dict(max_iters=runner.max_iters, max_epochs=runner.max_epochs)
-    differing = [
-        f'{key} {before[key]} instead of {value}' for key, value in now.items() if before.get(key, value) != value
-    ]
-    if differing:
-        runner.logger.log(
-            logging.WARNING,
-            f'{path} comes from a training with {" and ".join(differing)} (another length, data set or batch size): '
-            "the learning rate goes on by the checkpoint's own schedule",
-        )
+            check_training_state(runner, checkpoint, path, **runner._resumes)

@@ -13,11 +13,12 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmssmprune._stack import check_mmpretrain
+from mmssmprune.checkpoints.reading import check_checkpoint_file
+from mmssmprune.checkpoints.resuming import find_resume_checkpoint
 from mmssmprune.datasets import check_data_root
 from mmssmprune.pruning.plan import overridden
 
 from .cfg_options import merge_cfg_options
-from .checkpoint import check_checkpoint_file, find_resume_checkpoint
 from .cpu_processes import join_cpu_processes
 from .loading import read_config
 from .run_checks import build_loops, check_numbers

@@ -12,10 +12,9 @@ from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from mmssmprune._checkpoint_file import first_non_finite
-
-from .checkpoint import unwrap
-from .writing import written_whole
+from mmssmprune.checkpoints.keys import unwrap
+from mmssmprune.checkpoints.reading import first_non_finite
+from mmssmprune.checkpoints.writing import written_whole
 
 # Under a loss scaler, steps with infinite gradients are skipped and the scale halved: so often it cannot help any more.
 _SKIPS_ALLOWED = 50

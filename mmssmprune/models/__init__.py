@@ -5,7 +5,7 @@ from mmssmprune._stack import check_stack, make_torchvision_importable, wants_mm
 check_stack()  # before mmcv's own import errors, which do not say what to install
 make_torchvision_importable()
 
-from mmssmprune._mmengine_guards import guard_mmengine  # noqa: E402
+from mmssmprune.checkpoints.guards import guard_mmengine  # noqa: E402
 
 from .backbones import PlainMamba, Vim, set_keep_ratio  # noqa: E402
 from .keep_ratio import keep_ratio_set_to  # noqa: E402

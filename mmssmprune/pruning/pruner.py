@@ -42,6 +42,12 @@ DEFAULTS = {
     'restoration': 'follow',
     'regime': 'progressive',
 }
+# What choices own stood in the pruner itself before there were stages.
+OLD_NAMES = {
+    'mask_token': 'stages.0.restoration.mask_token',
+    'stored_delta': 'stages.0.alignment.stored_delta',
+    'calibrated_batches': 'stages.0.alignment.calibrated_batches',
+}
 
 
 class Observer(Protocol):
@@ -65,8 +71,8 @@ class StageChoices(nn.Module):
 
     def __init__(self, names: Mapping[str, str], stage: Stage):
         super().__init__()
-        for kind, choices in KINDS.items():
-            setattr(self, kind, choices.make(names[kind], stage))
+        for kind in reversed(KINDS):  # the order of the parameters, by which optimizers of older trainings know them
+            setattr(self, kind, KINDS[kind].make(names[kind], stage))
 
 
 class TokenPruner(nn.Module):
@@ -126,6 +132,14 @@ class TokenPruner(nn.Module):
     def needs(self, need: str, *kinds: str) -> bool:
         """Whether a choice at work, of one of these kinds or of any, has a need (see `choices.NEEDS`)."""
         return any(need in KINDS[kind].needs_of(self.names[kind]) for kind in kinds or KINDS)
+
+    def to_be_trained(self) -> dict[str, list[str]]:
+        """Choices at work that need training, as ``kind 'name'``, and the names of their parameters in this module."""
+        return {
+            f'{kind} {name!r}': [key for key, _ in self.named_parameters() if key.split('.')[2] == kind]
+            for kind, name in self.names.items()
+            if self.plan is not None and kind in KINDS and 'training' in KINDS[kind].needs_of(name)
+        }
 
     @property
     def num_layers(self) -> int:
@@ -319,9 +333,8 @@ class TokenPruner(nn.Module):
                 choices.alignment.average_in(measured)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Before there were stages, what choices own stood here under these names."""
-        owners = {'mask_token': 'restoration', 'stored_delta': 'alignment', 'calibrated_batches': 'alignment'}
-        for name, kind in owners.items():
-            if prefix + name in state_dict:
-                state_dict[f'{prefix}stages.0.{kind}.{name}'] = state_dict.pop(prefix + name)
+        """As torch's; `OLD_NAMES` are understood."""
+        for old, new in OLD_NAMES.items():
+            if prefix + old in state_dict:
+                state_dict[prefix + new] = state_dict.pop(prefix + old)
         super()._load_from_state_dict(state_dict, prefix, *args)

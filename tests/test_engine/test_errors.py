@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmssmprune.engine.checkpoint import check_checkpoint_file
+from mmssmprune.checkpoints.reading import check_checkpoint_file
 from mmssmprune.engine.errors import sentence_errors, to_sentence
 
 

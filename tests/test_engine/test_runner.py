@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine_state import forget_earlier_runs
 from torch import nn
 
-from mmssmprune.engine.checkpoint import is_complete_checkpoint
+from mmssmprune.checkpoints.reading import is_complete_checkpoint
 from mmssmprune.engine.runner import CheckedRunner
 
 

@@ -19,8 +19,8 @@ from mmengine.optim import OptimWrapper
 from mmengine_state import forget_earlier_runs
 from torch import nn
 
+from mmssmprune.checkpoints.writing import sole_training
 from mmssmprune.engine.runner import CheckedRunner
-from mmssmprune.engine.writing import sole_training
 
 
 class TinyModel(BaseModel):

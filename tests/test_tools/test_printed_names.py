@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmssmprune.engine.official.report import ConversionReport
+from mmssmprune.checkpoints.official.report import ConversionReport
 
 Tool = Callable[..., int]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_runs import PRUNING, REPO, SEG_CONFIG, run_tool, tool_environment, write_config
 
-from mmssmprune.engine.writing import sole_training
+from mmssmprune.checkpoints.writing import sole_training
 
 ITERS, INTERVAL = 40, 10
 

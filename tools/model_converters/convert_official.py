@@ -18,8 +18,9 @@ import json
 from rich.console import Console
 
 from mmssmprune.analysis.results import check_output_file, file_digest, write_atomically
+from mmssmprune.checkpoints.reading import read_checkpoint
+from mmssmprune.checkpoints.writing import check_destination
 from mmssmprune.engine import runner_setup
-from mmssmprune.engine.checkpoint import read_checkpoint
 from mmssmprune.engine.errors import sentence_errors
 from mmssmprune.engine.loading import build_model
 
@@ -44,11 +45,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with sentence_errors(building=True):
-        from mmssmprune.engine import official
+        import mmssmprune.models  # noqa: F401  registers the backbones, whose sizes the layouts name
+        from mmssmprune.checkpoints import official
 
-        if args.arch is not None and args.arch not in official.ARCHITECTURES:
-            raise ValueError(f'--arch is {args.arch!r}; the names are {", ".join(official.ARCHITECTURES)}')
-        official.check_destination(args.source, args.destination, force=args.force)
+        names = official.architectures()
+        if args.arch is not None and args.arch not in names:
+            raise ValueError(f'--arch is {args.arch!r}; the names are {", ".join(names)}')
+        check_destination(args.source, args.destination, force=args.force)
         check_output_file(args.destination, 'DESTINATION')
         model = build_model(runner_setup.load_config(args.config), device='cpu') if args.config else None
     with sentence_errors(building=True):  # building: the disk may be full

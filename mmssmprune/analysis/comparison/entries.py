@@ -15,8 +15,9 @@ from mmengine.config import Config
 
 from mmssmprune.analysis.results import digest, file_digest
 from mmssmprune.analysis.tasks import Task, task_of
+from mmssmprune.checkpoints.reading import check_checkpoint_file
+from mmssmprune.checkpoints.resuming import find_resume_checkpoint
 from mmssmprune.datasets import check_data_root, stated_paths
-from mmssmprune.engine.checkpoint import check_checkpoint_file, find_resume_checkpoint
 from mmssmprune.engine.runner_setup import load_config
 
 Weights = Literal['checkpoint', 'random', 'none']

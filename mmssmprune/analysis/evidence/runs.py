@@ -12,7 +12,7 @@ from mmengine.device import get_device
 
 from mmssmprune.analysis.comparison.measure import software
 from mmssmprune.analysis.results import digest, file_digest, without_nan, write_atomically
-from mmssmprune.engine.checkpoint import save_checkpoint
+from mmssmprune.checkpoints.writing import save_checkpoint
 
 from . import testing
 from .plan import Places, Run

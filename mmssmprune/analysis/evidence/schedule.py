@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssmprune.analysis.results import write_atomically
-from mmssmprune.engine.checkpoint import is_complete_checkpoint
+from mmssmprune.checkpoints.reading import is_complete_checkpoint
 
 from .estimate import Estimator
 from .plan import Places, Run, Setting

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmssmprune.engine.checkpoint import find_resume_checkpoint, is_complete_checkpoint
+from mmssmprune.checkpoints.reading import is_complete_checkpoint
+from mmssmprune.checkpoints.resuming import find_resume_checkpoint
 from mmssmprune.engine.runner_setup import load_config
 
 from .plan import REPO, Places, Run, Setting

@@ -12,7 +12,8 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS
 from torch import nn
 
-from mmssmprune.engine.checkpoint import check_checkpoint_file, load_checkpoint_strict
+from mmssmprune.checkpoints.loading import load_checkpoint_strict
+from mmssmprune.checkpoints.reading import check_checkpoint_file
 from mmssmprune.engine.loading import build_model
 from mmssmprune.models.backbones.base import pruned_backbones, set_keep_ratio
 

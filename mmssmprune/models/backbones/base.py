@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmssmprune._values import flag, is_list, is_whole, whole
+from mmssmprune.checkpoints.grids import GRID, recorded_grid, stored_grid, with_grid
 from mmssmprune.models.layers.patch_embed import resize_pos_embed
 from mmssmprune.models.plan_target import solve_for_target
-from mmssmprune.models.pos_embed import GRID, recorded_grid, stored_grid, with_grid
 from mmssmprune.pruning import ScanPath, Stage, TokenPruner, TokenState
 
 
@@ -360,7 +360,7 @@ class PrunableBackbone(BaseModule):
         if not isinstance(self.init_cfg, Mapping) or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
             return
-        from mmssmprune.models.checkpoint import load_pretrained  # with it come mmengine's runner and OpenCV
+        from mmssmprune.checkpoints.loading import load_pretrained  # with it come mmengine's runner and OpenCV
 
         load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'), self.optional_in_checkpoint)
         self.is_init = True

@@ -18,13 +18,13 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
-from mmssmprune._checkpoint_file import (
+from mmssmprune._stack import as_tuple
+from mmssmprune.checkpoints.reading import (
     check_checkpoint_file,
     first_non_finite,
     is_complete_checkpoint,
     read_checkpoint,
 )
-from mmssmprune._stack import as_tuple
 from mmssmprune.engine.loading import read_config
 from mmssmprune.models import PlainMamba
 

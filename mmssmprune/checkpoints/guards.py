@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
-from ._checkpoint_file import read_checkpoint
+from .reading import read_checkpoint
 
 
 def guard_mmengine() -> None:

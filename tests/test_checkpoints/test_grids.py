@@ -13,8 +13,8 @@ from mmengine.runner.checkpoint import get_state_dict, load_checkpoint, weights_
 from tiny_backbones import PLAIN_ARCH, VIM_ARCH
 from torch import nn
 
-from mmssmprune.engine.checkpoint import check_state_dict, load_checkpoint_strict
-from mmssmprune.engine.official import ConversionReport, convert_to_official, convert_to_ours
+from mmssmprune.checkpoints.loading import check_state_dict, load_checkpoint_strict
+from mmssmprune.checkpoints.official import ConversionReport, convert_to_official, convert_to_ours
 from mmssmprune.engine.runner import _CheckStateDictHook
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
 from mmssmprune.models.layers.patch_embed import resize_pos_embed
@@ -68,6 +68,7 @@ def test_whole_models_are_resized_by_load_from_and_by_a_test(tmp_path, kind):
         assert torch.equal(strict.backbone.pos_embed, expected(source, strict.backbone))
         checkpoint = torch.load(path, weights_only=True)
         fake_run = SimpleNamespace(model=runner, checkpoint_being_loaded=path, _train_loop=None, _resume=False)
+        fake_run._resumes = None
         _CheckStateDictHook().after_load_checkpoint(fake_run, checkpoint)
         torch.save(checkpoint, tmp_path / 'checked.pth')
         load_checkpoint(runner, str(tmp_path / 'checked.pth'))

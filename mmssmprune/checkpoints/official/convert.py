@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import datetime
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmssmprune.engine.checkpoint import StateDictDifference, compare_state_dict
-from mmssmprune.models.backbones import PrunableBackbone
-from mmssmprune.models.pos_embed import recorded_grid, with_grid
+from mmssmprune import __version__
+from mmssmprune.checkpoints.grids import recorded_grid, with_grid, within
+from mmssmprune.checkpoints.keys import compare_state_dict, fit, why_foreign
+from mmssmprune.checkpoints.writing import save_checkpoint
 
 from .layouts import (
     OPENMMLAB,
@@ -28,13 +31,7 @@ from .report import ConversionReport
 
 State = dict[str, Tensor]
 
-# What neither side's model has, by a pattern that the whole key has to match.
-LEFT_OUT = {
-    r'ema_.*': 'second copy of a weight, left by an EMA hook; the plain key holds the averaged one',
-    r'(.*\.)?rope\..*': 'table of the rotary embedding, which the Vim of this package does not have',
-    r'(backbone\.)?pruner\..*': 'what the pruning of this package stores; the official model is dense',
-    r'data_preprocessor\..*': 'the config holds mean and deviation of the pixels',
-}
+CONVERTER_VERSION = 1
 NO_COUNTERPART = (
     "head of the other framework: no published file exists to verify a mapping between detectron2's heads and mmdet's"
 )
@@ -58,7 +55,7 @@ def convert_to_ours(
         report: Filled with what is done; ``report.source`` names the file in sentences.
         model: A model built from a config, which the weights then have to fit, and to whose grid the position
             embedding is resized. None: they have to fit the published model of their size.
-        expected: One of `ARCHITECTURES` that the file has to hold, or None.
+        expected: One of `architectures` that the file has to hold, or None.
 
     Raises:
         ValueError: No weights of a backbone of ours, another architecture than expected, or keys that do not fit.
@@ -104,6 +101,21 @@ def convert_to_official(checkpoint: Any, report: ConversionReport) -> dict[str, 
     return {layout.container: state}
 
 
+def write_converted(content: dict[str, Any], report: ConversionReport, destination: str | Path) -> None:
+    """``content`` (the entry of the weights) with a ``meta`` entry, under the name ``destination`` once it is whole."""
+    meta = dict(
+        mmssmprune_version=__version__,
+        converter_version=CONVERTER_VERSION,
+        direction=report.direction,
+        source=Path(report.source).name,
+        source_sha256=report.source_sha256,
+        architecture=report.architecture,
+        task=report.task,
+        time=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+    )
+    save_checkpoint(dict(meta=meta, **content), destination)
+
+
 def _take_weights(checkpoint: Any, report: ConversionReport) -> State:
     """The weights of a file, prefixes of DDP removed; its other entries go to the report."""
     if not isinstance(checkpoint, Mapping):
@@ -117,14 +129,14 @@ def _take_weights(checkpoint: Any, report: ConversionReport) -> State:
         what = f'{strange[0]!r} is a {type(weights[strange[0]]).__name__}' if strange else 'it is empty'
         raise ValueError(f'{report.source} holds no model weights under "state_dict" or "model": {what}')
     if all(key.startswith('module.') for key in weights):
-        return {key.removeprefix('module.'): value for key, value in weights.items()}
+        return within(weights, 'module.')
     return with_grid(weights, None)
 
 
 def _rename(weights: State, layout: Layout, report: ConversionReport, *, back: bool) -> State:
     state: State = with_grid({}, None)
     for key, value in weights.items():
-        reason = next((why for pattern, why in LEFT_OUT.items() if re.fullmatch(pattern, key)), None)
+        reason = why_foreign(key)
         new = layout.rename(key, back=back)
         if reason is not None or new is None:
             report.dropped[key] = reason or NO_COUNTERPART
@@ -143,14 +155,9 @@ def _rename(weights: State, layout: Layout, report: ConversionReport, *, back: b
     return state
 
 
-def _backbone_of(state: Mapping[str, Tensor]) -> State:
-    backbone = {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')}
-    return with_grid(backbone, recorded_grid(state, 'backbone'))
-
-
 def _recognise(state: State, report: ConversionReport, expected: str | None = None) -> Architecture:
     """The architecture of weights in our naming; it and the task go to the report."""
-    architecture = recognise_architecture(_backbone_of(state))
+    architecture = recognise_architecture(within(state, 'backbone.'))
     if architecture is None:
         raise ValueError(
             f'{report.source} holds no backbone that this package knows: PlainMamba has keys such as layers.0.mamba.'
@@ -166,46 +173,48 @@ def _recognise(state: State, report: ConversionReport, expected: str | None = No
 def _check_published(state: State, architecture: Architecture, report: ConversionReport) -> None:
     if architecture.size is None:
         raise ValueError(f'{report.source} looks like {architecture}; give --config with the model that it belongs to')
-    published = published_model(architecture, _backbone_of(state))
+    published = published_model(architecture, within(state, 'backbone.'))
     difference = compare_state_dict(published, {k: v for k, v in state.items() if k.startswith('backbone.')})
     if difference:
         raise ValueError(f'{report.source} looks like {architecture}, but is not the published one: {difference}')
 
 
 def _fit(state: State, model: nn.Module, architecture: Architecture, report: ConversionReport) -> State:
-    """Fit the weights to the model of a config: the grid of its position embedding, the modules that it has."""
+    """Fit the weights to the model of a config: the grid of its position embedding, the modules that it has.
+
+    Every module of which the file holds something has to fit; a backbone for another task may lack what is new.
+    """
     own = model.state_dict()
-    target = recognise_architecture(_backbone_of(own))
-    if target is None or not isinstance(model.backbone, PrunableBackbone):
+    target = recognise_architecture(within(own, 'backbone.'))
+    if target is None or not hasattr(model.backbone, 'adapt_state'):
         raise ValueError('the backbone of the config is none of PlainMamba, PlainMambaAdapter and Vim')
     same_kind = (target.family == 'Vim') == (architecture.family == 'Vim')
     same_size = (target.embed_dims, target.num_layers) == (architecture.embed_dims, architecture.num_layers)
     if not same_kind or not same_size:
         raise ValueError(f'{report.source} looks like {architecture}, but the config builds {target}')
-    state = _adapt(state, model.backbone, report)
     whole = find_task(own) == report.task and target.family == architecture.family
+    held = tuple({f'{key.split(".")[0]}.' for key in state})
+    optional = () if whole else tuple(f'backbone.{name}' for name in model.backbone.optional_in_checkpoint)
+    before, state = state, with_grid(state, None)
+    difference = fit(model, state, held, optional)
+    state = with_grid(state, model.backbone.pos_hw, 'backbone')
+    for name, value in state.items():
+        if value is not before[name]:
+            report.adapted[name] = (
+                f"resized to the grid of the config's model, {tuple(before[name].shape)} to {tuple(value.shape)}"
+            )
     for key in [key for key in state if key not in own]:
         module = key.split('.')[0]
         foreign = not any(name.startswith(f'{module}.') for name in own)
         if foreign or not (whole or module != 'backbone'):
             _drop(key, state, report, "the config's model has no such parameter")
-    _check_fit(state, model, whole, report)
+    difference = replace(difference, unexpected=[name for name in difference.unexpected if name in state])
+    if difference:
+        raise ValueError(f'{report.source} looks like {report.architecture}, but does not fit the config: {difference}')
     modules = dict.fromkeys(name.split('.')[0] for name in own)
     report.absent = [name for name in modules if not any(key.startswith(f'{name}.') for key in state)]
     report.absent += [name for name in own if name.startswith('backbone.') and name not in state]
     return state
-
-
-def _adapt(state: State, backbone: PrunableBackbone, report: ConversionReport) -> State:
-    adapted = with_grid(state, backbone.pos_hw, 'backbone')
-    for name, value in backbone.adapt_state(_backbone_of(state)).items():
-        before = state[f'backbone.{name}']
-        if value is not before:
-            report.adapted[f'backbone.{name}'] = (
-                f"resized to the grid of the config's model, {tuple(before.shape)} to {tuple(value.shape)}"
-            )
-        adapted[f'backbone.{name}'] = value
-    return adapted
 
 
 def _drop(key: str, state: State, report: ConversionReport, reason: str) -> None:
@@ -214,14 +223,3 @@ def _drop(key: str, state: State, report: ConversionReport, reason: str) -> None
     if report.renamed.pop(source, None) is None:
         report.kept.remove(key)
     report.dropped[source] = reason
-
-
-def _check_fit(state: State, model: nn.Module, whole: bool, report: ConversionReport) -> None:
-    """Every module of which the file holds something has to fit; a backbone for another task may lack what is new."""
-    held = tuple({f'{key.split(".")[0]}.' for key in state})
-    difference = compare_state_dict(model, state)
-    optional = () if whole else tuple(f'backbone.{name}' for name in model.backbone.optional_in_checkpoint)
-    missing = [key for key in difference.missing if key.startswith(held) and not key.startswith(optional or ('\0',))]
-    difference = StateDictDifference(missing, difference.unexpected, difference.mismatched)
-    if difference:
-        raise ValueError(f'{report.source} looks like {report.architecture}, but does not fit the config: {difference}')

@@ -1,16 +1,12 @@
 """Checkpoints of the official PlainMamba and Vim repositories, to this package's layout and back."""
 
-from mmssmprune.engine.checkpoint import check_destination
-
-from .convert import convert_to_official, convert_to_ours
-from .files import write_converted
-from .layouts import ARCHITECTURES
+from .convert import convert_to_official, convert_to_ours, write_converted
+from .layouts import architectures
 from .report import ConversionReport
 
 __all__ = [
-    'ARCHITECTURES',
     'ConversionReport',
-    'check_destination',
+    'architectures',
     'convert_to_official',
     'convert_to_ours',
     'write_converted',

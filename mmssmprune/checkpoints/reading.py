@@ -21,7 +21,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_from_http, load_from_local
 
-from ._stack import as_tuple
+from mmssmprune._stack import as_tuple
 
 _REMOTE_MARK = '://'
 _NO_CHECKPOINT = 'is cut short or no file that torch.save wrote'
@@ -86,6 +86,11 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
         checkpoint = _load_safely(path, lambda: loader(path, map_location))
     _refuse_non_finite(checkpoint, path)
     return checkpoint
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> Any:
+    """What stands for the weights in a checkpoint: ``state_dict``, ``model`` (Vim's own files) or the file itself."""
+    return checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
 
 
 def first_non_finite(state: Mapping[str, Any]) -> str | None:
@@ -215,8 +220,7 @@ def _fetch(url: str) -> Path:
 def _refuse_non_finite(checkpoint: Any, path: str) -> None:
     if not isinstance(checkpoint, Mapping):
         return
-    weights = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
-    for state in (weights, checkpoint.get('ema_state_dict')):
+    for state in (weights_of(checkpoint), checkpoint.get('ema_state_dict')):
         name = first_non_finite(state) if isinstance(state, Mapping) else None
         if name is not None:
             raise ValueError(

@@ -14,15 +14,17 @@ from mmengine_state import forget_earlier_runs
 from official_files import draw, names_of_files, official_file, shapes_of
 from tiny_backbones import make
 
-from mmssmprune.engine.checkpoint import compare_state_dict, load_checkpoint_strict, read_checkpoint
-from mmssmprune.engine.official import (
+from mmssmprune.checkpoints.keys import compare_state_dict
+from mmssmprune.checkpoints.loading import load_checkpoint_strict
+from mmssmprune.checkpoints.official import (
     ConversionReport,
-    check_destination,
     convert_to_official,
     convert_to_ours,
     write_converted,
 )
-from mmssmprune.engine.official.layouts import published_model, recognise_architecture
+from mmssmprune.checkpoints.official.layouts import published_model, recognise_architecture
+from mmssmprune.checkpoints.reading import read_checkpoint
+from mmssmprune.checkpoints.writing import check_destination
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import torch
 
 try:
     import fcntl
@@ -45,6 +48,27 @@ def written_whole(path: str | Path, suffix: str = '.part') -> Iterator[str]:
     finally:
         _release(descriptor)
         part.unlink(missing_ok=True)
+
+
+def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """``torch.save`` under a temporary name, then rename: an interruption leaves nothing half written."""
+    with written_whole(path) as part:
+        torch.save(checkpoint, part)
+
+
+def check_destination(source: str | Path, destination: str | Path, *, force: bool, doing: str = 'convert') -> None:
+    """Refuse to write over a file, unless ``force``, and over the source in any case.
+
+    Raises:
+        ValueError: Says which.
+    """
+    source, destination = Path(source), Path(destination)
+    if destination.is_dir():
+        raise ValueError(f'{destination} is a folder; give the name of the file to write')
+    if destination.exists() and source.exists() and destination.samefile(source):
+        raise ValueError(f'{destination} is the file to {doing}; give another name for the result')
+    if destination.exists() and not force:
+        raise ValueError(f'{destination} exists; give another name, or --force to replace it')
 
 
 def remove_stale_parts(folder: str | Path, pattern: str = '*.part') -> None:

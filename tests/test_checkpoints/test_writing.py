@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mmssmprune.engine.writing import LOCK_NAME, in_training, remove_stale_parts, sole_training, written_whole
+from mmssmprune.checkpoints.writing import LOCK_NAME, in_training, remove_stale_parts, sole_training, written_whole
 
 WAITS = """
 import sys
-from mmssmprune.engine.writing import sole_training, written_whole
+from mmssmprune.checkpoints.writing import sole_training, written_whole
 with {}:
     print('in', flush=True)
     sys.stdin.read()

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.registry import MODELS
 from torch import Tensor, nn
-
-from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
 
 TASKS = {  # the modules that tell
     'segmentation': ('decode_head.',),
     'detection': ('rpn_head.', 'roi_head.', 'bbox_head.', 'neck.'),
     'classification': ('head.',),
 }
-ARCHITECTURES = [f'plain_mamba_{name}' for name in PlainMamba.arch_zoo] + [f'vim_{name}' for name in Vim.arch_zoo]
+FAMILIES = {'plain_mamba': 'PlainMamba', 'vim': 'Vim'}  # what names of architectures start with, and the class
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,14 @@ class Architecture:
 
     @property
     def name(self) -> str | None:
-        """As in `ARCHITECTURES`; the adapter has the name of its backbone."""
+        """As in `architectures`; the adapter has the name of its backbone."""
         prefix = 'vim' if self.family == 'Vim' else 'plain_mamba'
         return f'{prefix}_{self.size.lower()}' if self.size else None
+
+
+def architectures() -> list[str]:
+    """The names of the published backbones, e.g. plain_mamba_l1; `mmssmprune.models` has to be imported."""
+    return [f'{start}_{size}' for start, family in FAMILIES.items() for size in MODELS.get(family).arch_zoo]
 
 
 def find_task(keys: Mapping[str, Any]) -> str:
@@ -106,14 +110,14 @@ def recognise_architecture(backbone: Mapping[str, Tensor]) -> Architecture | Non
     dims, depth = len(norm), max(layers) + 1
     if 'layers.0.mamba.direction_Bs' in backbone:
         with_adapter = any(key.startswith('interactions.') for key in backbone)
-        family = PlainMambaAdapter if with_adapter else PlainMamba
+        family = 'PlainMambaAdapter' if with_adapter else 'PlainMamba'
     elif 'layers.0.mixer.A_b_log' in backbone:
-        family = Vim
+        family = 'Vim'
     else:
         return None
-    sizes = {(zoo['embed_dims'], zoo['num_layers']): name for name, zoo in family.arch_zoo.items()}
+    sizes = {(zoo['embed_dims'], zoo['num_layers']): name for name, zoo in MODELS.get(family).arch_zoo.items()}
     size = sizes.get((dims, depth))
-    return Architecture(family.__name__, size if family is Vim or size is None else size.upper(), dims, depth)
+    return Architecture(family, size if family == 'Vim' or size is None else size.upper(), dims, depth)
 
 
 def published_model(architecture: Architecture, backbone: Mapping[str, Tensor]) -> nn.Module:
@@ -134,7 +138,7 @@ def published_model(architecture: Architecture, backbone: Mapping[str, Tensor]) 
     elif architecture.family == 'PlainMamba':
         norms = {int(key.split('.')[0][len('norm_layer') :]) for key in backbone if key.startswith('norm_layer')}
         kwargs.update(out_indices=sorted(norms | {architecture.num_layers - 1}), final_norm='ln1.weight' in backbone)
-    families = {'Vim': Vim, 'PlainMamba': PlainMamba, 'PlainMambaAdapter': PlainMambaAdapter}
+    family = MODELS.get(architecture.family)
     with torch.device('meta'):
-        built = families[architecture.family](architecture.size, img_size=16 * max(math.isqrt(rows), 1), **kwargs)
+        built = family(architecture.size, img_size=16 * max(math.isqrt(rows), 1), **kwargs)
     return nn.ModuleDict({'backbone': built})

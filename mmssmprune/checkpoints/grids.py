@@ -35,6 +35,14 @@ def with_grid(state: Mapping[str, Tensor], grid: Grid | None, module: str = '') 
     return copied
 
 
+def within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The part of a state dict whose keys start with ``prefix``, a module and a dot, without it, and its records."""
+    part = OrderedDict((key[len(prefix) :], value) for key, value in state.items() if key.startswith(prefix))
+    records = {f'{name}.': record for name, record in getattr(state, '_metadata', {}).items()}
+    part._metadata = OrderedDict((n[len(prefix) : -1], record) for n, record in records.items() if n.startswith(prefix))
+    return part
+
+
 def stored_grid(cells: int, recorded: Grid | None, own: Grid) -> Grid:
     """The grid (h, w) of a stored position embedding of so many cells.
 
