@@ -18,11 +18,8 @@ from matplotlib.transforms import Bbox
 
 from mmssmprune.analysis.escape import one_line
 
-from .derive import AXES, SAME_COST
-from .join import group_devices, latency_devices
-from .methods import Method, group_methods
-from .pareto import pareto_front
-from .rows import Report, ReportRow, ReportTable, format_keep_ratio
+from .derive import AXES, SAME_COST, Method, group_devices, group_methods, latency_devices, pareto_front
+from .report import ComparisonReport, ReportRow, ReportTable, format_keep_ratio
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31')
@@ -34,7 +31,7 @@ _TITLES = {'FLOPs': 'backbone FLOPs (G)', 'latency': 'latency of the model (ms)'
 _PLACES = ((5, -12), (5, 6), (-26, -12), (-26, 6), (-8, 10), (-8, -18))
 
 
-def plot_report(report: Report) -> dict[str, tuple[str, bytes]]:
+def plot_report(report: ComparisonReport) -> dict[str, tuple[str, bytes]]:
     """All pictures of a report: file name -> what it shows, and its PNG bytes.
 
     There is one per table and axis; one for latency only where rows have it. Rows that were not run, and published
