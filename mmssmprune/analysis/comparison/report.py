@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssmprune.analysis import json_check as kinds
-from mmssmprune.analysis.json_check import ANYTHING, COUNT, NAME, NOTHING, NUMBER, TEXT, Kind, one_of
+from mmssmprune.analysis.json_check import ANYTHING, COUNT, NAME, NOTHING, NUMBER, TEXT, ValueKind, one_of
 from mmssmprune.analysis.results import without_nan
 from mmssmprune.analysis.software import Software
 
@@ -283,18 +283,18 @@ def _missing_metric(tables: list[dict[str, Any]]) -> str:
 
 # What a compare.json, and the raw results beside it (RAW_*), have to hold.
 
-_TASK = Kind(
+_TASK = ValueKind(
     'a name of letters, digits, - and _',
     lambda value: kinds.is_text(value, 50) and value != '' and value.replace('-', 'a').replace('_', 'a').isalnum(),
 )
-_FILE = Kind('the name of a file', lambda value: kinds.is_text(value, 1000) and value != '')
-_POSITIVE = Kind('a whole number above 0', lambda value: kinds.is_whole(value, 1))
-_PIXELS = Kind('a whole number from 1 to 1000000', lambda value: kinds.is_whole(value, 1, 10**6))
-_SHARE = Kind('a number above 0 and at most 1', lambda value: kinds.is_number(value, 0, 1) and value > 0)
-_MILLISECONDS = Kind('a number, 0 or more', lambda value: kinds.is_number(value, 0))
-_SCORE = Kind('a number', lambda value: isinstance(value, (int, float)) and not isinstance(value, bool))
+_FILE = ValueKind('the name of a file', lambda value: kinds.is_text(value, 1000) and value != '')
+_POSITIVE = ValueKind('a whole number above 0', lambda value: kinds.is_whole(value, 1))
+_PIXELS = ValueKind('a whole number from 1 to 1000000', lambda value: kinds.is_whole(value, 1, 10**6))
+_SHARE = ValueKind('a number above 0 and at most 1', lambda value: kinds.is_number(value, 0, 1) and value > 0)
+_MILLISECONDS = ValueKind('a number, 0 or more', lambda value: kinds.is_number(value, 0))
+_SCORE = ValueKind('a number', lambda value: isinstance(value, (int, float)) and not isinstance(value, bool))
 # NaN is what an evaluator may have said.
-_PERCENT = Kind(
+_PERCENT = ValueKind(
     'a number from 0 to 100, or null',
     lambda value: value is None or (isinstance(value, float) and value != value) or kinds.is_number(value, 0, 100),
 )
