@@ -49,8 +49,9 @@ def check(value: Any, kind: Any, where: str = '') -> str:
 
     Args:
         value: of any kind.
-        kind: a `ValueKind`, or of such a dict, which states its keys, with ? those that may be missing, and by * what all
-            others hold (other keys are ignored); a list, which states what all its items are; a tuple of alternatives.
+        kind: a `ValueKind`, or of such a dict, which states its keys, with ? those that may be missing, and by * what
+            all others hold (other keys are ignored); a list, which states what all its items are; a tuple of
+            alternatives.
         where: path of the value, for the message.
 
     Returns:
