@@ -26,14 +26,7 @@ Point = tuple[float, float]
 
 
 def check_same_data(hashes: Sequence[tuple[str, str | None]]) -> None:
-    """Refuse models that are tested on different data.
-
-    Args:
-        hashes: model name and hash of its test data; None for a model that is not tested.
-
-    Raises:
-        ValueError: two hashes differ.
-    """
+    """Raise ValueError where the hashes of two models' test data differ; None is of a model that is not tested."""
     tested = [(name, value) for name, value in hashes if value is not None]
     for name, value in tested:
         if value != tested[0][1]:
@@ -41,11 +34,7 @@ def check_same_data(hashes: Sequence[tuple[str, str | None]]) -> None:
 
 
 def common_shape(tables: Sequence[ReportTable], asked: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The (H, W) at which earlier tables state FLOPs and latency; None where there are none.
-
-    Raises:
-        ValueError: they differ, or are not what was asked for.
-    """
+    """The (H, W) asked for and of earlier tables, or None; ValueError where they differ."""
     shapes = dict.fromkeys([*([asked] if asked else []), *(table.shape for table in tables)])
     if len(shapes) > 1:
         said = ' and '.join(f'{height} x {width}' for height, width in shapes)
@@ -54,11 +43,7 @@ def common_shape(tables: Sequence[ReportTable], asked: tuple[int, int] | None) -
 
 
 def check_devices(devices: Sequence[Timed]) -> None:
-    """Refuse latencies that were not measured on one device with the same settings.
-
-    Raises:
-        ValueError: two descriptions differ.
-    """
+    """Raise ValueError for latencies that were not measured on one device with the same settings."""
     if len(group_devices(devices)) > 1:
         raise ValueError(
             f'latencies measured on different devices do not share a column ({describe_devices(devices)}); '
@@ -231,11 +216,9 @@ def method_labels(rows: Sequence[ReportRow]) -> dict[int, str]:
 
 
 def _by_checkpoint(rows: list[ReportRow]) -> list[list[ReportRow]]:
-    models: dict[str, list[ReportRow]] = {}
-    for row in rows:
-        models.setdefault(row.model, []).append(row)
-    swept = len(models) > 1 and any(len(part) > 1 for part in models.values())
-    return list(models.values()) if swept else [rows]
+    models = [[row for row in rows if row.model == name] for name in dict.fromkeys(row.model for row in rows)]
+    swept = len(models) > 1 and any(len(part) > 1 for part in models)
+    return models if swept else [rows]
 
 
 def _base_label(row: ReportRow, with_architecture: bool) -> str:
