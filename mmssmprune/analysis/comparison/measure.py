@@ -48,11 +48,6 @@ class Variant:
     entry: Entry
     keep_ratio: KeepRatio
 
-    def apply_to(self, model: nn.Module) -> None:
-        """Set the keep ratio of the built model; a dense one has none and stays as it is."""
-        if self.entry.pruning is not None:
-            set_keep_ratio(model, self.keep_ratio)
-
 
 @dataclass
 class MeasureSetting:
@@ -128,56 +123,59 @@ def config_keep_ratio(entry: Entry, setting: MeasureSetting) -> KeepRatio:
 
 def measure_accuracy(variants: Sequence[Variant], setting: MeasureSetting) -> dict[Variant, Measured]:
     """Test what the store does not have, one Runner per model, and read the raw results from the store."""
-    keys = {variant: _accuracy_key(variant) for variant in variants}
     for entry in dict.fromkeys(variant.entry for variant in variants):
-        own = [variant for variant in variants if variant.entry is entry]
-        if missing := [variant for variant in own if setting.stored(keys[variant], RAW_ACCURACY) is None]:
-            evaluate(
-                missing,
-                setting.out_dir / 'logs' / entry.name.replace('/', '_'),
-                on_result=lambda variant, value: setting.store.put(keys[variant], value),
-                on_batch=lambda variant, done, total: setting.progress(
-                    f'testing {variant.entry.name} at keep ratio {variant.keep_ratio}', done, total
-                ),
-            )
+        ratios = [variant.keep_ratio for variant in variants if variant.entry is entry]
+        _test_missing(entry, ratios, setting)
     found = {}
-    for variant, key in keys.items():
-        value = setting.store.get(key)
+    for variant in variants:
+        key = _accuracy_key(variant.entry, variant.keep_ratio)
+        value, file = setting.store.get(key), setting.store.path(key).name
         percent = variant.entry.task.percentages(value['metrics'])
-        file = setting.store.path(key).name
         found[variant] = Measured(percent, value['metrics'], value['num_images'], value['device'], file)
     return found
 
 
-def _accuracy_key(variant: Variant) -> dict[str, Any]:
-    entry = variant.entry
+def _test_missing(entry: Entry, keep_ratios: Sequence[KeepRatio], setting: MeasureSetting) -> None:
+    def key(ratio: KeepRatio) -> dict[str, Any]:
+        return _accuracy_key(entry, ratio)
+
+    def show(ratio: KeepRatio, done: int, total: int) -> None:
+        setting.progress(f'testing {entry.name} at keep ratio {ratio}', done, total)
+
+    if missing := [ratio for ratio in keep_ratios if setting.stored(key(ratio), RAW_ACCURACY) is None]:
+        logs = setting.out_dir / 'logs' / entry.name.replace('/', '_')
+        evaluate(entry, missing, logs, lambda ratio, value: setting.store.put(key(ratio), value), show)
+
+
+def _accuracy_key(entry: Entry, keep_ratio: KeepRatio) -> dict[str, Any]:
     return {
         'what': 'accuracy',
         'model': entry.name,
         'config': entry.config_hash,
         'checkpoint': entry.checkpoint_hash,
         'data': entry.data_hash,
-        'keep_ratio': variant.keep_ratio,
+        'keep_ratio': keep_ratio,
         **software(),
     }
 
 
 def evaluate(
-    variants: Sequence[Variant],
+    entry: Entry,
+    keep_ratios: Sequence[KeepRatio],
     work_dir: Path,
-    on_result: Callable[[Variant, dict[str, Any]], None],
-    on_batch: Callable[[Variant, int, int], None] = lambda variant, done, total: None,
+    on_result: Callable[[KeepRatio, dict[str, Any]], None],
+    on_batch: Callable[[KeepRatio, int, int], None] = lambda keep_ratio, done, total: None,
 ) -> None:
-    """Test one model at several keep ratios through a Runner, with its config's test_dataloader and test_evaluator.
+    """Test one checkpoint at several keep ratios: a Runner with the config's own test_dataloader and test_evaluator.
 
     Args:
-        variants: of one entry.
+        entry: the model.
+        keep_ratios: where it is tested; a dense model has only 1.0.
         work_dir: where the Runner writes its logs.
-        on_result: called after each test with ``metrics`` (as the evaluator names them), ``num_images`` and ``device``
-            (as `describe_device` says it).
-        on_batch: called before the first and after each batch with the batches done and the batches in all.
+        on_result: called after each test with the keep ratio and ``metrics`` (as the evaluator names them),
+            ``num_images`` and ``device`` (as `describe_device` says it).
+        on_batch: called before the first and after each batch with the keep ratio, batches done and batches in all.
     """
-    entry = variants[0].entry
     with quiet():
         runner = build_runner(_test_config(entry, work_dir), 'test')
         if entry.weights == 'random':  # those that a training from scratch starts with
@@ -185,9 +183,9 @@ def evaluate(
             runner.model.init_weights()
     progress = _TestProgress()
     runner.register_hook(progress)
-    for variant in variants:
-        variant.apply_to(runner.model)
-        progress.report = partial(on_batch, variant)
+    for keep_ratio in keep_ratios:
+        _apply_keep_ratio(runner.model, entry, keep_ratio)
+        progress.report = partial(on_batch, keep_ratio)
         with quiet():
             metrics = runner.test()
         numbers = {}
@@ -195,7 +193,13 @@ def evaluate(
             with suppress(TypeError, ValueError, RuntimeError):  # a metric of one's own may report lists and texts
                 numbers[name] = float(value)
         images = len(runner.test_dataloader.dataset)
-        on_result(variant, {'metrics': numbers, 'num_images': images, 'device': describe_device(get_device())})
+        on_result(keep_ratio, {'metrics': numbers, 'num_images': images, 'device': describe_device(get_device())})
+
+
+def _apply_keep_ratio(model: nn.Module, entry: Entry, keep_ratio: KeepRatio) -> None:
+    """Set the keep ratio of an entry's built model; a dense one has none and stays as it is."""
+    if entry.pruning is not None:
+        set_keep_ratio(model, keep_ratio)
 
 
 def _test_config(entry: Entry, work_dir: Path) -> Config:
@@ -256,7 +260,7 @@ def measure_cost(variant: Variant, shape: tuple[int, int], setting: MeasureSetti
 
 
 def _count_cost(variant: Variant, shape: tuple[int, int], model: nn.Module) -> dict[str, Any]:
-    variant.apply_to(model)
+    _apply_keep_ratio(model, variant.entry, variant.keep_ratio)
     operations, padded = record_model(model, shape)
     flops = price(operations, CONVENTIONS['field'], count_class_tokens(model))
     return {
@@ -325,13 +329,15 @@ def _time(variants: Sequence[Variant], shape: tuple[int, int], setting: MeasureS
         calls[f'{i} backbone'] = partial(model.backbone, inputs['inputs'])
         variant_of |= {f'{i} model': variant, f'{i} backbone': variant}
     total, done = turns(setting.latency_runs) * len(calls), count(1)
-    times = measure_latency(
-        calls,
-        get_device(),
-        setting.latency_runs,
-        before_turn=lambda name: variant_of[name].apply_to(setting.model(variant_of[name].entry)),
-        after_turn=lambda name: setting.progress(f'timing {len(variants)} rows in turns', next(done), total),
-    )
+
+    def before_turn(name: str) -> None:
+        entry, keep_ratio = variant_of[name].entry, variant_of[name].keep_ratio
+        _apply_keep_ratio(setting.model(entry), entry, keep_ratio)
+
+    def after_turn(name: str) -> None:
+        setting.progress(f'timing {len(variants)} rows in turns', next(done), total)
+
+    times = measure_latency(calls, get_device(), setting.latency_runs, before_turn=before_turn, after_turn=after_turn)
     device = describe_device(get_device())
     return [
         {'model': times[f'{i} model'], 'backbone': times[f'{i} backbone'], 'device': device}
