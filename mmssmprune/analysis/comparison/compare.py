@@ -12,7 +12,7 @@ from mmengine.device import get_device
 
 from mmssmprune.analysis.latency import describe_device
 from mmssmprune.analysis.results import check_output
-from mmssmprune.analysis.software import Software, software
+from mmssmprune.analysis.software import this_software
 from mmssmprune.datasets import check_data_root
 from mmssmprune.models.flops import CONVENTION
 
@@ -76,7 +76,7 @@ def compare(
     check_output(setting.out_dir)
     tables = [_make_table(group, setting, keep_ratios, untrained) for group in groups]
     measured_now = any(group.entries for group in groups)
-    made_with = Software(**software()) if measured_now else tables[0].rows[0].software
+    made_with = this_software() if measured_now else tables[0].rows[0].software
     return ComparisonReport(tuple(tables), CONVENTION, made_with)
 
 
@@ -184,7 +184,7 @@ def _report_row(
         config=_shorten(entry.config_path),
         config_hash=entry.config_hash,
         dense_model_hash=entry.dense_model_hash,
-        software=Software(**software()),
+        software=this_software(),
         checkpoint=None if entry.checkpoint is None else _shorten(entry.checkpoint),
         checkpoint_hash=entry.checkpoint_hash,
         data_hash=None if entry.weights == 'none' else entry.data_hash,
