@@ -28,7 +28,7 @@ from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 
 if TYPE_CHECKING:
-    from mmssmprune.analysis.comparison.rows import Report
+    from mmssmprune.analysis.comparison.report import ComparisonReport
 
 
 def parse_args() -> argparse.Namespace:
@@ -111,13 +111,13 @@ def main() -> None:
         console.width = 120
     # Imported late: these bring torch, mmdet and mmseg, and a typing mistake should show at once.
     from mmssmprune.analysis.comparison.compare import compare
-    from mmssmprune.analysis.comparison.measure import Setting
+    from mmssmprune.analysis.comparison.measure import MeasureSetting
 
     with sentence_errors(building=True):
         models = find_models(args.models, args.cfg_options)
     shape = tuple(args.shape) if args.shape else None
     with sentence_errors(), progress_on(console) as progress:
-        setting = Setting(args.out, shape, args.runs, progress)
+        setting = MeasureSetting(args.out, shape, args.runs, progress)
         report = compare(models, setting, args.keep_ratio, args.untrained)
     report = replace(report, command=command_line())
     with sentence_errors(building=True):  # the disk may be full by now
@@ -129,7 +129,7 @@ def main() -> None:
 def find_models(targets: list[str], cfg_options: dict | None) -> list:
     """Entries to measure and reports of earlier runs, in the order of the command line."""
     from mmssmprune.analysis.comparison.entries import find_entries
-    from mmssmprune.analysis.comparison.report_file import is_report, read_report
+    from mmssmprune.analysis.comparison.report import is_report, read_report
 
     earlier = {i: read_report(target) for i, target in enumerate(targets) if is_report(target)}
     entries = iter(find_entries([target for i, target in enumerate(targets) if i not in earlier], cfg_options))
@@ -162,22 +162,20 @@ def command_line() -> str:
     return shlex.join(['python', script, *sys.argv[1:]])
 
 
-def write_report(report: Report, out_dir: Path) -> list[str]:
+def write_report(report: ComparisonReport, out_dir: Path) -> list[str]:
     """Write the report in every format, each file whole or not at all; gives their names."""
-    from mmssmprune.analysis.comparison.export import to_csv, to_latex
-    from mmssmprune.analysis.comparison.html_report import to_html
+    from mmssmprune.analysis.comparison import formats
     from mmssmprune.analysis.comparison.plot import plot_report
-    from mmssmprune.analysis.comparison.report_file import NAME, to_json
-    from mmssmprune.analysis.comparison.table import to_markdown
+    from mmssmprune.analysis.comparison.report import FILE_NAME, to_json
     from mmssmprune.analysis.results import write_atomically
 
     plots = plot_report(report)
     files = {
-        NAME: to_json(report),
-        'compare.md': to_markdown(report, {name: text for name, (text, _) in plots.items()}),
-        'compare.csv': to_csv(report),
-        'compare.tex': to_latex(report),
-        'compare.html': to_html(report, plots),
+        FILE_NAME: to_json(report),
+        'compare.md': formats.to_markdown(report, {name: text for name, (text, _) in plots.items()}),
+        'compare.csv': formats.to_csv(report),
+        'compare.tex': formats.to_latex(report),
+        'compare.html': formats.to_html(report, plots),
         **{name: png for name, (_, png) in plots.items()},
     }
     for name, content in files.items():
@@ -185,11 +183,10 @@ def write_report(report: Report, out_dir: Path) -> list[str]:
     return list(files)
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: ComparisonReport, console: Console) -> None:
     """The tables and their notes on the terminal."""
-    from mmssmprune.analysis.comparison.footnotes import Footnotes
-    from mmssmprune.analysis.comparison.notes import notes
-    from mmssmprune.analysis.comparison.table import to_rich
+    from mmssmprune.analysis.comparison.formats import to_rich
+    from mmssmprune.analysis.comparison.table import Footnotes, notes
     from mmssmprune.analysis.escape import one_line
 
     footnotes = Footnotes(report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+import mmssmprune.analysis  # noqa: F401 (registers a hook that configs may name)
 from mmssmprune.engine import runner_setup
 from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors

@@ -1,6 +1,8 @@
 # Classification is built by mmpretrain. Hooks and log_processor live in the schedules, beside the interval they count.
 default_scope = 'mmpretrain'
-custom_imports = dict(imports=['mmssmprune.models', 'mmssmprune.engine'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmssmprune.models', 'mmssmprune.engine', 'mmssmprune.analysis'], allow_failed_imports=False
+)
 
 env_cfg = dict(
     cudnn_benchmark=True,

@@ -1,6 +1,8 @@
 # Hooks and log_processor count in epochs or iterations, so they live in the schedules.
 default_scope = 'mmdet'
-custom_imports = dict(imports=['mmssmprune.models', 'mmssmprune.engine'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmssmprune.models', 'mmssmprune.engine', 'mmssmprune.analysis'], allow_failed_imports=False
+)
 
 env_cfg = dict(
     cudnn_benchmark=False,

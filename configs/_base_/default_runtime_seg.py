@@ -1,6 +1,8 @@
 # Hooks and log_processor live in the schedules, beside the interval they count.
 default_scope = 'mmseg'
-custom_imports = dict(imports=['mmssmprune.models', 'mmssmprune.engine'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmssmprune.models', 'mmssmprune.engine', 'mmssmprune.analysis'], allow_failed_imports=False
+)
 
 env_cfg = dict(
     cudnn_benchmark=True,

@@ -1,1 +1,9 @@
-"""Measuring: FLOPs, latency, accuracy, and the comparison that tabulates and draws them."""
+"""Measuring: FLOPs, latency, accuracy, and the comparison that tabulates and draws them.
+
+Importing this registers in mmengine's root registry the hook that draws tokens during a training, so that configs may
+use it by name. It imports neither mmdet nor mmseg.
+"""
+
+from .token_pictures.hook import TokenVisualizationHook
+
+__all__ = ['TokenVisualizationHook']

@@ -11,7 +11,7 @@ _LONGEST, _LARGEST = 100_000, 10**18
 
 
 @dataclass(frozen=True)
-class Kind:
+class ValueKind:
     """A value without parts: what it should be, in words, and whether it is."""
 
     words: str
@@ -30,16 +30,16 @@ def is_text(value: Any, longest: int = _LONGEST) -> bool:
     return isinstance(value, str) and len(value) <= longest
 
 
-def one_of(*words: str) -> Kind:
-    return Kind(f'one of {", ".join(words)}', lambda value: isinstance(value, str) and value in words)
+def one_of(*words: str) -> ValueKind:
+    return ValueKind(f'one of {", ".join(words)}', lambda value: isinstance(value, str) and value in words)
 
 
-TEXT = Kind('a text', is_text)
-NAME = Kind('a text of at most 1000 characters', lambda value: is_text(value, 1000))
-NUMBER = Kind('a number', is_number)
-COUNT = Kind('a whole number, 0 or more', lambda value: is_whole(value, 0))
-NOTHING = Kind('null', lambda value: value is None)
-ANYTHING = Kind('anything', lambda value: True)
+TEXT = ValueKind('a text', is_text)
+NAME = ValueKind('a text of at most 1000 characters', lambda value: is_text(value, 1000))
+NUMBER = ValueKind('a number', is_number)
+COUNT = ValueKind('a whole number, 0 or more', lambda value: is_whole(value, 0))
+NOTHING = ValueKind('null', lambda value: value is None)
+ANYTHING = ValueKind('anything', lambda value: True)
 _LENGTHS = {'shape': 2, 'padded_shape': 2}
 _NEVER_EMPTY = ('tables', 'rows', 'metrics', 'keep_ratio', 'runs_ms', 'tests')
 
@@ -49,8 +49,9 @@ def check(value: Any, kind: Any, where: str = '') -> str:
 
     Args:
         value: of any kind.
-        kind: a `Kind`, or of such a dict, which states its keys, with ? those that may be missing, and by * what all
-            others hold (other keys are ignored); a list, which states what all its items are; a tuple of alternatives.
+        kind: a `ValueKind`, or of such a dict, which states its keys, with ? those that may be missing, and by * what
+            all others hold (other keys are ignored); a list, which states what all its items are; a tuple of
+            alternatives.
         where: path of the value, for the message.
 
     Returns:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import mmssmprune
-from mmssmprune.analysis.comparison.rows import Software
 
 # What Python leaves beside the source.
 _LEFTOVERS = ('.pyc', '.pyo', '.so')
+
+
+@dataclass(frozen=True)
+class Software:
+    """What a row was measured with: package versions and a hash of our own source."""
+
+    versions: Mapping[str, str]
+    source: str
 
 
 @cache
@@ -51,3 +59,15 @@ def source_hash(root: Path, names: Sequence[str]) -> str:
             if path.is_file() and path.suffix not in _LEFTOVERS and '__pycache__' not in path.parts:
                 sha.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return sha.hexdigest()
+
+
+def software_difference(row: Software, reference: Software) -> str:
+    """``torch 2.4.0 instead of 2.13.0, other source of mmssmprune``; empty if they are equal."""
+    said = [
+        f'{name} {row.versions.get(name, "absent")} instead of {reference.versions.get(name, "absent")}'
+        for name in dict.fromkeys([*reference.versions, *row.versions])
+        if row.versions.get(name) != reference.versions.get(name)
+    ]
+    if row.source != reference.source:
+        said.append("another state of mmssmprune's ops, pruning or models")
+    return ', '.join(said)

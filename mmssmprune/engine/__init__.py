@@ -9,14 +9,12 @@ from mmssmprune.checkpoints.guards import guard_mmengine
 from .distillation import DistillationHook
 from .keep_ratio_hooks import ElasticKeepRatioHook, KeepRatioWarmupHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
-from .token_visualization_hook import TokenVisualizationHook
 
 __all__ = [
     'DistillationHook',
     'ElasticKeepRatioHook',
     'KeepRatioWarmupHook',
     'LayerDecayOptimWrapperConstructor',
-    'TokenVisualizationHook',
 ]
 
 guard_mmengine()

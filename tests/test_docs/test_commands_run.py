@@ -35,7 +35,7 @@ from user_folder import (
 )
 
 from mmssmprune._stack import StackError, check_mmpretrain
-from mmssmprune.analysis.comparison import evaluate
+from mmssmprune.analysis.comparison import measure
 from mmssmprune.engine import runner_setup
 from mmssmprune.engine.cfg_options import CfgOptionsAction, merge_cfg_options
 
@@ -153,7 +153,7 @@ def user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         return runner
 
     monkeypatch.setattr(runner_setup, 'build_runner', build_and_stop)
-    monkeypatch.setattr(evaluate, 'build_runner', build_and_stop)
+    monkeypatch.setattr(measure, 'build_runner', build_and_stop)
     yield folder
 
 

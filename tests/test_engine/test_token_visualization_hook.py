@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine_state import forget_earlier_runs
 from tiny_training import LAYERS, backbone_cfg, make_runner
 
-from mmssmprune.engine import TokenVisualizationHook
+from mmssmprune.analysis import TokenVisualizationHook
 
 PRUNED = backbone_cfg(pruning=dict(layers=LAYERS, keep_ratio=0.6, importance='random'))
 HOOK = dict(type='TokenVisualizationHook', interval=3)
@@ -45,7 +45,7 @@ def test_no_more_than_max_images_and_only_on_the_main_process(tmp_path: Path, mo
     runner.val()
     assert pictures(tmp_path / 'few') == ['tokens_00000_0.png']
     forget_earlier_runs()
-    monkeypatch.setattr('mmssmprune.engine.token_visualization_hook.is_main_process', lambda: False)
+    monkeypatch.setattr('mmssmprune.analysis.token_pictures.hook.is_main_process', lambda: False)
     runner = make_runner(tmp_path / 'other_rank', [dict(HOOK, interval=1)], PRUNED)
     runner.val()
     assert pictures(tmp_path / 'other_rank') == []

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny_backbones import PLAIN_ARCH, VIM_ARCH
 
+from mmssmprune.analysis import TokenVisualizationHook
 from mmssmprune.engine.distillation import DistillationHook
 from mmssmprune.engine.keep_ratio_hooks import ElasticKeepRatioHook, KeepRatioWarmupHook
 from mmssmprune.engine.layer_decay import LayerDecayOptimWrapperConstructor
-from mmssmprune.engine.token_visualization_hook import TokenVisualizationHook
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, SimpleFeaturePyramid, Vim
 from mmssmprune.pruning import make_plan
 

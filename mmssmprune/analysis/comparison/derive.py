@@ -1,12 +1,14 @@
-"""What follows from the rows of a table: differences from the dense baseline, and the Pareto front."""
+"""What follows from rows side by side: may they be, what does pruning change, which are best, which are one method."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from .pareto import pareto_optimal
-from .rows import ReportRow
+from .report import ReportRow, ReportTable
 
 # Costs that differ less are equal: a solved plan meets its target only so nearly.
 SAME_COST = 0.005
@@ -15,6 +17,80 @@ AXES: dict[str, Callable[[ReportRow], float | None]] = {
     'FLOPs': lambda row: row.backbone_flops,
     'latency': lambda row: row.model_ms,
 }
+# A row's label, and the description of the device that its latency was measured on.
+Timed = tuple[str, Mapping[str, Any]]
+Point = tuple[float, float]
+
+
+# What may share a table -----------------------------------------------------------------------------------------------
+
+
+def check_same_data(hashes: Sequence[tuple[str, str | None]]) -> None:
+    """Raise ValueError where the hashes of two models' test data differ; None is of a model that is not tested."""
+    tested = [(name, value) for name, value in hashes if value is not None]
+    for name, value in tested:
+        if value != tested[0][1]:
+            raise ValueError(f'{tested[0][0]} and {name} are tested on different data; compare them in separate calls')
+
+
+def common_shape(tables: Sequence[ReportTable], asked: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The (H, W) asked for and of earlier tables, or None; ValueError where they differ."""
+    shapes = dict.fromkeys([*([asked] if asked else []), *(table.shape for table in tables)])
+    if len(shapes) > 1:
+        said = ' and '.join(f'{height} x {width}' for height, width in shapes)
+        raise ValueError(f'FLOPs and latency at {said} do not share a column; measure all models at one --shape')
+    return next(iter(shapes), None)
+
+
+def check_devices(devices: Sequence[Timed]) -> None:
+    """Raise ValueError for latencies that were not measured on one device with the same settings."""
+    if len(group_devices(devices)) > 1:
+        raise ValueError(
+            f'latencies measured on different devices do not share a column ({describe_devices(devices)}); '
+            '--runs 0 leaves latency out and keeps accuracy and FLOPs'
+        )
+
+
+def describe_devices(devices: Sequence[Timed]) -> str:
+    """``model a on Some CPU, threads 1; model b on Other CPU, threads 1``."""
+    return '; '.join(f'{", ".join(labels)} on {device}' for device, labels in group_devices(devices).items())
+
+
+def group_devices(devices: Sequence[Timed]) -> dict[str, list[str]]:
+    """Device with settings, in words (``Some CPU, threads 1, dtype float32``) -> the row labels."""
+    groups: dict[str, list[str]] = {}
+    for label, device in devices:
+        settings = [f'{key.replace("_", " ")} {value}' for key, value in device.items() if key != 'name']
+        groups.setdefault(', '.join([str(device.get('name')), *settings]), []).append(label)
+    return groups
+
+
+def latency_devices(rows: Sequence[ReportRow]) -> list[Timed]:
+    """Of the rows that were timed."""
+    return [(row.label(), row.latency['device']) for row in rows if row.latency]
+
+
+def without_duplicates(rows: Sequence[ReportRow]) -> list[ReportRow]:
+    """Each model at each keep ratio once; what this run measured goes before what an earlier one did."""
+    best: dict[str, int] = {}
+    for i, row in enumerate(rows):
+        key = json.dumps([row.kind, row.config_hash, row.checkpoint_hash, row.keep_ratio])
+        if key not in best or (rows[best[key]].origin and not row.origin):
+            best[key] = i
+    return [rows[i] for i in sorted(best.values())]
+
+
+def with_own_names(rows: Sequence[ReportRow]) -> list[ReportRow]:
+    """Say of earlier rows where they are from, where another model has the same name."""
+    models = {(row.model, row.config_hash, row.checkpoint_hash, row.origin) for row in rows}
+    times = Counter(name for name, *_ in models)
+    return [
+        replace(row, model=f'{row.model} (from {row.origin})') if times[row.model] > 1 and row.origin else row
+        for row in rows
+    ]
+
+
+# Differences and the Pareto front -------------------------------------------------------------------------------------
 
 
 def derive(rows: Sequence[ReportRow], metrics: Sequence[str]) -> list[ReportRow]:
@@ -47,13 +123,12 @@ def find_dense(row: ReportRow, rows: Sequence[ReportRow]) -> ReportRow | None:
 def _with_difference(row: ReportRow, dense: ReportRow | None) -> ReportRow:
     if dense is None or dense is row:
         return replace(row, dense=None, accuracy_difference={}, backbone_flops_change=None)
+    ours, theirs = row.measured, dense.measured
     flops, dense_flops = row.backbone_flops, dense.backbone_flops
     return replace(
         row,
         dense=dense.model,
-        accuracy_difference={
-            title: value - dense.measured[title] for title, value in row.measured.items() if title in dense.measured
-        },
+        accuracy_difference={title: value - theirs[title] for title, value in ours.items() if title in theirs},
         backbone_flops_change=flops / dense_flops - 1 if flops is not None and dense_flops else None,
     )
 
@@ -67,3 +142,106 @@ def _optimal(rows: Sequence[ReportRow], metric: str, axis: str) -> set[int]:
     }
     flags = pareto_optimal(list(points.values()), SAME_COST)
     return {i for i, optimal in zip(points, flags, strict=True) if optimal}
+
+
+def pareto_optimal(points: Sequence[Point], same_cost: float = 0.0) -> list[bool]:
+    """For each (cost, value) whether no other point beats it.
+
+    A point is beaten by one that is worth more and costs no more, or that is worth as much and costs less.
+
+    Args:
+        points: costs are positive; the less the better. Values: the more the better.
+        same_cost: costs that differ by at most this share count as equal. Solved plans meet a target only so nearly,
+            and a latency is no more exact either.
+    """
+
+    def beats(other: Point, point: Point) -> bool:
+        no_dearer = other[0] <= point[0] * (1 + same_cost)
+        cheaper = other[0] * (1 + same_cost) < point[0]
+        return (other[1] > point[1] and no_dearer) or (other[1] == point[1] and cheaper)
+
+    return [not any(beats(other, point) for other in points) for point in points]
+
+
+def pareto_front(points: Sequence[Point], same_cost: float = 0.0) -> list[Point]:
+    """The optimal points by rising cost, each once: their values never fall."""
+    flags = pareto_optimal(points, same_cost)
+    return sorted({point for point, optimal in zip(points, flags, strict=True) if optimal})
+
+
+# Methods --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method:
+    """Rows that differ only in how much they prune: one line in a plot.
+
+    Attributes:
+        label: unlike that of any other method in the table.
+        kind: of all its rows.
+        rows: as the table orders them.
+    """
+
+    label: str
+    kind: str
+    rows: tuple[ReportRow, ...]
+
+
+def group_methods(rows: Sequence[ReportRow]) -> list[Method]:
+    """The methods of a table, in order of appearance.
+
+    Rows are of one method if they have the same dense model, the same recipe, the same training length and hooks.
+    Where a checkpoint was tested at several ratios, and another of the same method as well, each is a line of its own.
+    """
+    groups: dict[str, list[ReportRow]] = {}
+    for row in rows:
+        # Every dense or untrained model is a point of its own, so it is known by its checkpoint.
+        own = row.checkpoint_hash if row.kind != 'pruned' else None
+        key = [row.kind, row.dense_model_hash, row.recipe, row.training, own, row.config if row.kind == 'dense' else '']
+        groups.setdefault(json.dumps(key, sort_keys=True, default=list), []).append(row)
+    members = [part for group in groups.values() for part in _by_checkpoint(group)]
+    heads = {row.architecture for row in rows}
+    names = [_base_label(part[0], len(heads) > 1) for part in members]
+    details = [_details(part[0]) for part in members]
+    labels = [
+        name + _difference(detail, [d for n, d in zip(names, details, strict=True) if n == name])
+        for name, detail in zip(names, details, strict=True)
+    ]
+    return [Method(label, part[0].kind, tuple(part)) for label, part in zip(labels, members, strict=True)]
+
+
+def method_labels(rows: Sequence[ReportRow]) -> dict[int, str]:
+    """The label of each row's method, by the row's ``id``."""
+    return {id(row): method.label for method in group_methods(rows) for row in method.rows}
+
+
+def _by_checkpoint(rows: list[ReportRow]) -> list[list[ReportRow]]:
+    models = [[row for row in rows if row.model == name] for name in dict.fromkeys(row.model for row in rows)]
+    swept = len(models) > 1 and any(len(part) > 1 for part in models)
+    return models if swept else [rows]
+
+
+def _base_label(row: ReportRow, with_architecture: bool) -> str:
+    name = f'{row.family} {row.architecture}' if with_architecture else row.family
+    return f'{name}, {row.recipe["reduction"] if row.recipe else row.kind}'
+
+
+def _details(row: ReportRow) -> dict[str, str]:
+    """What may tell methods of one base label apart, the last resort last."""
+
+    def text(value: Any) -> str:
+        return ('/'.join(map(str, value)) or 'none') if isinstance(value, (list, tuple)) else str(value)
+
+    recipe = {key: value for key, value in (row.recipe or {}).items() if key != 'reduction'}
+    return {key: text(value) for key, value in {**recipe, **row.training, 'model': row.model}.items()}
+
+
+def _difference(detail: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str:
+    """The fewest leading details in which this one differs from all others of its base label."""
+    rivals = [other for other in others if other is not detail]
+    said: list[str] = []
+    for key, value in detail.items():
+        if any(other.get(key) != value for other in rivals):
+            said.append(value if key == 'model' else f'{key} {value}')
+            rivals = [other for other in rivals if other.get(key) == value]
+    return f' ({", ".join(said)})' if said else ''

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +79,7 @@ class Entry:
         """Equal for a pruned model and the dense one that it was made from."""
         model = copy.deepcopy(self.cfg.model.to_dict())
         model['backbone'].pop('pruning', None)
-        return digest(_without(model, 'init_cfg'))
+        return digest(_rewrite(model, _without_init_cfg))
 
     @cached_property
     def model_hash(self) -> str:
@@ -112,7 +112,7 @@ class Entry:
     def untrained(self) -> Entry:
         """The same model with seeded random weights: what chance gives."""
         cfg = copy.deepcopy(self.cfg)
-        cfg.model = _without_pretrained(cfg.model.to_dict())
+        cfg.model = _rewrite(cfg.model.to_dict(), _without_pretrained)
         return replace(self, name=f'{self.name} (untrained)', cfg=cfg, checkpoint=None, weights='random')
 
 
@@ -158,7 +158,7 @@ def _find_files(target: str) -> tuple[Path, Path | None]:
         return config_path, _existing_file(Path(checkpoint).expanduser(), 'checkpoint')
     path = Path(target).expanduser()
     if path.is_dir():
-        return _config_in(path), _checkpoint_in(path)
+        return _files_in(path)
     if path.suffix != '.py':
         raise FileNotFoundError(
             f'{target} is neither a work_dir, nor a config (*.py), nor a pair config.py:checkpoint.pth, nor a '
@@ -179,19 +179,14 @@ def _existing_file(path: Path, what: str) -> Path:
     return path
 
 
-def _config_in(work_dir: Path) -> Path:
+def _files_in(work_dir: Path) -> tuple[Path, Path]:
     configs = sorted(work_dir.glob('*.py'))
     if len(configs) != 1:
         found = ', '.join(path.name for path in configs) or 'none'
         raise ValueError(f'work_dir {work_dir} should hold one config (*.py), but holds {found}')
-    return configs[0]
-
-
-def _checkpoint_in(work_dir: Path) -> Path:
-    checkpoint = find_resume_checkpoint(work_dir)
-    if checkpoint is None:
+    if (checkpoint := find_resume_checkpoint(work_dir)) is None:
         raise FileNotFoundError(f'there is no checkpoint in the work_dir {work_dir}; train it, or give its config')
-    return Path(checkpoint)
+    return configs[0], Path(checkpoint)
 
 
 def _dataset_paths(dataset: dict[str, Any]) -> list[Path]:
@@ -212,15 +207,17 @@ def _fingerprint(path: Path) -> Any:
     return sorted((str(file.relative_to(path)), file.stat().st_size) for file in files)
 
 
-def _without(value: Any, key: str) -> Any:
+def _rewrite(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A copy of a nested value with each dict as ``change`` gives it."""
     if isinstance(value, dict):
-        return {k: _without(v, key) for k, v in value.items() if k != key}
-    return [_without(v, key) for v in value] if isinstance(value, (list, tuple)) else value
+        return {key: _rewrite(v, change) for key, v in change(value).items()}
+    return [_rewrite(v, change) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _without_pretrained(value: Any) -> Any:
-    if isinstance(value, dict):
-        init = value.get('init_cfg')
-        trained = isinstance(init, dict) and init.get('type') == 'Pretrained'
-        return {k: None if k == 'init_cfg' and trained else _without_pretrained(v) for k, v in value.items()}
-    return [_without_pretrained(v) for v in value] if isinstance(value, (list, tuple)) else value
+def _without_init_cfg(part: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key != 'init_cfg'}
+
+
+def _without_pretrained(part: dict[str, Any]) -> dict[str, Any]:
+    init = part.get('init_cfg')
+    return part | {'init_cfg': None} if isinstance(init, dict) and init.get('type') == 'Pretrained' else part

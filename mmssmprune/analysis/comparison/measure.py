@@ -1,46 +1,56 @@
-"""The measurements behind one row of a table: looked up in the store, or made and stored."""
+"""The measurements behind the rows of a table: looked up in the store, or made and stored."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner, set_random_seed
 from torch import nn
 
+from mmssmprune import analysis
 from mmssmprune.analysis.cost.conventions import CONVENTIONS
 from mmssmprune.analysis.cost.flops import count_class_tokens, price
 from mmssmprune.analysis.cost.meta_forward import record_model
 from mmssmprune.analysis.cost.model_cost import count_parameters
 from mmssmprune.analysis.inputs import count_proposals, first_test_image, prepare_inputs
 from mmssmprune.analysis.json_check import check
+from mmssmprune.analysis.latency import describe_device, measure_latency, turns
+from mmssmprune.analysis.quiet import quiet
 from mmssmprune.analysis.results import ResultStore
 from mmssmprune.analysis.software import software, source_hash
+from mmssmprune.engine.loading import build_model
+from mmssmprune.engine.runner_setup import build_runner
+from mmssmprune.models import set_keep_ratio
 
 from .entries import Entry
-from .evaluate import KeepRatio, apply_keep_ratio, evaluate, load_model, solve_plan
-from .latency import describe_device, measure_latency, turns
-from .report_schema import RAW_ACCURACY, RAW_COST, RAW_LATENCY, RAW_PLAN
-from .rows import Measured
+from .report import RAW_ACCURACY, RAW_COST, RAW_LATENCY, RAW_PLAN, Measured
 
+KeepRatio = float | list[float]
 # What decides a FLOP count besides the packages that `software` hashes.
 _COUNTING = ('inputs.py', *(f'cost/{name}.py' for name in ('conventions', 'flops', 'meta_forward', 'operations')))
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: a model at a keep ratio."""
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A model at a keep ratio: what becomes one row."""
 
     entry: Entry
     keep_ratio: KeepRatio
 
 
 @dataclass
-class Setting:
+class MeasureSetting:
     """Where and how the rows of one comparison are measured.
 
     Attributes:
@@ -60,70 +70,81 @@ class Setting:
         self._models: dict[Entry, nn.Module] = {}
 
     def model(self, entry: Entry) -> nn.Module:
-        """The entry's built model, kept for the next measurement of it."""
+        """The entry's model in eval mode, with its checkpoint if it has one; kept for its next measurement."""
         if entry not in self._models:
-            self._models[entry] = load_model(entry)
+            with quiet():
+                self._models[entry] = build_model(entry.cfg, entry.checkpoint and str(entry.checkpoint))
         return self._models[entry]
 
     def forget(self, entry: Entry) -> None:
         """Free the memory of an entry's model."""
         self._models.pop(entry, None)
 
+    def stored(self, key: dict[str, Any], kind: Any, length: int | None = None) -> Any | None:
+        """The store's value under a key; None where there is none, or a damaged one, which is measured again."""
 
-def config_keep_ratio(entry: Entry, setting: Setting) -> KeepRatio:
+        def read(value: Any) -> Any:
+            if check(value, kind) or (length is not None and len(value) != length):
+                raise ValueError('damaged')
+            return value
+
+        return self.store.get(key, read)
+
+    def stored_or_new(self, key: dict[str, Any], kind: Any, make: Callable[[], Any], length: int | None = None) -> Any:
+        """The store's value under a key, or a new one, which is then stored."""
+        value = self.stored(key, kind, length)
+        if value is None:
+            value = make()
+            self.store.put(key, value)
+        return value
+
+
+def config_keep_ratio(entry: Entry, setting: MeasureSetting) -> KeepRatio:
     """The keep ratio that an entry's config asks for, solved where the config sets a target instead.
 
     Raises:
         ValueError: the target cannot be met.
     """
+
+    def solve() -> dict[str, float]:
+        init_default_scope(entry.cfg.get('default_scope', 'mmengine'))
+        with quiet():
+            backbone = MODELS.build(entry.cfg.model.backbone)
+        return {'keep_ratio': backbone.pruner.plan.keep_ratios[0]}
+
     if entry.keep_ratio is not None:
         return entry.keep_ratio
     key = {'what': 'plan', 'model': entry.name, 'config': entry.model_hash, **software()}
-    value = setting.store.get(key, _whole(RAW_PLAN))
-    if value is None:
-        value = {'keep_ratio': solve_plan(entry)}
-        setting.store.put(key, value)
-    return value['keep_ratio']
+    return setting.stored_or_new(key, RAW_PLAN, solve)['keep_ratio']
 
 
-def _whole(kind: Any) -> Callable[[Any], Any]:
-    """For `ResultStore.get`: a raw result that is damaged is measured again."""
-
-    def read(value: Any) -> Any:
-        if wrong := check(value, kind):
-            raise ValueError(wrong)
-        return value
-
-    return read
+# Accuracy -------------------------------------------------------------------------------------------------------------
 
 
-def measure_accuracy(rows: Sequence[Row], setting: Setting) -> list[Measured]:
+def measure_accuracy(variants: Sequence[Variant], setting: MeasureSetting) -> dict[Variant, Measured]:
     """Test what the store does not have, one Runner per model, and read the raw results from the store."""
-    for entry in dict.fromkeys(row.entry for row in rows):
-        missing = [
-            row.keep_ratio
-            for row in rows
-            if row.entry is entry
-            and setting.store.get(_accuracy_key(entry, row.keep_ratio), _whole(RAW_ACCURACY)) is None
-        ]
-        if missing:
-            evaluate(
-                entry,
-                missing,
-                setting.out_dir / 'logs' / entry.name.replace('/', '_'),
-                on_result=lambda ratio, value, entry=entry: setting.store.put(_accuracy_key(entry, ratio), value),
-                on_batch=lambda ratio, done, total, entry=entry: setting.progress(
-                    f'testing {entry.name} at keep ratio {ratio}', done, total
-                ),
-            )
-    return [_read_accuracy(row, setting.store) for row in rows]
+    for entry in dict.fromkeys(variant.entry for variant in variants):
+        ratios = [variant.keep_ratio for variant in variants if variant.entry is entry]
+        _test_missing(entry, ratios, setting)
+    found = {}
+    for variant in variants:
+        key = _accuracy_key(variant.entry, variant.keep_ratio)
+        value, file = setting.store.get(key), setting.store.path(key).name
+        percent = variant.entry.task.percentages(value['metrics'])
+        found[variant] = Measured(percent, value['metrics'], value['num_images'], value['device'], file)
+    return found
 
 
-def _read_accuracy(row: Row, store: ResultStore) -> Measured:
-    key = _accuracy_key(row.entry, row.keep_ratio)
-    value = store.get(key)
-    percent = row.entry.task.percentages(value['metrics'])
-    return Measured(percent, value['metrics'], value['num_images'], value['device'], store.path(key).name)
+def _test_missing(entry: Entry, keep_ratios: Sequence[KeepRatio], setting: MeasureSetting) -> None:
+    def key(ratio: KeepRatio) -> dict[str, Any]:
+        return _accuracy_key(entry, ratio)
+
+    def show(ratio: KeepRatio, done: int, total: int) -> None:
+        setting.progress(f'testing {entry.name} at keep ratio {ratio}', done, total)
+
+    if missing := [ratio for ratio in keep_ratios if setting.stored(key(ratio), RAW_ACCURACY) is None]:
+        logs = setting.out_dir / 'logs' / entry.name.replace('/', '_')
+        evaluate(entry, missing, logs, lambda ratio, value: setting.store.put(key(ratio), value), show)
 
 
 def _accuracy_key(entry: Entry, keep_ratio: KeepRatio) -> dict[str, Any]:
@@ -138,38 +159,108 @@ def _accuracy_key(entry: Entry, keep_ratio: KeepRatio) -> dict[str, Any]:
     }
 
 
-def default_shape(entry: Entry, setting: Setting) -> tuple[int, int]:
+def evaluate(
+    entry: Entry,
+    keep_ratios: Sequence[KeepRatio],
+    work_dir: Path,
+    on_result: Callable[[KeepRatio, dict[str, Any]], None],
+    on_batch: Callable[[KeepRatio, int, int], None] = lambda keep_ratio, done, total: None,
+) -> None:
+    """Test one checkpoint at several keep ratios: a Runner with the config's own test_dataloader and test_evaluator.
+
+    Args:
+        entry: the model.
+        keep_ratios: where it is tested; a dense model has only 1.0.
+        work_dir: where the Runner writes its logs.
+        on_result: called after each test with the keep ratio and ``metrics`` (as the evaluator names them),
+            ``num_images`` and ``device`` (as `describe_device` says it).
+        on_batch: called before the first and after each batch with the keep ratio, batches done and batches in all.
+    """
+    with quiet():
+        runner = build_runner(_test_config(entry, work_dir), 'test')
+        if entry.weights == 'random':  # those that a training from scratch starts with
+            set_random_seed(0)
+            runner.model.init_weights()
+    progress = _TestProgress()
+    runner.register_hook(progress)
+    for keep_ratio in keep_ratios:
+        _apply_keep_ratio(runner.model, entry, keep_ratio)
+        progress.report = partial(on_batch, keep_ratio)
+        with quiet():
+            metrics = runner.test()
+        numbers = {}
+        for name, value in metrics.items():
+            with suppress(TypeError, ValueError, RuntimeError):  # a metric of one's own may report lists and texts
+                numbers[name] = float(value)
+        images = len(runner.test_dataloader.dataset)
+        on_result(keep_ratio, {'metrics': numbers, 'num_images': images, 'device': describe_device(get_device())})
+
+
+def _apply_keep_ratio(model: nn.Module, entry: Entry, keep_ratio: KeepRatio) -> None:
+    """Set the keep ratio of an entry's built model; a dense one has none and stays as it is."""
+    if entry.pruning is not None:
+        set_keep_ratio(model, keep_ratio)
+
+
+def _test_config(entry: Entry, work_dir: Path) -> Config:
+    cfg = copy.deepcopy(entry.cfg)
+    cfg.work_dir = str(work_dir)
+    cfg.launcher = 'none'
+    cfg.load_from, cfg.resume = (None if entry.checkpoint is None else str(entry.checkpoint)), False
+    # Names loggers, and a name shared by two Runners would mix them up.
+    cfg.experiment_name = f'{entry.name}-{entry.config_hash[:8]}-{entry.checkpoint_hash[:8]}'
+    cfg.randomness = {'seed': 0}
+    return cfg
+
+
+class _TestProgress(Hook):
+    """Reports the batches of a test."""
+
+    report: Callable[[int, int], None]
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        self.report(0, len(runner.test_dataloader))
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.report(batch_idx + 1, len(runner.test_dataloader))
+
+
+# FLOPs, parameters, tokens --------------------------------------------------------------------------------------------
+
+
+def default_shape(entry: Entry, setting: MeasureSetting) -> tuple[int, int]:
     """(H, W) of the first test image after test pipeline and padding."""
     inputs = prepare_inputs(setting.model(entry), first_test_image(entry.cfg))['inputs']
     return tuple(inputs.shape[-2:])
 
 
-def measure_cost(row: Row, shape: tuple[int, int], setting: Setting) -> dict[str, Any]:
+def measure_cost(variant: Variant, shape: tuple[int, int], setting: MeasureSetting) -> dict[str, Any]:
     """FLOPs, parameters and tokens of one row; they depend on neither weights nor image."""
+    entry = variant.entry
+
+    def count_anew() -> dict[str, Any]:
+        what = f'counting FLOPs of {entry.name} at keep ratio {variant.keep_ratio}'
+        setting.progress(what, 0, 1)
+        value = _count_cost(variant, shape, setting.model(entry))
+        setting.progress(what, 1, 1)
+        # Neither changes a count; kept so that a reader of the raw result knows what it was made with.
+        return value | {'checkpoint': entry.checkpoint_hash, 'device': describe_device(get_device())}
+
     key = {
         'what': 'cost',
-        'model': row.entry.name,
-        'config': row.entry.model_hash,
-        'keep_ratio': row.keep_ratio,
+        'model': entry.name,
+        'config': entry.model_hash,
+        'keep_ratio': variant.keep_ratio,
         'shape': list(shape),
         'device_type': str(get_device()),
-        'counting': source_hash(Path(__file__).parents[1], _COUNTING),
+        'counting': source_hash(Path(analysis.__file__).parent, _COUNTING),
         **software(),
     }
-    value = setting.store.get(key, _whole(RAW_COST))
-    if value is None:
-        what = f'counting FLOPs of {row.entry.name} at keep ratio {row.keep_ratio}'
-        setting.progress(what, 0, 1)
-        value = _count_cost(row, shape, setting.model(row.entry))
-        # Neither changes a count; kept so that a reader of the raw result knows what it was made with.
-        value |= {'checkpoint': row.entry.checkpoint_hash, 'device': describe_device(get_device())}
-        setting.progress(what, 1, 1)
-        setting.store.put(key, value)
-    return value
+    return setting.stored_or_new(key, RAW_COST, count_anew)
 
 
-def _count_cost(row: Row, shape: tuple[int, int], model: nn.Module) -> dict[str, Any]:
-    apply_keep_ratio(model, row.entry, row.keep_ratio)
+def _count_cost(variant: Variant, shape: tuple[int, int], model: nn.Module) -> dict[str, Any]:
+    _apply_keep_ratio(model, variant.entry, variant.keep_ratio)
     operations, padded = record_model(model, shape)
     flops = price(operations, CONVENTIONS['field'], count_class_tokens(model))
     return {
@@ -180,12 +271,20 @@ def _count_cost(row: Row, shape: tuple[int, int], model: nn.Module) -> dict[str,
         'padded_shape': list(padded),
         'proposals': count_proposals(model),
         'params': {'backbone': count_parameters(model.backbone), 'total': count_parameters(model)},
-        'tokens': count_tokens(model.backbone, padded),
-        'recipe': describe_recipe(model.backbone),
+        'tokens': _count_tokens(model.backbone, padded),
+        'recipe': _describe_recipe(model.backbone),
     }
 
 
-def describe_recipe(backbone: nn.Module) -> dict[str, Any] | None:
+def _count_tokens(backbone: nn.Module, shape: tuple[int, int]) -> dict[str, Any] | None:
+    """Tokens that each layer processes, and their mean share of the full grid; None for other backbones."""
+    if not hasattr(backbone, 'tokens_per_layer'):
+        return None
+    per_layer = [int(number) for number in backbone.tokens_per_layer(shape)]
+    return {'per_layer': per_layer, 'mean_share': sum(per_layer) / (len(per_layer) * max(per_layer))}
+
+
+def _describe_recipe(backbone: nn.Module) -> dict[str, Any] | None:
     """The pruning of a built backbone with its defaults filled in, without how much it prunes; None if it is dense.
 
     Choices that have no effect on a reduction are left out: `merge` and `evit` bring their own.
@@ -194,56 +293,53 @@ def describe_recipe(backbone: nn.Module) -> dict[str, Any] | None:
     if pruner is None or pruner.plan is None:
         return None
     recipe = {'reduction': pruner.names['reduction'], 'layers': list(pruner.plan.layers)}
-    if pruner.names['reduction'] == 'prune':
-        recipe |= {name: pruner.names[name] for name in ('importance', 'restoration')}
-    return recipe | {name: pruner.names[name] for name in ('alignment', 'conv_fill', 'regime')}
+    own = ('importance', 'restoration') if pruner.names['reduction'] == 'prune' else ()
+    return recipe | {name: pruner.names[name] for name in (*own, 'alignment', 'conv_fill', 'regime')}
 
 
-def count_tokens(backbone: nn.Module, shape: tuple[int, int]) -> dict[str, Any] | None:
-    """Tokens that each layer processes, and their mean share of the full grid; None for other backbones."""
-    if not hasattr(backbone, 'tokens_per_layer'):
-        return None
-    per_layer = [int(number) for number in backbone.tokens_per_layer(shape)]
-    return {'per_layer': per_layer, 'mean_share': sum(per_layer) / (len(per_layer) * max(per_layer))}
+# Latency --------------------------------------------------------------------------------------------------------------
 
 
-def measure_latencies(rows: Sequence[Row], shape: tuple[int, int], setting: Setting) -> list[dict[str, Any]]:
+def measure_latencies(
+    variants: Sequence[Variant], shape: tuple[int, int], setting: MeasureSetting
+) -> dict[Variant, dict[str, Any]]:
     """Latency of all rows of a table, measured together, because only then can they be compared."""
+    if not variants:
+        return {}
     key = {
         'what': 'latency',
-        'model': rows[0].entry.task.name,
-        'rows': [[row.entry.model_hash, row.entry.checkpoint_hash, row.keep_ratio] for row in rows],
+        'model': variants[0].entry.task.name,
+        'rows': [[v.entry.model_hash, v.entry.checkpoint_hash, v.keep_ratio] for v in variants],
         'shape': list(shape),
         'runs': setting.latency_runs,
         'device': describe_device(get_device()),
         **software(),
     }
-    value = setting.store.get(key, _whole(RAW_LATENCY))
-    if value is None or len(value) != len(rows):
-        value = _time_rows(rows, shape, setting)
-        setting.store.put(key, value)
-    return value
+    times = setting.stored_or_new(key, RAW_LATENCY, lambda: _time(variants, shape, setting), len(variants))
+    return dict(zip(variants, times, strict=True))
 
 
-def _time_rows(rows: Sequence[Row], shape: tuple[int, int], setting: Setting) -> list[dict[str, Any]]:
-    image = first_test_image(rows[0].entry.cfg)
-    calls, row_of = {}, {}
-    for i, row in enumerate(rows):
-        model = setting.model(row.entry)
+def _time(variants: Sequence[Variant], shape: tuple[int, int], setting: MeasureSetting) -> list[dict[str, Any]]:
+    image = first_test_image(variants[0].entry.cfg)
+    calls, variant_of = {}, {}
+    for i, variant in enumerate(variants):
+        model = setting.model(variant.entry)
         inputs = prepare_inputs(model, image, shape)
         calls[f'{i} model'] = partial(model, **inputs, mode='predict')
         calls[f'{i} backbone'] = partial(model.backbone, inputs['inputs'])
-        row_of |= {f'{i} model': row, f'{i} backbone': row}
+        variant_of |= {f'{i} model': variant, f'{i} backbone': variant}
     total, done = turns(setting.latency_runs) * len(calls), count(1)
 
     def before_turn(name: str) -> None:
-        apply_keep_ratio(setting.model(row_of[name].entry), row_of[name].entry, row_of[name].keep_ratio)
+        entry, keep_ratio = variant_of[name].entry, variant_of[name].keep_ratio
+        _apply_keep_ratio(setting.model(entry), entry, keep_ratio)
 
     def after_turn(name: str) -> None:
-        setting.progress(f'timing {len(rows)} rows in turns', next(done), total)
+        setting.progress(f'timing {len(variants)} rows in turns', next(done), total)
 
     times = measure_latency(calls, get_device(), setting.latency_runs, before_turn=before_turn, after_turn=after_turn)
     device = describe_device(get_device())
     return [
-        {'model': times[f'{i} model'], 'backbone': times[f'{i} backbone'], 'device': device} for i in range(len(rows))
+        {'model': times[f'{i} model'], 'backbone': times[f'{i} backbone'], 'device': device}
+        for i in range(len(variants))
     ]

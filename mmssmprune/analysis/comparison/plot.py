@@ -18,11 +18,8 @@ from matplotlib.transforms import Bbox
 
 from mmssmprune.analysis.escape import one_line
 
-from .derive import AXES, SAME_COST
-from .join import group_devices, latency_devices
-from .methods import Method, group_methods
-from .pareto import pareto_front
-from .rows import Report, ReportRow, ReportTable, format_keep_ratio
+from .derive import AXES, SAME_COST, Method, group_devices, group_methods, latency_devices, pareto_front
+from .report import ComparisonReport, ReportRow, ReportTable, format_keep_ratio
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31')
@@ -34,7 +31,7 @@ _TITLES = {'FLOPs': 'backbone FLOPs (G)', 'latency': 'latency of the model (ms)'
 _PLACES = ((5, -12), (5, 6), (-26, -12), (-26, 6), (-8, 10), (-8, -18))
 
 
-def plot_report(report: Report) -> dict[str, tuple[str, bytes]]:
+def plot_report(report: ComparisonReport) -> dict[str, tuple[str, bytes]]:
     """All pictures of a report: file name -> what it shows, and its PNG bytes.
 
     There is one per table and axis; one for latency only where rows have it. Rows that were not run, and published
@@ -49,8 +46,9 @@ def plot_report(report: Report) -> dict[str, tuple[str, bytes]]:
         name += f'-{seen[table.task]}' if tasks[table.task] > 1 else ''
         for axis in AXES:
             if any(_is_shown(row, axis) for row in table.rows):
-                text = f'{table.title}: accuracy against {axis}'
-                pictures[f'{name}-{axis.lower()}.png'] = text, _to_png(draw_table(table, axis))
+                png = BytesIO()
+                draw_table(table, axis).savefig(png, format='png')
+                pictures[f'{name}-{axis.lower()}.png'] = f'{table.title}: accuracy against {axis}', png.getvalue()
     return pictures
 
 
@@ -60,9 +58,14 @@ def draw_table(table: ReportTable, axis: str) -> Figure:
     Dense models are stars with a dashed level line, the Pareto front is the grey band, its points have a dark rim; an
     untrained model's level is told in the legend.
     """
-    methods = [part for method in group_methods(table.rows) for part in _shown_part(method, axis)]
-    entries = len(methods) + 2
-    figure = Figure(figsize=(max(6.4, 5.4 * len(table.metrics)), 4.2 + 0.24 * entries), layout='constrained', dpi=150)
+    methods = []
+    for method in group_methods(table.rows):
+        # From the most pruned one on; a method none of whose rows has a point is left out.
+        rows = sorted((row for row in method.rows if _is_shown(row, axis)), key=AXES['FLOPs'])
+        if rows or method.kind == 'untrained':
+            methods.append(replace(method, rows=tuple(rows) or method.rows))
+    size = max(6.4, 5.4 * len(table.metrics)), 4.2 + 0.24 * (len(methods) + 2)
+    figure = Figure(figsize=size, layout='constrained', dpi=150)
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(table.metrics), squeeze=False)[0]
     labels = [
@@ -74,59 +77,55 @@ def draw_table(table: ReportTable, axis: str) -> Figure:
     return figure
 
 
-def _to_png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format='png')
-    return buffer.getvalue()
-
-
 def _is_shown(row: ReportRow, axis: str) -> bool:
     return row.kind != 'untrained' and bool(row.measured) and AXES[axis](row) is not None
 
 
-def _shown_part(method: Method, axis: str) -> list[Method]:
-    """The method with the rows that have a point, from the most pruned one on; nothing if there is none."""
-    if method.kind == 'untrained':
-        return [method]
-    rows = sorted((row for row in method.rows if _is_shown(row, axis)), key=AXES['FLOPs'])
-    return [Method(method.label, method.kind, tuple(rows))] if rows else []
-
-
 def _draw_panel(axes: Axes, table: ReportTable, methods: Sequence[Method], metric: str, axis: str) -> list[Annotation]:
+    """Draw the lines and give the labels of their points, which have no place yet."""
     methods = [replace(m, rows=tuple(row for row in m.rows if metric in row.measured)) for m in methods]
     trained = [row for method in methods if method.kind != 'untrained' for row in method.rows]
+    points = {id(row): (AXES[axis](row) * _SCALE[axis], row.measured[metric]) for row in trained}
     if trained:
         axes.set_ylim(*_visible_range([row.measured[metric] for row in trained]))
-    front = pareto_front([(AXES[axis](row) * _SCALE[axis], row.measured[metric]) for row in trained], SAME_COST)
+    front = pareto_front(list(points.values()), SAME_COST)
     style = dict(color='0.85', linewidth=7, solid_capstyle='round', label='Pareto front', zorder=1)
     axes.plot([x for x, _ in front], [y for _, y in front], **style)
     labels = []
     for i, method in enumerate(methods):
         colour, marker, label = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _legend_text(method.label)
-        if not method.rows:
+        if method.kind == 'untrained' and method.rows:
+            # Chance is far below; stretching the axis down to it would hide what pruning costs.
+            limits, level = axes.get_ylim(), method.rows[0].measured[metric]
+            axes.axhline(level, color='0.45', linestyle=':', linewidth=1.5, label=f'{label}: {level:.1f}')
+            axes.set_ylim(*limits)
+        if method.kind == 'untrained' or not method.rows:
             continue
-        if method.kind == 'untrained':
-            _draw_level(axes, method, metric)
-            continue
-        x, y = [AXES[axis](row) * _SCALE[axis] for row in method.rows], [row.measured[metric] for row in method.rows]
+        own = [points[id(row)] for row in method.rows]
+        x, y = zip(*own, strict=True)
         if method.kind == 'dense':
+            marker, size = '*', 14
             axes.axhline(y[0], color=colour, linestyle='--', linewidth=1, alpha=0.6, zorder=1)
-            axes.plot(x, y, '*', color=colour, markersize=14, label=label, zorder=4)
+            axes.plot(x, y, marker, color=colour, markersize=size, label=label, zorder=4)
         else:
-            axes.plot(x, y, '-', marker=marker, color=colour, markersize=6, linewidth=1.5, label=label, zorder=3)
-            labels += [_label(axes, row, point, colour) for row, *point in zip(method.rows, x, y, strict=True)]
-        _draw_rims(axes, method, x, y, metric, axis, '*' if method.kind == 'dense' else marker)
-    height, width = table.shape
-    axes.set_title(_title(table, axis), fontsize=10, parse_math=False)
-    axes.set_xlabel(f'{_TITLES[axis]} at {height} x {width}')
+            size, near = 6, dict(xytext=_PLACES[0], textcoords='offset points', fontsize=7, color=colour, zorder=6)
+            axes.plot(x, y, '-', marker=marker, color=colour, markersize=size, linewidth=1.5, label=label, zorder=3)
+            labels += [axes.annotate(_ratio(row), at, **near) for row, at in zip(method.rows, own, strict=True)]
+        for row, at in zip(method.rows, own, strict=True):
+            if axis in row.pareto.get(metric, ()):
+                axes.plot(*at, marker, markersize=size, markerfacecolor='none', markeredgecolor='0.1', zorder=5)
+    devices = group_devices(latency_devices(table.rows)) if axis == 'latency' else []
+    axes.set_title(
+        '\n'.join(one_line(line)[:_LONGEST] for line in [table.title, *devices]), fontsize=10, parse_math=False
+    )
+    axes.set_xlabel(f'{_TITLES[axis]} at {table.shape[0]} x {table.shape[1]}')
     axes.set_ylabel(f'{one_line(metric)} (%), ours', parse_math=False)
     axes.grid(alpha=0.25)
     axes.margins(x=0.12)
     # Below the axes: labels are long, and a legend inside would cover points.
-    legend = {'loc': 'upper left', 'bbox_to_anchor': (0, -0.15), 'borderaxespad': 0, 'alignment': 'left'}
-    numbers = 'number: keep ratio; ' if labels else ''
-    title = f'{numbers}dark rim: on the Pareto front'
-    shown = axes.legend(**legend, title=title, title_fontsize=8, fontsize=8, frameon=False, markerscale=0.7)
+    legend = dict(loc='upper left', bbox_to_anchor=(0, -0.15), borderaxespad=0, alignment='left', fontsize=8)
+    title = f'{"number: keep ratio; " if labels else ""}dark rim: on the Pareto front'
+    shown = axes.legend(**legend, title=title, title_fontsize=8, frameon=False, markerscale=0.7)
     for text in shown.get_texts():
         text.set_parse_math(False)
     return labels
@@ -139,11 +138,6 @@ def _legend_text(label: str) -> str:
     return f' {text}' if text.startswith('_') else text
 
 
-def _title(table: ReportTable, axis: str) -> str:
-    devices = group_devices(latency_devices(table.rows))
-    return '\n'.join(one_line(line)[:_LONGEST] for line in [table.title, *(devices if axis == 'latency' else [])])
-
-
 def _visible_range(values: Sequence[float]) -> tuple[float, float]:
     """Limits around the trained models; at least 5 points apart, so that noise does not look like a trend."""
     low, high = min(values), max(values)
@@ -152,29 +146,7 @@ def _visible_range(values: Sequence[float]) -> tuple[float, float]:
     return max(low - margin, -0.05 * top), top  # no accuracy is negative
 
 
-def _draw_rims(
-    axes: Axes, method: Method, x: Sequence[float], y: Sequence[float], metric: str, axis: str, marker: str
-) -> None:
-    """A dark rim around the points on the Pareto front."""
-    points = [p for row, *p in zip(method.rows, x, y, strict=True) if axis in row.pareto.get(metric, ())]
-    size = 14 if marker == '*' else 6
-    for point in points:
-        axes.plot(*point, marker, markersize=size, markerfacecolor='none', markeredgecolor='0.1', zorder=5)
-
-
-def _draw_level(axes: Axes, method: Method, metric: str) -> None:
-    # Chance is far below; stretching the axis down to it would hide what pruning costs.
-    limits, value = axes.get_ylim(), method.rows[0].measured[metric]
-    axes.axhline(value, color='0.45', linestyle=':', linewidth=1.5, label=f'{_legend_text(method.label)}: {value:.1f}')
-    axes.set_ylim(*limits)
-
-
-def _label(axes: Axes, row: ReportRow, point: Sequence[float], colour: str) -> Annotation:
-    text = ratio_text(row)
-    return axes.annotate(text, point, xytext=_PLACES[0], textcoords='offset points', fontsize=7, color=colour, zorder=6)
-
-
-def ratio_text(row: ReportRow) -> str:
+def _ratio(row: ReportRow) -> str:
     """The keep ratio at a point, short."""
     ratio = row.keep_ratio
     return f'{ratio:.2g}' if isinstance(ratio, (int, float)) and ratio != 1 else format_keep_ratio(ratio)

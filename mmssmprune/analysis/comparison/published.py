@@ -12,7 +12,7 @@ import yaml
 
 from mmssmprune.analysis.json_check import NAME, NUMBER, TEXT, check
 
-from .rows import Published
+from .report import Published
 
 FILE = Path(__file__).with_name('published.yml')
 _SOURCE = dict.fromkeys(('title', 'kind', 'url'), TEXT)

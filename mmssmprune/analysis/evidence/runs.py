@@ -10,8 +10,8 @@ from typing import Any
 
 from mmengine.device import get_device
 
-from mmssmprune.analysis.comparison.measure import software
 from mmssmprune.analysis.results import digest, file_digest, without_nan, write_atomically
+from mmssmprune.analysis.software import software
 from mmssmprune.checkpoints.writing import save_checkpoint
 
 from . import testing

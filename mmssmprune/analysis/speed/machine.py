@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import mmssmprune
-from mmssmprune.analysis.comparison.latency import describe_device
+from mmssmprune.analysis.latency import describe_device
 from mmssmprune.ops.backends import available_backends
 
 

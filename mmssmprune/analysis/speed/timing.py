@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mmssmprune.analysis.comparison.latency import measure_latency
+from mmssmprune.analysis.latency import measure_latency
 
 Call = Callable[[], Any]
 # On a GPU one timed run lasts at least so long, so that kernels count rather than the gap around a synchronisation.

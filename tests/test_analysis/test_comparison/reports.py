@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from mmssmprune.analysis.comparison.derive import derive
-from mmssmprune.analysis.comparison.rows import Measured, NotRun, Published, Report, ReportRow, ReportTable, Software
+from mmssmprune.analysis.comparison.report import ComparisonReport, Measured, NotRun, Published, ReportRow, ReportTable
+from mmssmprune.analysis.software import Software
 
 LONG = '8xb2-1x_coco-with-a-long-file-name-as-configs-have-them'
 METRICS = ('bbox mAP', 'segm mAP')
@@ -100,8 +101,8 @@ def make_rows() -> list[ReportRow]:
     ]
 
 
-def make_report(rows: list[ReportRow] | None = None, **table: Any) -> Report:
+def make_report(rows: list[ReportRow] | None = None, **table: Any) -> ComparisonReport:
     rows = derive(make_rows() if rows is None else rows, METRICS)
     shown = ReportTable('detection', 'Detection and instance segmentation', METRICS, (96, 120), 'the command line', ())
     shown = replace(shown, rows=tuple(rows), **table)
-    return Report((shown,), 'A multiply-add is 1.', SOFTWARE, 'python tools/compare.py a b')
+    return ComparisonReport((shown,), 'A multiply-add is 1.', SOFTWARE, 'python tools/compare.py a b')

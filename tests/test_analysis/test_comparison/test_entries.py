@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmssmprune.analysis.comparison.entries import find_entries
-from mmssmprune.analysis.comparison.measure import Setting, config_keep_ratio
+from mmssmprune.analysis.comparison.measure import MeasureSetting, config_keep_ratio
 
 CONFIG = """
 default_scope = 'mmseg'
@@ -62,7 +62,7 @@ def test_a_plan_with_a_target_has_its_solved_keep_ratio(place: Path):
     Path('target.py').write_text(CONFIG.format(pruning='dict(tokens=0.7)', root='data'))
     target, pruned, dense = find_entries([f'{name}.py:weights.pth' for name in ('target', 'pruned', 'dense')])
     assert target.keep_ratio is None
-    setting = Setting(place / 'compare')
+    setting = MeasureSetting(place / 'compare')
     assert [config_keep_ratio(entry, setting) for entry in (target, pruned, dense)] == [r, 0.7, 1.0]
     (stored,) = (place / 'compare/results').iterdir()
     before = stored.stat().st_mtime_ns

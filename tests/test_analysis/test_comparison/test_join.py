@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 from reports import DEVICE, SOFTWARE, make_report, make_rows
 
-from mmssmprune.analysis.comparison.join import (
+from mmssmprune.analysis.comparison.derive import (
     check_devices,
     check_same_data,
     common_shape,
     describe_devices,
-    software_difference,
     with_own_names,
     without_duplicates,
 )
+from mmssmprune.analysis.software import software_difference
 
 OTHER = {**DEVICE, 'threads': 4}
 

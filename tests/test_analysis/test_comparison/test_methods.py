@@ -4,8 +4,8 @@ from typing import Any
 
 from reports import RECIPE, cost, measured, row
 
-from mmssmprune.analysis.comparison.methods import group_methods, method_labels
-from mmssmprune.analysis.comparison.rows import ReportRow
+from mmssmprune.analysis.comparison.derive import group_methods, method_labels
+from mmssmprune.analysis.comparison.report import ReportRow
 
 
 def pruned(model: str, ratio: float = 0.7, *, training: dict[str, Any] | None = None, **recipe: Any) -> ReportRow:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmssmprune.analysis.comparison.pareto import pareto_front, pareto_optimal
+from mmssmprune.analysis.comparison.derive import pareto_front, pareto_optimal
 
 # Few different values, so that ties are common.
 POINTS = st.lists(st.tuples(st.integers(1, 6).map(float), st.integers(0, 6).map(float)), max_size=12)

@@ -10,14 +10,14 @@ from PIL import Image
 from reports import RECIPE, cost, latency, make_report, make_rows, measured, row
 
 from mmssmprune.analysis.comparison.plot import draw_table, plot_report
-from mmssmprune.analysis.comparison.rows import Report
+from mmssmprune.analysis.comparison.report import ComparisonReport
 
 
-def panels(report: Report, axis: str = 'FLOPs') -> list[Axes]:
+def panels(report: ComparisonReport, axis: str = 'FLOPs') -> list[Axes]:
     return draw_table(report.tables[0], axis).axes
 
 
-def crowded() -> Report:
+def crowded() -> ComparisonReport:
     """Three methods with their points at the same costs, close to each other."""
     rows = make_rows()[:1]
     for i, reduction in enumerate(('prune', 'merge', 'evit')):

@@ -6,7 +6,7 @@ import pytest
 
 from mmssmprune.analysis.comparison.entries import find_entries
 from mmssmprune.analysis.comparison.published import FILE, find_published, read_published
-from mmssmprune.analysis.comparison.rows import Published
+from mmssmprune.analysis.comparison.report import Published
 
 REPO = Path(__file__).resolve().parents[3]
 UPERNET = 'plain-mamba-l1_upernet_8xb2-160k_ade20k-512x512'

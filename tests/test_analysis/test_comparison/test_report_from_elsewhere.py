@@ -16,22 +16,19 @@ from reports import make_report, make_rows, measured
 from rich.console import Console
 
 from mmssmprune.analysis.comparison.derive import derive
-from mmssmprune.analysis.comparison.export import to_csv, to_latex
-from mmssmprune.analysis.comparison.footnotes import Footnotes
-from mmssmprune.analysis.comparison.html_report import to_html
+from mmssmprune.analysis.comparison.formats import to_csv, to_html, to_latex, to_markdown, to_rich
 from mmssmprune.analysis.comparison.plot import plot_report
-from mmssmprune.analysis.comparison.report_file import read_report, to_json
-from mmssmprune.analysis.comparison.rows import Report
-from mmssmprune.analysis.comparison.table import to_markdown, to_rich
+from mmssmprune.analysis.comparison.report import ComparisonReport, read_report, to_json
+from mmssmprune.analysis.comparison.table import Footnotes
 
 
-def read_changed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Report:
+def read_changed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> ComparisonReport:
     content = json.loads(to_json(make_report()))
     change(content)
     (folder / 'compare.json').write_text(json.dumps(content))
     report = read_report(str(folder))
     (table,) = report.tables
-    return replace(report, tables=(table.with_rows(derive(table.rows, table.metrics)),))
+    return replace(report, tables=(replace(table, rows=tuple(derive(table.rows, table.metrics))),))
 
 
 def put(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -121,7 +118,7 @@ EVIL = (
 
 
 @pytest.fixture
-def hostile(tmp_path: Path) -> Report:
+def hostile(tmp_path: Path) -> ComparisonReport:
     """Every text of the report is an attack, one row's name is a formula, and one begins with what LaTeX would read."""
 
     def attack(content: dict[str, Any]) -> None:
@@ -150,13 +147,13 @@ def hostile(tmp_path: Path) -> Report:
     return read_changed(tmp_path, attack)
 
 
-def test_html_shows_it_as_text(hostile: Report):
+def test_html_shows_it_as_text(hostile: ComparisonReport):
     text = to_html(hostile, plot_report(hostile))
     assert '<script' not in text and '&lt;script&gt;' in text
     assert set(re.findall(r'<tr class="(.*?)">', text)) == {'dense', 'pruned', 'untrained'}
 
 
-def test_markdown_keeps_its_lines_cells_and_links(hostile: Report):
+def test_markdown_keeps_its_lines_cells_and_links(hostile: ComparisonReport):
     text = to_markdown(hostile, {'a.png': hostile.tables[0].title})
     lines = text.splitlines()
     assert all(line == '' or line.startswith(('### ', '| ', '![', '- ')) for line in lines)
@@ -168,14 +165,14 @@ def test_markdown_keeps_its_lines_cells_and_links(hostile: Report):
     assert len(re.findall(r'(?<!\\)\]\(', text)) == 1  # the picture's own
 
 
-def test_latex_has_no_foreign_command(hostile: Report):
+def test_latex_has_no_foreign_command(hostile: ComparisonReport):
     text = to_latex(hostile)
     assert all(line.startswith('%') for line in text.splitlines() if '\\input' in line)
     assert '\n    [' not in text and '{}[100cm]' in text
     assert re.findall(r'\\label\{(.*?)\}', text) == ['tab:detection']
 
 
-def test_csv_has_no_formula_and_its_negative_numbers(hostile: Report):
+def test_csv_has_no_formula_and_its_negative_numbers(hostile: ComparisonReport):
     rows = list(csv.DictReader(StringIO(to_csv(hostile))))
     assert rows[0]['model'] == "'=cmd|'/c calc'!A1"
     assert float(rows[1]['Δ bbox mAP']) < 0
@@ -184,14 +181,14 @@ def test_csv_has_no_formula_and_its_negative_numbers(hostile: Report):
             assert not cell.startswith(('=', '+', '-', '@')) or cell == str(float(cell)), (name, cell)
 
 
-def test_the_terminal_gets_text_alone(hostile: Report):
+def test_the_terminal_gets_text_alone(hostile: ComparisonReport):
     console = Console(file=StringIO(), width=400, force_terminal=False)
     console.print(to_rich(hostile.tables[0], Footnotes(hostile)))
     shown = console.file.getvalue()
     assert '\x1b' not in shown and '[red]r[/red]' in shown and '[100cm]' in shown
 
 
-def test_pictures_show_it_as_text_and_stay_in_their_folder(hostile: Report):
+def test_pictures_show_it_as_text_and_stay_in_their_folder(hostile: ComparisonReport):
     assert list(plot_report(hostile)) == ['detection-flops.png', 'detection-latency.png']
     table = replace(hostile.tables[0], task='../../x')
     assert list(plot_report(replace(hostile, tables=(table,)))) == ['-x-flops.png', '-x-latency.png']
@@ -200,7 +197,7 @@ def test_pictures_show_it_as_text_and_stay_in_their_folder(hostile: Report):
 # A metric that is no number ------------------------------------------------------------------------------------------
 
 
-def report_with_nan() -> Report:
+def report_with_nan() -> ComparisonReport:
     rows = make_rows()
     rows[1] = replace(rows[1], ours=measured(float('nan'), 35.99))
     return make_report(rows)

@@ -6,9 +6,16 @@ import pytest
 from reports import PAPER, QUOTED, SOFTWARE, make_report, make_rows
 from rich.console import Console
 
-from mmssmprune.analysis.comparison.footnotes import Footnotes
-from mmssmprune.analysis.comparison.rows import Measured, NotRun, Published, Report, ReportRow, format_keep_ratio
-from mmssmprune.analysis.comparison.table import columns, three_digits, to_markdown, to_rich
+from mmssmprune.analysis.comparison.formats import to_markdown, to_rich
+from mmssmprune.analysis.comparison.report import (
+    ComparisonReport,
+    Measured,
+    NotRun,
+    Published,
+    ReportRow,
+    format_keep_ratio,
+)
+from mmssmprune.analysis.comparison.table import Footnotes, columns, three_digits
 
 
 @pytest.mark.parametrize(
@@ -27,7 +34,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip('|').split('|')]
 
 
-def markdown_rows(report: Report) -> list[dict[str, str]]:
+def markdown_rows(report: ComparisonReport) -> list[dict[str, str]]:
     table = [cells(line) for line in to_markdown(report).splitlines() if line.startswith('|')]
     assert len({len(row) for row in table}) == 1
     return [dict(zip(table[0], row, strict=True)) for row in table[2:]]

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mmssmprune.analysis.comparison.latency import describe_device, measure_latency, turns
+from mmssmprune.analysis.latency import describe_device, measure_latency, turns
 
 
 def test_runs_are_counted_and_taken_in_turns():

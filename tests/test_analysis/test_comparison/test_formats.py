@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports import QUOTED, make_report, make_rows
 
-from mmssmprune.analysis.comparison.export import escape_latex, to_csv, to_latex
-from mmssmprune.analysis.comparison.html_report import to_html
+from mmssmprune.analysis.comparison.formats import escape_latex, to_csv, to_html, to_latex
 from mmssmprune.analysis.comparison.plot import plot_report
-from mmssmprune.analysis.comparison.rows import ReportRow
+from mmssmprune.analysis.comparison.report import ReportRow
 
 
 def odd_rows() -> list[ReportRow]:

@@ -8,7 +8,7 @@ import pytest
 from reports import PAPER, make_report, make_rows
 
 from mmssmprune.analysis.comparison.derive import derive
-from mmssmprune.analysis.comparison.report_file import is_report, read_report, to_json
+from mmssmprune.analysis.comparison.report import is_report, read_report, to_json
 
 
 @pytest.fixture
