@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from torch import nn
 
+from mmssmprune.checkpoints.keys import unwrap
 from mmssmprune.models.backbones import PrunableBackbone
 
 
@@ -43,7 +43,7 @@ def calibrate(model: nn.Module, dataloader: Iterable[Any], num_batches: int) -> 
     """
     if num_batches < 1:
         raise ValueError(f'the number of batches must be at least 1, got {num_batches}')
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     backbones = backbones_to_calibrate(model)
     for backbone in backbones:
         backbone.pruner.forget_calibration()

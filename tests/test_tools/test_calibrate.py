@@ -10,7 +10,7 @@ import torch
 from tiny_runs import DET_CONFIG, PRUNING, SEG_CONFIG, write_config
 
 Tool = Callable[..., int]
-STORED = 'backbone.pruner.stored_delta'
+STORED = 'backbone.pruner.stages.0.alignment.stored_delta'
 
 
 @pytest.mark.parametrize(('template', 'data'), [(SEG_CONFIG, 'seg_data'), (DET_CONFIG, 'det_data')], ids=['seg', 'det'])
@@ -22,7 +22,7 @@ def test_dense_checkpoint_becomes_a_calibrated_one(template, data, tool: Tool, t
     before, after = tmp_path / 'work' / 'iter_1.pth', tmp_path / 'out' / 'calibrated.pth'
     assert tool('calibrate.py', pruned, before, after, '--batches', 2) == 0
     old, new = (torch.load(path, weights_only=False)['state_dict'] for path in (before, after))
-    assert {name for name in new if name not in old} == {STORED, 'backbone.pruner.calibrated_batches'}
+    assert {name for name in new if name not in old} == {STORED, STORED.replace('stored_delta', 'calibrated_batches')}
     assert all(torch.equal(new[name], value) for name, value in old.items())
     assert (new[STORED][2:] > 0).all()
     assert (new[STORED][:2] == 0).all()  # nothing is pruned before layer 2
