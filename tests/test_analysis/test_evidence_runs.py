@@ -197,6 +197,19 @@ def test_no_time_starts_nothing(folder: Path, tmp_path: Path):
     assert (summary.done, summary.failed, len(summary.left)) == ([], {}, 4)
 
 
+def test_a_process_that_dies_is_told(folder: Path, tmp_path: Path):
+    """Seconds, for a process that imports mmdet."""
+    places, setting = StudyFolders(tmp_path), small_setting(folder, 'seg')
+    save_dense(setting, places)
+    (tmp_path / 'dies.py').write_text('import os\nos._exit(9)')
+    setting = dataclasses.replace(setting, config=str(tmp_path / 'dies.py'))
+    study = Study('s', 'S', 'p', '', (Line('a', StudyRow(None)),))
+    (run,) = plan_runs([study], [setting], [0], ['free'])
+    progress = work([run], places)
+    assert progress.failed == {run.name: 'its process ended with code 9, perhaps for lack of memory'}
+    assert places.error(run).read_text() == progress.failed[run.name]
+
+
 PLAN = """
 from mmssmprune.analysis.evidence.plan import Line, Row, Setting, Study
 SETTINGS = [Setting(**{setting})]

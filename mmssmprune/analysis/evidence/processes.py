@@ -20,7 +20,7 @@ from mmssmprune.engine.checkpoint import is_complete_checkpoint
 from .plan import Run, StudyFolders, StudyRow
 from .records import read_result
 
-DENSE = 'dense training'
+TRAINING = 'training'  # the phase of a dense model's
 _CONTEXT = multiprocessing.get_context('spawn')  # a forked torch would share its parent's threads and locks
 
 
@@ -59,34 +59,32 @@ def work(
     end = float('inf') if minutes is None else time.monotonic() + 60 * minutes
     interrupted = threading.Event()
     dense = {
-        (run.setting.name, run.seed): replace(run, row=StudyRow(None), phase=DENSE, label=DENSE)
-        for run in reversed(runs)
+        (run.setting.name, run.seed): replace(run, row=StudyRow(None), phase=TRAINING, label='dense model')
+        for run in runs
     }
+    missing = [
+        run for run in dense.values() if not is_complete_checkpoint(folders.dense_checkpoint(run.setting, run.seed))
+    ]
 
     def do(run: Run) -> None:
         start = dense[run.setting.name, run.seed]
-        if run.phase != DENSE and start.name in progress.failed:
+        if run.phase != TRAINING and start.name in progress.failed:
             progress.failed[run.name] = 'its dense training failed'
         elif time.monotonic() >= end or interrupted.is_set():
-            progress.left += [run.name] * (run.phase != DENSE)
+            progress.left += [run.name] * (run.phase != TRAINING)
         else:
             progress.working[run.name] = begun = time.monotonic()
             tell(progress, None)
             reason = _in_a_process(run, folders)
             del progress.working[run.name]
             if interrupted.is_set():
-                folders.error(run).unlink(missing_ok=True)
-            elif reason:
+                return folders.error(run).unlink(missing_ok=True)
+            if reason:
                 progress.failed[run.name] = reason
-            elif run.phase != DENSE:
+            elif run.phase != TRAINING:
                 progress.done.append(run.name)
             tell(progress, f'{"FAILED" if reason else "done"}  {run.name}  ({time.monotonic() - begun:.0f} s)')
 
-    missing = [
-        run
-        for (_, seed), run in reversed(dense.items())
-        if not is_complete_checkpoint(folders.dense_checkpoint(run.setting, seed))
-    ]
     with ThreadPoolExecutor(jobs) as threads:  # each waits for a process of its own
         try:
             for part in (missing, runs):
@@ -129,7 +127,7 @@ def _do(run: Run, folders: StudyFolders, parent: int) -> None:
 
     torch.set_num_threads(1)
     try:
-        if run.phase == DENSE:
+        if run.phase == TRAINING:
             runs.train_dense(run.setting, run.seed, folders)
         else:
             runs.execute(run, folders)
