@@ -10,25 +10,42 @@ from pathlib import Path
 import pytest
 
 from mmssmprune.analysis.evidence import study as own
-from mmssmprune.analysis.evidence.book import Book, panels_of
-from mmssmprune.analysis.evidence.estimate import START, Estimator
 from mmssmprune.analysis.evidence.figures import draw
-from mmssmprune.analysis.evidence.loading import load_plan
-from mmssmprune.analysis.evidence.plan import Line, Places, Row, Run, Setting, Study, plan_runs
-from mmssmprune.analysis.evidence.records import damaged_results, flatten, from_csv, read_records, read_result, to_csv
+from mmssmprune.analysis.evidence.plan import (
+    Line,
+    Run,
+    Study,
+    StudyFolders,
+    StudyRow,
+    StudySetting,
+    load_plan,
+    plan_runs,
+)
+from mmssmprune.analysis.evidence.processes import pending
+from mmssmprune.analysis.evidence.records import (
+    Book,
+    damaged_results,
+    flatten,
+    from_csv,
+    metrics_of,
+    read_records,
+    read_result,
+    to_csv,
+)
 from mmssmprune.analysis.evidence.report import difference_text, page_text, table_text, write_report
-from mmssmprune.analysis.evidence.schedule import Scheduler
 from mmssmprune.analysis.evidence.stats import BETTER, FEW_SEEDS, NO_DIFFERENCE, WORSE, mean_of, paired_difference
 
-SEG = Setting('tiny-seg', 'Tiny segmentation', 'none.py', 'seg', 10, 5, far_classes=('red', 'blue'))
-DET = Setting('tiny-det', 'Tiny detection', 'none.py', 'det', 10, 5, far_classes=('red', 'blue'))
-NONE, CARRY = (Row(dict(layers=[1], keep_ratio=0.7, alignment=name)) for name in ('none', 'carry'))
+SEG = StudySetting('tiny-seg', 'Tiny segmentation', 'none.py', 'seg', 10, 5, far_classes=('red', 'blue'))
+DET = StudySetting('tiny-det', 'Tiny detection', 'none.py', 'det', 10, 5, far_classes=('red', 'blue'))
+NONE, CARRY = (StudyRow(dict(layers=[1], keep_ratio=0.7, alignment=name)) for name in ('none', 'carry'))
 STUDY = Study(
     'alignment', 'Alignment', 'ablations', 'What?', (Line('none', NONE), Line('carry', CARRY, against='none'))
 )
 
 
-def write(places: Places, run: Run, main: float, far: tuple = (10.0, 20.0), reduction: float = 0.4, dense: str = 'd'):
+def write(
+    places: StudyFolders, run: Run, main: float, far: tuple = (10.0, 20.0), reduction: float = 0.4, dense: str = 'd'
+):
     """A result as runs.execute writes it; the accuracies are percentages."""
     if run.setting.task == 'seg':
         metrics, classes = {'mIoU': main}, {'IoU': {'red': far[0], 'blue': far[1]}}
@@ -112,7 +129,7 @@ def test_difference_text():
 
 
 def test_the_order_and_that_studies_share_runs():
-    other = Study('second', 'Second', 'ablations', '', (Line('same as carry', CARRY), Line('dense', Row(None))))
+    other = Study('second', 'Second', 'ablations', '', (Line('same as carry', CARRY), Line('dense', StudyRow(None))))
     runs = plan_runs([STUDY, other], [SEG, DET], [0, 1])
     names = [run.name for run in runs]
     assert names[:4] == [
@@ -132,24 +149,26 @@ def test_the_order_and_that_studies_share_runs():
 
 
 def test_a_changed_row_is_a_new_run():
-    def ids(setting: Setting = SEG, row: Row = CARRY) -> tuple[str, str]:
+    def ids(setting: StudySetting = SEG, row: StudyRow = CARRY) -> tuple[str, str]:
         return tuple(Run(setting, row, phase, 0).id for phase in ('free', 'tuned'))
 
-    assert ids() == ids(row=Row(dict(CARRY.pruning)))
-    free, tuned = ids(row=Row(CARRY.pruning, cfg=dict(custom_hooks=[dict(type='X')])))
+    assert ids() == ids(row=StudyRow(dict(CARRY.pruning)))
+    free, tuned = ids(row=StudyRow(CARRY.pruning, cfg=dict(custom_hooks=[dict(type='X')])))
     assert (free == ids()[0], tuned == ids()[1]) == (True, False)  # a hook of the training is nothing to dense weights
-    longer = Setting('tiny-seg', 'T', 'none.py', 'seg', 10, 6)
+    longer = StudySetting('tiny-seg', 'T', 'none.py', 'seg', 10, 6)
     assert (ids(longer)[0] == ids()[0], ids(longer)[1] == ids()[1]) == (True, False)
-    assert not set(ids(row=Row(CARRY.pruning | {'keep_ratio': 0.6}))) & set(ids())
-    assert not set(ids(row=Row(CARRY.pruning, tests=(dict(keep_ratio=0.5),)))) & set(ids())
+    assert not set(ids(row=StudyRow(CARRY.pruning | {'keep_ratio': 0.6}))) & set(ids())
+    assert not set(ids(row=StudyRow(CARRY.pruning, tests=(dict(keep_ratio=0.5),)))) & set(ids())
 
 
 def test_a_test_level_replaces_the_level_of_the_row():
-    row = Row(dict(layers=[1], flops_reduction=0.4, input_shape=(8, 8)), tests=({}, dict(keep_ratio=0.5)))
+    row = StudyRow(dict(layers=[1], flops_reduction=0.4, input_shape=(8, 8)), tests=({}, dict(keep_ratio=0.5)))
     assert row.pruning_at(0) == row.pruning
     assert row.pruning_at(1) == dict(layers=[1], keep_ratio=0.5)
-    assert Row(row.pruning, tests=(dict(flops_reduction=0.1),)).pruning_at(0) == row.pruning | {'flops_reduction': 0.1}
-    assert Row(None).pruning_at(0) is None
+    assert StudyRow(row.pruning, tests=(dict(flops_reduction=0.1),)).pruning_at(0) == row.pruning | {
+        'flops_reduction': 0.1
+    }
+    assert StudyRow(None).pruning_at(0) is None
 
 
 def test_a_study_that_contradicts_itself_is_refused():
@@ -165,7 +184,7 @@ def test_the_projects_own_studies():
     settings, studies = load_plan()
     assert all(setting.config_path.is_file() for setting in settings)
     assert len(plan_runs(studies, settings, [0, 1, 2])) > 100
-    shared = Run(settings[0], Row(own.RECIPE), 'tuned', 0).series
+    shared = Run(settings[0], StudyRow(own.RECIPE), 'tuned', 0).series
     for study in studies:
         if study.page == 'ablations':  # every one of them holds the recipe itself
             assert shared in {Run(settings[0], line.row, 'tuned', 0).series for line in study.lines}, study.name
@@ -185,9 +204,9 @@ def test_a_plan_without_studies_is_refused(tmp_path: Path):
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def places(tmp_path: Path) -> StudyFolders:
     """Three seeds of `none`, three of `carry` without and two with fine-tuning, in segmentation only."""
-    places = Places(tmp_path / 'work')
+    places = StudyFolders(tmp_path / 'work')
     for seed, (none, carry) in enumerate(zip((30.0, 31.0, 32.0), (32.0, 33.1, 34.2), strict=True)):
         write(places, Run(SEG, NONE, 'free', seed), none)
         write(places, Run(SEG, CARRY, 'free', seed), carry, far=(20.0, 30.0))
@@ -197,11 +216,11 @@ def places(tmp_path: Path) -> Places:
     return places
 
 
-def table(places: Places, setting: Setting = SEG, study: Study = STUDY, panel: int = 0) -> str:
-    return table_text(study, panels_of([setting], study)[panel], Book(read_records(places, Path('none'))))
+def table(places: StudyFolders, setting: StudySetting = SEG, study: Study = STUDY, metric: int = 0) -> str:
+    return table_text(study, metrics_of([setting], study)[metric], Book(read_records(places, Path('none'))))
 
 
-def test_the_table_says_what_was_measured(places: Places):
+def test_the_table_says_what_was_measured(places: StudyFolders):
     text = table(places)
     gflops = '0.0600'
     assert cells(text, 'none') == [
@@ -214,7 +233,7 @@ def test_the_table_says_what_was_measured(places: Places):
     ]  # fmt: skip
 
 
-def test_missing_runs_are_no_numbers(places: Places):
+def test_missing_runs_are_no_numbers(places: StudyFolders):
     for run in plan_runs([STUDY], [SEG], [0, 1, 2], only='*/none/*'):
         places.result(run).unlink()
     for run in plan_runs([STUDY], [SEG], [0, 1, 2], ['free'], '*/carry/*'):
@@ -225,26 +244,26 @@ def test_missing_runs_are_no_numbers(places: Places):
     assert cells(text, 'carry')[9] == 'not run'
 
 
-def test_runs_from_other_dense_weights_are_not_paired(places: Places):
+def test_runs_from_other_dense_weights_are_not_paired(places: StudyFolders):
     write(places, Run(SEG, CARRY, 'free', 1), 99.0, dense='other')
     assert cells(table(places), 'carry')[6] == '+2.10 few seeds'
 
 
-def test_detection_has_two_tables_in_percent(places: Places):
+def test_detection_has_two_tables_in_percent(places: StudyFolders):
     write(places, Run(DET, NONE, 'free', 0), 40.0)
-    assert cells(table(places, DET, panel=0), 'none')[4] == '40.0'
-    assert cells(table(places, DET, panel=1), 'none')[4] == '20.0'
-    assert [panel.title for panel in panels_of([DET], STUDY)] == ['bbox mAP', 'segm mAP']
+    assert cells(table(places, DET, metric=0), 'none')[4] == '40.0'
+    assert cells(table(places, DET, metric=1), 'none')[4] == '20.0'
+    assert [metric.title for metric in metrics_of([DET], STUDY)] == ['bbox mAP', 'segm mAP']
 
 
-def test_an_undefined_class_has_no_far_value(places: Places):
+def test_an_undefined_class_has_no_far_value(places: StudyFolders):
     write(places, Run(SEG, NONE, 'free', 0), 40.0, far=(None, 20.0))
     assert cells(table(places), 'none')[4:6] == ['34.3 ± 4.9', '15.0 ± 0.0']
 
 
-def test_a_study_of_one_phase_shows_only_that(places: Places):
+def test_a_study_of_one_phase_shows_only_that(places: StudyFolders):
     levels = (dict(keep_ratio=0.9), dict(keep_ratio=0.5))
-    elastic = Row(NONE.pruning, tests=levels, phases=('tuned',))
+    elastic = StudyRow(NONE.pruning, tests=levels, phases=('tuned',))
     study = Study(
         'elastic', 'E', 'elastic', '', (Line('one', CARRY), Line('all', elastic, 1, against='one')), figure='curves'
     )
@@ -254,7 +273,7 @@ def test_a_study_of_one_phase_shows_only_that(places: Places):
     assert len([run for run in plan_runs([study], [SEG], [0]) if run.row is elastic]) == 1
 
 
-def test_the_whole_report_and_again_from_its_csv_file(places: Places, tmp_path: Path):
+def test_the_whole_report_and_again_from_its_csv_file(places: StudyFolders, tmp_path: Path):
     beyond = Study('beyond', 'Beyond', 'beyond', '', ())
     levels = Study(
         'levels', 'L', 'levels', '', (Line('none', NONE), Line('carry', CARRY, against='none')), None, 'curves'
@@ -275,19 +294,19 @@ def test_the_whole_report_and_again_from_its_csv_file(places: Places, tmp_path: 
     assert len((out / 'results.csv').read_text().splitlines()) == 1 + 11
 
     first = {path: path.read_bytes() for path in files}
-    write_report(*arguments, Places(tmp_path / 'empty'), out, 'the command')
+    write_report(*arguments, StudyFolders(tmp_path / 'empty'), out, 'the command')
     assert {path: path.read_bytes() for path in files} == first
 
 
-def test_csv_keeps_every_value(places: Places):
+def test_csv_keeps_every_value(places: StudyFolders):
     records = read_records(places, Path('none'))
     again = from_csv(to_csv(records))
     order = ('setting', 'phase', 'series', 'seed', 'test')
     assert again == sorted(records, key=lambda record: [record[key] for key in order])
 
 
-def test_a_result_of_many_tests_is_many_records(places: Places):
-    row = Row(NONE.pruning, tests=(dict(keep_ratio=0.9), dict(keep_ratio=0.5)))
+def test_a_result_of_many_tests_is_many_records(places: StudyFolders):
+    row = StudyRow(NONE.pruning, tests=(dict(keep_ratio=0.9), dict(keep_ratio=0.5)))
     run = Run(SEG, row, 'free', 0)
     write(places, run, 1.0)
     assert [record['test'] for record in flatten(json.loads(places.result(run).read_text()))] == [0, 1]
@@ -295,18 +314,18 @@ def test_a_result_of_many_tests_is_many_records(places: Places):
 
 def test_nothing_run_at_all(tmp_path: Path):
     out = tmp_path / 'out'
-    write_report([SEG], [STUDY], [0], Places(tmp_path / 'none'), out, 'x')
+    write_report([SEG], [STUDY], [0], StudyFolders(tmp_path / 'none'), out, 'x')
     assert 'Nothing was run yet.' in (out / 'README.md').read_text()
     assert 'Not run yet.' in page_text('ablations', [STUDY], [SEG], Book([]), {})
-    assert draw(STUDY, panels_of([SEG], STUDY), Book([])) is None
-    assert read_records(Places(tmp_path / 'none'), out / 'results.csv') == []
+    assert draw(STUDY, metrics_of([SEG], STUDY), Book([])) is None
+    assert read_records(StudyFolders(tmp_path / 'none'), out / 'results.csv') == []
 
 
 # Files from elsewhere -------------------------------------------------------------------------------------------------
 
 
-def with_one_result(root: Path) -> tuple[Places, Run]:
-    places = Places(root)
+def with_one_result(root: Path) -> tuple[StudyFolders, Run]:
+    places = StudyFolders(root)
     (run,) = plan_runs([STUDY], [SEG], [0], ('free',), only='*none*')
     write(places, run, 41.0)
     return places, run
@@ -328,30 +347,29 @@ DAMAGE = {
 def test_a_damaged_result_counts_as_not_done_and_is_told(damage, tmp_path: Path):
     places, run = with_one_result(tmp_path / 'work')
     whole = places.result(run).read_text()
-    assert Scheduler([run], places).skipped == 1
+    assert pending([run], places) == []
     places.result(run).write_text(damage(whole))
     assert read_result(places.result(run)) is None and damaged_results(places) == [places.result(run)]
     assert read_records(places, tmp_path / 'none.csv') == []
-    scheduler = Scheduler([run], places)  # its estimates read the results as well
-    assert (scheduler.skipped, scheduler.pending) == (0, [run])
+    assert pending([run], places) == [run]
     files = write_report([SEG], [STUDY], [0], places, tmp_path / 'out', 'x')
     assert 'Nothing was run yet' in (tmp_path / 'out/README.md').read_text() and len(files) > 1
 
 
 def test_one_damaged_result_does_not_hide_the_others(tmp_path: Path):
-    places = Places(tmp_path)
+    places = StudyFolders(tmp_path)
     runs = plan_runs([STUDY], [SEG], [0, 1], ('free',))
     for i, run in enumerate(runs):
         write(places, run, 40.0 + i)
     places.result(runs[1]).write_text('{')
     assert sorted(r['mIoU'] for r in read_records(places, tmp_path / 'none.csv')) == [40.0, 42.0, 43.0]
-    assert [run in Scheduler(runs, places).pending for run in runs] == [False, True, False, False]
+    assert pending(runs, places) == [runs[1]]
 
 
 def test_a_damaged_csv_file_is_told_in_a_sentence(tmp_path: Path):
     (tmp_path / 'results.csv').write_text('setting,seed\ntiny-seg,many\n')
     with pytest.raises(ValueError, match=r'results.csv is damaged .*delete it'):
-        read_records(Places(tmp_path / 'none'), tmp_path / 'results.csv')
+        read_records(StudyFolders(tmp_path / 'none'), tmp_path / 'results.csv')
 
 
 def test_texts_of_a_result_are_no_formula_and_no_html(tmp_path: Path):
@@ -364,11 +382,3 @@ def test_texts_of_a_result_are_no_formula_and_no_html(tmp_path: Path):
     assert from_csv(to_csv(records))[0]['device'] == evil.replace('\n', ' ')
     write_report([SEG], [STUDY], [0], places, tmp_path / 'out', 'x')
     assert '<script' not in (tmp_path / 'out/README.md').read_text()
-
-
-def test_a_log_that_ends_in_the_middle_of_a_line_still_gives_an_estimate(tmp_path: Path):
-    log = tmp_path / 'tiny-seg/dense/seed0/20300102/vis_data/scalars.json'
-    log.parent.mkdir(parents=True)
-    lines = ['{"loss": 1.0, "time": 2.0}', '}', '[1]', '{"loss": 1.0, "time": "long"}', 'x}', '{"loss": 1.0, "ti']
-    log.write_text('\n'.join(lines))
-    assert Estimator(Places(tmp_path)).dense(SEG) == START + 10 * 2.0

@@ -14,22 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 from test_tools.tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, make_det_data, make_seg_data, write_config
 from test_tools.tiny_runs import tool_environment as environment
 
-from mmssmprune.analysis.evidence import runs, testing
-from mmssmprune.analysis.evidence.plan import Line, Places, Row, Run, Setting, Study, plan_runs
+from mmssmprune.analysis.evidence import runs
+from mmssmprune.analysis.evidence.metrics import split
+from mmssmprune.analysis.evidence.plan import Line, Run, Study, StudyFolders, StudyRow, StudySetting, plan_runs
+from mmssmprune.analysis.evidence.processes import work
 from mmssmprune.analysis.evidence.records import read_records
-from mmssmprune.analysis.evidence.schedule import Scheduler
-from mmssmprune.analysis.evidence.training import (
-    BusyError,
-    TrainingError,
-    fine_tune_config,
-    locked,
-    run_training,
-    train_dense,
-)
+from mmssmprune.analysis.evidence.runs import TrainingError, fine_tune_config, measure, run_training
 from mmssmprune.engine.runner_setup import build_runner, load_config
 
 LEVELS = (dict(keep_ratio=1.0), dict(keep_ratio=0.5))
@@ -44,18 +40,18 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def small_setting(folder: Path, task: str, dense_iters: int = 2) -> Setting:
+def small_setting(folder: Path, task: str, dense_iters: int = 2) -> StudySetting:
     template = {'seg': SEG_CONFIG, 'det': DET_CONFIG}[task]
     config = write_config(folder / f'tiny_{task}.py', template, folder / task)
-    return Setting(f'tiny-{task}', f'Tiny {task}', str(config), task, dense_iters, 2, **SMALL)
+    return StudySetting(f'tiny-{task}', f'Tiny {task}', str(config), task, dense_iters, 2, **SMALL)
 
 
 @pytest.fixture(scope='module', params=['seg', 'det'])
-def setting(request, folder: Path) -> Setting:
+def setting(request, folder: Path) -> StudySetting:
     return small_setting(folder, request.param)
 
 
-def save_dense(setting: Setting, places: Places, seed: int = 0) -> Path:
+def save_dense(setting: StudySetting, places: StudyFolders, seed: int = 0) -> Path:
     """Random weights instead of a dense training."""
     cfg = Config.fromfile(setting.config)
     init_default_scope(cfg.default_scope)
@@ -66,7 +62,7 @@ def save_dense(setting: Setting, places: Places, seed: int = 0) -> Path:
     return path
 
 
-def by_the_runner(setting: Setting, checkpoint: Path, pruning: dict | None, work_dir: Path) -> dict[str, float]:
+def by_the_runner(setting: StudySetting, checkpoint: Path, pruning: dict | None, work_dir: Path) -> dict[str, float]:
     """The metrics of the config's own evaluator, image by image."""
     cfg = load_config(setting.config)
     cfg.work_dir, cfg.load_from, cfg.model.backbone.pruning = str(work_dir), str(checkpoint), pruning
@@ -76,10 +72,9 @@ def by_the_runner(setting: Setting, checkpoint: Path, pruning: dict | None, work
 
 
 @pytest.mark.parametrize('pruning', [None, PRUNING], ids=['dense', 'pruned'])
-def test_a_test_measures_what_tools_test_measures(setting: Setting, pruning: dict | None, tmp_path: Path):
-    checkpoint = save_dense(setting, Places(tmp_path))
-    model = testing.build_model(setting, pruning, checkpoint, seed=0)
-    found = testing.measure(model, setting, seed=0)
+def test_a_test_measures_what_tools_test_measures(setting: StudySetting, pruning: dict | None, tmp_path: Path):
+    checkpoint = save_dense(setting, StudyFolders(tmp_path))
+    found = measure(setting, pruning, checkpoint, seed=0)
     expected = by_the_runner(setting, checkpoint, pruning, tmp_path / 'runner')
     assert found['num_images'] == (4 if setting.task == 'seg' else 2)
     if setting.task == 'seg':
@@ -100,8 +95,11 @@ def test_a_test_measures_what_tools_test_measures(setting: Setting, pruning: dic
 
 def test_a_perfect_detector_has_all_of_every_class(folder: Path):
     setting = small_setting(folder, 'det')
-    loader = testing.test_loader(setting)
-    evaluator = testing.make_evaluator(setting)
+    cfg = runs.dense_config(setting)
+    init_default_scope(cfg.default_scope)
+    loader = Runner.build_dataloader(cfg.test_dataloader)
+    evaluator = Evaluator(cfg.test_evaluator)
+    evaluator.dataset_meta = loader.dataset.metainfo
     for batch in loader:
         samples = batch['data_samples']
         for sample in samples:
@@ -111,35 +109,35 @@ def test_a_perfect_detector_has_all_of_every_class(folder: Path):
             )
             sample.pred_instances = sample.pred_instances[boxes.labels == 1]  # nothing of the first class
         evaluator.process(data_samples=samples, data_batch=batch)
-    metrics = evaluator.evaluate(2)
-    assert evaluator.metrics[0].per_class == {'bbox': {'red': 0.0, 'green': pytest.approx(100.0)}}
+    metrics, per_class = split(evaluator.evaluate(2))
+    assert per_class == {'bbox': {'red': 0.0, 'green': pytest.approx(100.0)}}
     assert metrics['coco/bbox_mAP'] == pytest.approx(0.5)
 
 
 def test_nothing_detected_is_zero(folder: Path, tmp_path: Path):
     setting = small_setting(folder, 'det')
-    checkpoint = save_dense(setting, Places(tmp_path))
-    model = testing.build_model(setting, None, checkpoint, 0)
-    model.test_cfg.score_thr = model.bbox_head.test_cfg.score_thr = 2.0
-    found = testing.measure(model, setting, 0)
+    config = Path(setting.config).read_text().replace('score_thr=0.0', 'score_thr=2.0')
+    (tmp_path / 'none.py').write_text(config)
+    setting = dataclasses.replace(setting, config=str(tmp_path / 'none.py'))
+    found = measure(setting, None, save_dense(setting, StudyFolders(tmp_path)), 0)
     assert found['metrics']['coco/bbox_mAP'] == 0.0
     assert found['per_class'] == {'bbox': {'red': 0.0, 'green': 0.0}}
 
 
 def test_weights_that_do_not_fit_are_refused(folder: Path, tmp_path: Path):
     setting = small_setting(folder, 'seg')
-    checkpoint = save_dense(setting, Places(tmp_path))
+    checkpoint = save_dense(setting, StudyFolders(tmp_path))
     state = torch.load(checkpoint)['state_dict']
     state.pop('backbone.layers.1.mamba.D')
     torch.save({'state_dict': state}, checkpoint)
     with pytest.raises(ValueError, match=r'another architecture .*: 1 key missing in it \(backbone.layers.1.mamba.D\)'):
-        testing.build_model(setting, PRUNING, checkpoint, 0)
+        measure(setting, PRUNING, checkpoint, 0)
 
 
 def test_a_free_run_of_many_levels(folder: Path, tmp_path: Path):
-    setting, places = small_setting(folder, 'seg'), Places(tmp_path)
+    setting, places = small_setting(folder, 'seg'), StudyFolders(tmp_path)
     save_dense(setting, places, seed=3)
-    run = Run(setting, Row(PRUNING, tests=LEVELS), 'free', 3, 'levels/x')
+    run = Run(setting, StudyRow(PRUNING, tests=LEVELS), 'free', 3, 'levels/x')
     runs.execute(run, places)
     whole, half = json.loads(places.result(run).read_text())['tests']
     assert whole['tokens'] == [36] * 4
@@ -152,29 +150,31 @@ def test_a_free_run_of_many_levels(folder: Path, tmp_path: Path):
 
 
 def test_a_calibrated_alignment_is_measured_before_its_fine_tuning(folder: Path, tmp_path: Path):
-    setting, places = small_setting(folder, 'seg'), Places(tmp_path)
+    setting, places = small_setting(folder, 'seg'), StudyFolders(tmp_path)
     dense = save_dense(setting, places)
-    assert runs.start_checkpoint(Run(setting, Row(PRUNING), 'tuned', 0), dense, places) == dense
-    row = Row(PRUNING | {'alignment': 'calibrated'})
+    assert runs.start_checkpoint(Run(setting, StudyRow(PRUNING), 'tuned', 0), dense, places) == dense
+    row = StudyRow(PRUNING | {'alignment': 'calibrated'})
     start = runs.start_checkpoint(Run(setting, row, 'tuned', 0), dense, places)
     weights, before = (torch.load(path)['state_dict'] for path in (start, dense))
     assert all(torch.equal(weights.pop(name), value) for name, value in before.items())
-    assert weights['backbone.pruner.stored_delta'].max() > 0
+    assert weights['backbone.pruner.stages.0.alignment.stored_delta'].max() > 0
     result = runs.execute(Run(setting, row, 'free', 0), places)  # without a checkpoint that holds it
     assert result['tests'][0]['tokens'] == [36, 36, 26, 26]
 
 
 def test_random_importance_follows_the_seed(folder: Path, tmp_path: Path):
-    setting, places = small_setting(folder, 'seg'), Places(tmp_path)
-    model = testing.build_model(setting, PRUNING | {'importance': 'random'}, save_dense(setting, places), 0)
-    first, again, other = (testing.measure(model, setting, seed)['metrics'] for seed in (0, 0, 1))
+    setting, places = small_setting(folder, 'seg'), StudyFolders(tmp_path)
+    pruning, dense = PRUNING | {'importance': 'random'}, save_dense(setting, places)
+    first, again, other = (measure(setting, pruning, dense, seed)['metrics'] for seed in (0, 0, 1))
     assert first == again != other
 
 
 def test_the_config_of_a_fine_tuning(tmp_path: Path):
     base = REPO / 'configs/vim/vim-mini_upernet_1xb8-450i_mini-ade-128x128.py'
-    setting = Setting('vim-seg', 'Vim', str(base), 'seg', 1200, 150)
-    row = Row(PRUNING, cfg=dict(custom_hooks=[dict(type='Hook')], optim_wrapper=dict(clip_grad=dict(max_norm=1.0))))
+    setting = StudySetting('vim-seg', 'Vim', str(base), 'seg', 1200, 150)
+    row = StudyRow(
+        PRUNING, cfg=dict(custom_hooks=[dict(type='Hook')], optim_wrapper=dict(clip_grad=dict(max_norm=1.0)))
+    )
     path = tmp_path / 'deep' / 'c.py'
     path.parent.mkdir()
     path.write_text(fine_tune_config(Run(setting, row, 'tuned', 2), tmp_path / 'dense.pth', path.parent))
@@ -189,25 +189,25 @@ def test_the_config_of_a_fine_tuning(tmp_path: Path):
     assert cfg.model.decode_head == dense.model.decode_head
 
 
-def test_a_training_at_work_elsewhere_is_left_alone(folder: Path, tmp_path: Path):
-    setting, places = small_setting(folder, 'seg'), Places(tmp_path)
-    work_dir = places.dense_dir(setting, 0)
-    work_dir.mkdir(parents=True)
-    log = work_dir / 'log.txt'
-    log.write_text('started by hand')
-    with pytest.raises(BusyError, match='seems to be training'):
-        train_dense(setting, 0, places)
-    os.utime(log, (time.time() - 3600,) * 2)  # silent for an hour: it is dead
-    with locked(work_dir), pytest.raises(BusyError), locked(work_dir):
-        pass
-
-
 def test_no_time_starts_nothing(folder: Path, tmp_path: Path):
-    setting, places = small_setting(folder, 'seg'), Places(tmp_path)
+    setting, places = small_setting(folder, 'seg'), StudyFolders(tmp_path)
     save_dense(setting, places)
-    study = Study('s', 'S', 'p', '', (Line('a', Row(PRUNING)),))
-    summary = Scheduler(plan_runs([study], [setting], [0, 1]), places, minutes=0.01).work()
+    study = Study('s', 'S', 'p', '', (Line('a', StudyRow(PRUNING)),))
+    summary = work(plan_runs([study], [setting], [0, 1]), places, minutes=0)
     assert (summary.done, summary.failed, len(summary.left)) == ([], {}, 4)
+
+
+def test_a_process_that_dies_is_told(folder: Path, tmp_path: Path):
+    """Seconds, for a process that imports mmdet."""
+    places, setting = StudyFolders(tmp_path), small_setting(folder, 'seg')
+    save_dense(setting, places)
+    (tmp_path / 'dies.py').write_text('import os\nos._exit(9)')
+    setting = dataclasses.replace(setting, config=str(tmp_path / 'dies.py'))
+    study = Study('s', 'S', 'p', '', (Line('a', StudyRow(None)),))
+    (run,) = plan_runs([study], [setting], [0], ['free'])
+    progress = work([run], places)
+    assert progress.failed == {run.name: 'its process ended with code 9, perhaps for lack of memory'}
+    assert places.error(run).read_text() == progress.failed[run.name]
 
 
 PLAN = """
@@ -227,7 +227,7 @@ def evidence(folder: Path, *args: object, **options) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, env=environment(), stdout=pipe, stderr=pipe, text=True, **options)
 
 
-def write_plan(folder: Path, setting: Setting) -> None:
+def write_plan(folder: Path, setting: StudySetting) -> None:
     (folder / 'plan.py').write_text(PLAN.format(setting=dataclasses.asdict(setting), pruning=PRUNING))
 
 
@@ -239,7 +239,7 @@ def test_the_tool_from_nothing_to_the_report(folder: Path, tmp_path: Path):
     assert 'FAILED tiny-seg/tiny/bad/free/seed0' in out
     assert 'layer 9, but this backbone has layers 0 to 3' in out
     assert '2 runs done, 0 were done before, 1 failed, 0 left' in out
-    places = Places(tmp_path / 'work')
+    places = StudyFolders(tmp_path / 'work')
     free, tuned = sorted(read_records(places, Path('none')), key=lambda record: record['phase'])
     assert (free['phase'], tuned['phase']) == ('free', 'tuned')
     assert free['checkpoint_hash'] == free['dense_checkpoint_hash'] == tuned['dense_checkpoint_hash']
@@ -260,7 +260,7 @@ def test_the_tool_from_nothing_to_the_report(folder: Path, tmp_path: Path):
 def test_a_failed_training_shows_its_log(code: str, told: str, tmp_path: Path):
     command = [sys.executable, '-c', f'print("line 1"); print("what went wrong"); {code}']
     with pytest.raises(TrainingError, match=f'ended with {told}; the end of its log:\nline 1\nwhat went wrong'):
-        run_training(command, tmp_path, tmp_path / 'iter_2.pth', 2)
+        run_training(command, tmp_path, tmp_path / 'iter_2.pth')
 
 
 @pytest.mark.slow

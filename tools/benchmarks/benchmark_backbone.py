@@ -10,34 +10,22 @@ docs/benchmarks.md says how to read the tables.
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+from mmssmprune.analysis.speed.cases import BACKBONES, KEEP_RATIOS
 from mmssmprune.analysis.speed.command_line import DTYPES, make_parser, positive, ratio, refusing, settle, size
 from mmssmprune.analysis.speed.goals import cpu_goals, gpu_goals
-from mmssmprune.analysis.speed.machine import describe_machine
-from mmssmprune.analysis.speed.memory import peak_in_fresh_process, peak_mib
+from mmssmprune.analysis.speed.memory import peak_of, print_last_peak
 from mmssmprune.analysis.speed.profile_groups import time_by_group
-from mmssmprune.analysis.speed.report import Column, Report, Row, Table, shown_command
-from mmssmprune.analysis.speed.timing import Timing, captured, time_in_turns
+from mmssmprune.analysis.speed.report import BenchmarkReport, BenchmarkTable, Entries
+from mmssmprune.analysis.speed.timing import Timing, captured, time_rows
 from mmssmprune.ops.backends import available_backends
 from mmssmprune.pruning import ALIGNMENT
 
 NAMES = ('plain-mamba-l1', 'plain-mamba-l2', 'plain-mamba-l3', 'vim-t', 'vim-s')
-CASES = {
-    'cpu': (((224, 224), 1), ((224, 224), 2), ((224, 224), 16), ((512, 512), 1), ((512, 512), 2), ((800, 1333), 1)),
-    'cuda': tuple(
-        [((800, 1333), 2), ((224, 224), 64)]
-        + [(image, batch) for image in ((224, 224), (512, 512), (512, 2048), (800, 1333)) for batch in (1, 2, 16)
-           if (image, batch) != ((800, 1333), 2)]
-    ),
-}  # fmt: skip
-QUICK = {'cpu': CASES['cpu'][:1], 'cuda': (*CASES['cuda'][:2], ((512, 512), 16), ((224, 224), 16))}
-KEEP_RATIOS = {'cpu': (0.9, 0.7, 0.5, 0.3), 'cuda': (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)}
 MODES = {'forward': 'Forward', 'training': 'Forward and backward'}
 # The reference loop is timed on a CPU up to so many tokens in the batch: elsewhere it takes minutes.
 NAIVE_TOKENS = 400
@@ -62,8 +50,6 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument('--profile', action='store_true', help='also where the time of a forward pass goes')
     parser.add_argument('--cuda-graph', action='store_true', help='replay each forward pass as a CUDA graph')
     parser.add_argument('--no-backends', action='store_true', help='do not time the dense one by other scan backends')
-    parser.add_argument('--no-memory', action='store_true', help='leave peak memory out')
-    parser.add_argument('--peak-of', metavar='CASE', help=argparse.SUPPRESS)
     args = settle(parser, parser.parse_args())
     if args.cuda_graph and args.device.type != 'cuda':
         parser.error('--cuda-graph needs a GPU')
@@ -76,31 +62,30 @@ def main() -> None:
     from mmssmprune.analysis.speed import backbone_cases
 
     if args.peak_of:
-        print_peak(json.loads(args.peak_of), args.device)
+        print_last_peak(calls_to_weigh(**args.peak_of, device=args.device), args.device)
         return
-    cases = [backbone_cases.BackboneCase(args.backbone, image, batch) for image, batch in wanted_cases(args)]
     args.keep_ratios = args.keep_ratios or KEEP_RATIOS[args.device.type]
-    machine = describe_machine(args.device, args.dtype)
-    report = Report('Backbone, dense against pruned', shown_command(__file__), machine, METHOD, make_tables())
-    for case in cases:
+    tables = make_tables()
+    report = BenchmarkReport('Backbone, dense against pruned', METHOD, tables, args)
+    for image, batch in wanted_cases(args):
+        case = backbone_cases.BackboneCase(args.backbone, image, batch)
         with refusing(parser):
             models = build(case, args)
-        rows = []
-        for mode in ('forward', *(['training'] if args.train else [])):
-            rows += measure(case, models, mode, args, report.tables[mode])
+        for mode in MODES if args.train else ['forward']:
+            measure(case, models, mode, args, tables[mode])
         if not args.no_backends:
-            report.tables['backends'].rows += measure_backends(case, models['dense'][0], args)
+            tables['backends'].rows += measure_backends(case, models['dense'][0], args)
         if args.profile:
-            report.tables['profile'].rows += profile_rows(case, models, args)
-        report.save(args.out, args.json)
-    every_row = [row for name in (*MODES, 'backends') for row in report.tables[name].rows]
-    report.tables['goals'].rows = (cpu_goals if args.device.type == 'cpu' else gpu_goals)(every_row)
-    report.finish(args.out, args.json)
+            tables['profile'].rows += profile_rows(case, models, args)
+        report.save()
+    every_row = [row for name in (*MODES, 'backends') for row in tables[name].rows]
+    tables['goals'].rows = (cpu_goals if args.device.type == 'cpu' else gpu_goals)(every_row)
+    report.finish()
 
 
 def wanted_cases(args: argparse.Namespace) -> list[tuple[tuple[int, int], int]]:
     """Sizes and batches; naming either gives every combination."""
-    defaults = (QUICK if args.quick else CASES)[args.device.type]
+    defaults = BACKBONES[args.device.type][args.quick]
     if not args.sizes and not args.batches:
         return list(defaults)
     sizes = args.sizes or list(dict.fromkeys(image for image, _ in defaults))
@@ -124,34 +109,36 @@ def build(case: Any, args: argparse.Namespace) -> dict[str, tuple[torch.nn.Modul
     return models
 
 
-def measure(case: Any, models: dict[str, tuple], mode: str, args: argparse.Namespace, table: Table) -> list[Row]:
-    """Time all models of a case in one mode; appends to the table and returns the rows."""
+def measure(case: Any, models: dict[str, tuple], mode: str, args: argparse.Namespace, table: BenchmarkTable) -> None:
+    """Time all models of a case in one mode and append their rows."""
     from mmssmprune.analysis.speed import backbone_cases as cases
 
     images, step = cases.make_images(case, args.device), cases.forward_of if mode == 'forward' else cases.training_of
     calls = {name: step(model, images, DTYPES[args.dtype]) for name, (model, _, _) in models.items()}
     if args.cuda_graph and mode == 'forward':
         calls = {name: captured(call) for name, call in calls.items()}
-    times, failures = time_in_turns(calls, args.device, args.runs, args.warmup)
-    rows = {}
-    for name, (model, keep_ratio, alignment) in models.items():
-        kind = 'dense' if keep_ratio is None else 'unaligned' if name.endswith(', none') else 'pruned'
-        rows[name] = {
-            **about(case, mode), 'kind': kind, 'keep_ratio': keep_ratio, 'alignment': alignment,
-            'milliseconds': times[name].median if name in times else None, 'failure': failures.get(name),
-            'flops': cases.count_flops(model, case),
-        }  # fmt: skip
-        if mode == 'training' and name not in failures and not args.no_memory:
-            rows[name]['peak_mib'] = peak(rows[name], calls[name], args)
+    rows = {
+        name: {
+            **about(case, mode),
+            'kind': 'dense' if keep_ratio is None else 'unaligned' if name.endswith(', none') else 'pruned',
+            'keep_ratio': keep_ratio, 'alignment': alignment, 'flops': cases.count_flops(model, case),
+        }
+        for name, (model, keep_ratio, alignment) in models.items()
+    }  # fmt: skip
+    times = time_rows(rows, calls, args)
     for name, row in rows.items():
+        if mode == 'training' and name in times:
+            asked = {key: row[key] for key in ('backbone', 'image', 'batch', 'keep_ratio', 'alignment')}
+            # Importing mmcv takes seconds, and these backbones do without.
+            without_mmcv = {'MMSSMPRUNE_WITHOUT_MMCV': '1'}
+            row['peak_mib'] = peak_of(calls[name], {**asked, 'layers': args.layers}, args, __file__, **without_mmcv)
         row['flops_ratio'] = row['flops'] / rows['dense']['flops']
         compare(row, times.get(name), times.get('dense'), times.get(f'{name}, none'))
         table.rows.append(row)
         table.notes += [f'{row["case"]}, {name}: {row["failure"]}'] if row['failure'] else []
-    return list(rows.values())
 
 
-def about(case: Any, mode: str) -> Row:
+def about(case: Any, mode: str) -> Entries:
     """What a row says about its case."""
     shown = f'{case.backbone}, {case.image[0]}x{case.image[1]}, batch {case.batch}'
     return {
@@ -160,7 +147,7 @@ def about(case: Any, mode: str) -> Row:
     }  # fmt: skip
 
 
-def compare(row: Row, timing: Timing | None, dense: Timing | None, unaligned: Timing | None) -> None:
+def compare(row: Entries, timing: Timing | None, dense: Timing | None, unaligned: Timing | None) -> None:
     """Add the time over that of the dense model, what of the saving became time, and what alignment costs."""
     if timing is None or dense is None:
         return
@@ -171,30 +158,25 @@ def compare(row: Row, timing: Timing | None, dense: Timing | None, unaligned: Ti
         row['alignment_cost'] = timing.over(unaligned) - 1
 
 
-def peak(row: Row, call: Callable[[], None], args: argparse.Namespace) -> float | None:
-    """Peak MiB of a training step."""
-    if args.device.type == 'cuda':
-        return peak_mib(call, args.device)
-    case = {name: row[name] for name in ('backbone', 'image', 'batch', 'keep_ratio', 'alignment')}
-    case |= {'layers': args.layers, 'dtype': args.dtype}
-    # Importing mmcv takes seconds, and these backbones do without.
-    without_mmcv = {'MMSSMPRUNE_WITHOUT_MMCV': '1'}
-    return peak_in_fresh_process(Path(__file__).resolve(), case, torch.get_num_threads(), **without_mmcv)
-
-
-def print_peak(asked: Row, device: torch.device) -> None:
-    """Body of the fresh process; a small image first, so that libraries are loaded and compiled before counting."""
+def calls_to_weigh(
+    backbone: str,
+    image: list[int],
+    batch: int,
+    keep_ratio: float | None,
+    alignment: str | None,
+    layers: list[int] | None,
+    dtype: str,
+    device: torch.device,
+) -> Iterator[Callable[[], None]]:
+    """A backbone's training step, of a small image and of the case that `measure` asks for."""
     from mmssmprune.analysis.speed import backbone_cases as cases
 
-    for image in ((64, 96), tuple(asked['image'])):
-        case = cases.BackboneCase(asked['backbone'], image, asked['batch'] if image != (64, 96) else 1)
-        model = cases.make_backbone(case, asked['keep_ratio'], asked['alignment'] or 'carry', asked['layers'])
-        images = cases.make_images(case, device)
-        found = peak_mib(cases.training_of(model.to(device), images, DTYPES[asked['dtype']]), device)
-    print(found)
+    for case in (cases.BackboneCase(backbone, (64, 96), 1), cases.BackboneCase(backbone, tuple(image), batch)):
+        model = cases.make_backbone(case, keep_ratio, alignment or 'carry', layers)
+        yield cases.training_of(model.to(device), cases.make_images(case, device), DTYPES[dtype])
 
 
-def measure_backends(case: Any, dense: torch.nn.Module, args: argparse.Namespace) -> list[Row]:
+def measure_backends(case: Any, dense: torch.nn.Module, args: argparse.Namespace) -> list[Entries]:
     """Time the dense forward pass by every scan backend; the ratio is to the default one, the last."""
     from mmssmprune.analysis.speed import backbone_cases as cases
 
@@ -202,17 +184,15 @@ def measure_backends(case: Any, dense: torch.nn.Module, args: argparse.Namespace
     if args.device.type != 'cpu' or case.batch * case.padded[0] * case.padded[1] > NAIVE_TOKENS * cases.PATCH**2:
         names.remove('naive')
     calls = {name: cases.forward_of(dense, images, DTYPES[args.dtype], name) for name in names}
-    times, failures = time_in_turns(calls, args.device, args.runs, args.warmup)
-    rows = []
-    for name in names:
-        row = {**about(case, 'forward'), 'kind': 'dense by backend', 'scan': name, 'failure': failures.get(name)}
-        row['milliseconds'], default = times[name].median if name in times else None, times.get(names[-1])
-        row['time_ratio'] = times[name].over(default) if name in times and default else None
-        rows.append(row)
-    return rows
+    rows = {name: {**about(case, 'forward'), 'kind': 'dense by backend', 'scan': name} for name in names}
+    times = time_rows(rows, calls, args)
+    for name, row in rows.items():
+        timed, default = times.get(name), times.get(names[-1])
+        row['time_ratio'] = timed.over(default) if timed and default else None
+    return list(rows.values())
 
 
-def profile_rows(case: Any, models: dict[str, tuple], args: argparse.Namespace) -> list[Row]:
+def profile_rows(case: Any, models: dict[str, tuple], args: argparse.Namespace) -> list[Entries]:
     """Milliseconds by group of operators, dense and pruned."""
     from mmssmprune.analysis.speed import backbone_cases as cases
 
@@ -226,26 +206,25 @@ def profile_rows(case: Any, models: dict[str, tuple], args: argparse.Namespace) 
             for name, groups in found.items() for group, ms in groups.items()]  # fmt: skip
 
 
-def make_tables() -> dict[str, Table]:
+def make_tables() -> dict[str, BenchmarkTable]:
     """Empty tables of everything that is measured."""
-    columns = [
-        Column('case', 'case'), Column('keep_ratio', 'keep ratio', 2), Column('alignment', 'alignment'),
-        Column('flops_ratio', 'FLOPs ratio', 3), Column('milliseconds', 'time (ms)', 2),
-        Column('time_ratio', 'time ratio', 3), Column('share', 'share', 2),
-        Column('alignment_cost', 'alignment cost', 3),
-    ]  # fmt: skip
-    backends = [Column('case', 'case'), Column('scan', 'scan backend'), Column('milliseconds', 'time (ms)', 2),
-                Column('time_ratio', 'over the default', 2)]  # fmt: skip
-    profile = [Column('case', 'case'), Column('model', 'model'), Column('group', 'operators'),
-               Column('milliseconds', 'time (ms)', 2), Column('of_dense', 'of dense', 2)]  # fmt: skip
-    goals = [Column('goal', 'goal'), Column('wanted', 'wanted'), Column('measured', 'worst', 3),
-             Column('median', 'median', 3), Column('verdict', 'verdict of the worst')]  # fmt: skip
+    case, milliseconds = {'case': 'case'}, {'milliseconds': ('time (ms)', 2)}
+    forward = case | {'keep_ratio': ('keep ratio', 2), 'alignment': 'alignment', 'flops_ratio': ('FLOPs ratio', 3)}
+    forward |= milliseconds | {
+        'time_ratio': ('time ratio', 3), 'share': ('share', 2), 'alignment_cost': ('alignment cost', 3),
+    }  # fmt: skip
+    backends = case | {'scan': 'scan backend'} | milliseconds | {'time_ratio': ('over the default', 2)}
+    profile = case | {'model': 'model', 'group': 'operators'} | milliseconds | {'of_dense': ('of dense', 2)}
+    goals = {
+        'goal': 'goal', 'wanted': 'wanted', 'measured': ('worst', 3), 'median': ('median', 3),
+        'verdict': 'verdict of the worst',
+    }  # fmt: skip
     return {
-        'forward': Table(MODES['forward'], columns),
-        'training': Table(MODES['training'], [*columns, Column('peak_mib', 'peak (MiB)', 1)]),
-        'backends': Table('Dense forward by scan backend', backends),
-        'profile': Table('Where the time of a forward pass goes', profile),
-        'goals': Table('Goals', goals),
+        'forward': BenchmarkTable(MODES['forward'], forward),
+        'training': BenchmarkTable(MODES['training'], forward | {'peak_mib': ('peak (MiB)', 1)}),
+        'backends': BenchmarkTable('Dense forward by scan backend', backends),
+        'profile': BenchmarkTable('Where the time of a forward pass goes', profile),
+        'goals': BenchmarkTable('Goals', goals),
     }
 
 

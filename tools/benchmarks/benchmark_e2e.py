@@ -9,32 +9,18 @@ are random and the images are noise. docs/benchmarks.md says how to read the tab
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from mmssmprune.analysis.speed.cases import WHOLE_MODELS
 from mmssmprune.analysis.speed.command_line import DTYPES, make_parser, positive, settle
-from mmssmprune.analysis.speed.machine import describe_machine
-from mmssmprune.analysis.speed.memory import peak_in_fresh_process, peak_mib
-from mmssmprune.analysis.speed.report import Column, Report, Row, Table, shown_command
-from mmssmprune.analysis.speed.timing import time_in_turns
+from mmssmprune.analysis.speed.memory import peak_of, print_last_peak
+from mmssmprune.analysis.speed.report import BenchmarkReport, BenchmarkTable
+from mmssmprune.analysis.speed.timing import time_rows
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'plain_mamba'
-# Each dense config with its pruned one.
-PAIRS = (
-    ('plain-mamba-l1_upernet_8xb2-160k_ade20k-512x512', 'plain-mamba-l1-flops30_upernet_8xb2-160k_ade20k-512x512'),
-    ('plain-mamba-adapter-l1_mask-rcnn_8xb2-1x_coco', 'plain-mamba-adapter-l1-flops30_mask-rcnn_8xb2-1x_coco'),
-)
-QUICK_PAIRS = (
-    (
-        'plain-mamba-mini_upernet_1xb8-450i_mini-ade-128x128',
-        'plain-mamba-mini-top70_upernet_1xb8-450i_mini-ade-128x128',
-    ),
-)
 MODES = ('inference', 'training')
 METHOD = (
     'Medians of synchronised runs after a warm-up, the models in turns, from the preprocessed batch on the device. '
@@ -45,62 +31,57 @@ METHOD = (
 )
 
 
-def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = make_parser(__doc__)
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files, the dense one first')
     parser.add_argument('--batch', type=positive, default=2, help='images per step (default: %(default)s)')
     parser.add_argument('--shape', type=positive, nargs=2, metavar=('H', 'W'), help='in pixels (default: 512 512)')
     parser.add_argument('--modes', nargs='+', choices=MODES, default=list(MODES), help='default: both')
-    parser.add_argument('--no-memory', action='store_true', help='leave peak memory out')
-    parser.add_argument('--peak-of', metavar='CASE', help=argparse.SUPPRESS)
     args = settle(parser, parser.parse_args(), cpu_runs=2)
     args.shape = tuple(args.shape or ((128, 128) if args.quick else (512, 512)))
-    return parser, args
+    return args
 
 
 def main() -> None:
     """Measure group by group; the files are written anew after each mode."""
-    _, args = parse_args()
+    args = parse_args()
     from mmssmprune.engine.errors import sentence_errors
 
     if args.peak_of:
-        print_peak(json.loads(args.peak_of), args.device)
+        print_last_peak(calls_to_weigh(**args.peak_of, device=args.device), args.device)
         return
-    pairs = [[str(CONFIGS / f'{name}.py') for name in pair] for pair in (QUICK_PAIRS if args.quick else PAIRS)]
-    columns = [
-        Column('config', 'config'), Column('input', 'input'), Column('batch', 'batch', 0),
-        Column('milliseconds', 'time (ms)', 1), Column('images_per_second', 'images/s', 2), Column('speedup', 'x', 2),
-        Column('peak_mib', 'peak (MiB)', 1),
-    ]  # fmt: skip
-    tables = {mode: Table(mode.capitalize(), columns) for mode in MODES}
-    machine = describe_machine(args.device, args.dtype)
-    report = Report('Whole models, dense against pruned', shown_command(__file__), machine, METHOD, tables)
-    for group in [args.configs] if args.configs else pairs:
+    columns = {
+        'config': 'config', 'input': 'input', 'batch': ('batch', 0), 'milliseconds': ('time (ms)', 1),
+        'images_per_second': ('images/s', 2), 'speedup': ('x', 2), 'peak_mib': ('peak (MiB)', 1),
+    }  # fmt: skip
+    tables = {mode: BenchmarkTable(mode.capitalize(), columns) for mode in MODES}
+    report = BenchmarkReport('Whole models, dense against pruned', METHOD, tables, args)
+    for group in [args.configs] if args.configs else WHOLE_MODELS[args.quick]:
         with sentence_errors(building=True):
             from mmssmprune.analysis.speed.whole_models import make_model
 
             models = {config: make_model(config, args.device) for config in group}
         for mode in args.modes:
             measure(models, mode, args, tables[mode])
-            report.save(args.out, args.json)
-    report.finish(args.out, args.json)
+            report.save()
+    report.finish()
 
 
-def measure(models: dict[str, nn.Module], mode: str, args: argparse.Namespace, table: Table) -> None:
+def measure(models: Mapping[str, nn.Module], mode: str, args: argparse.Namespace, table: BenchmarkTable) -> None:
     """Time all models of a group in one mode and append their rows."""
     calls = {config: make_call(model, mode, args.shape, args.batch, args.dtype) for config, model in models.items()}
-    times, failures = time_in_turns(calls, args.device, args.runs, args.warmup)
+    shown = {'input': f'{args.shape[0]}x{args.shape[1]}', 'batch': args.batch, 'mode': mode}
+    rows = {config: {'config': Path(config).stem, **shown} for config in models}
+    times = time_rows(rows, calls, args)
     first = times.get(next(iter(models)))
-    for config in models:
-        row: Row = {
-            'config': Path(config).stem, 'input': f'{args.shape[0]}x{args.shape[1]}', 'batch': args.batch, 'mode': mode,
-            'milliseconds': times[config].median if config in times else None, 'failure': failures.get(config),
-        }  # fmt: skip
+    for config, row in rows.items():
         if config in times:
             row['images_per_second'] = 1000 * args.batch / times[config].median
             row['speedup'] = first.over(times[config]) if first else None
-            row['peak_mib'] = None if args.no_memory else peak(config, calls[config], mode, args)
+            # Beyond the weights, and in training on a GPU beyond AdamW's state.
+            case = {'config': config, 'mode': mode, 'shape': args.shape, 'batch': args.batch}
+            row['peak_mib'] = peak_of(calls[config], case, args, __file__)
         else:
             table.notes.append(f'{row["config"]}: {row["failure"]}')
         table.rows.append(row)
@@ -115,22 +96,15 @@ def make_call(model: nn.Module, mode: str, shape: tuple[int, int], batch: int, d
     return step(model, data, DTYPES[dtype])
 
 
-def peak(config: str, call: Callable[[], None], mode: str, args: argparse.Namespace) -> float | None:
-    """Peak MiB of a step, beyond the weights, and in training beyond AdamW's state on a GPU."""
-    if args.device.type == 'cuda':
-        return peak_mib(call, args.device)
-    case = {'config': config, 'mode': mode, 'shape': args.shape, 'batch': args.batch, 'dtype': args.dtype}
-    return peak_in_fresh_process(Path(__file__).resolve(), case, torch.get_num_threads())
-
-
-def print_peak(asked: dict[str, Any], device: torch.device) -> None:
-    """Body of the fresh process; a small batch first, so that libraries are loaded and compiled before counting."""
+def calls_to_weigh(
+    config: str, mode: str, shape: list[int], batch: int, dtype: str, device: torch.device
+) -> Iterator[Callable[[], None]]:
+    """A model's step, of a small batch and of the one that `measure` asks for."""
     from mmssmprune.analysis.speed.whole_models import make_model
 
-    model = make_model(asked['config'], device)
-    for shape, batch in (((64, 64), 2), (tuple(asked['shape']), asked['batch'])):
-        found = peak_mib(make_call(model, asked['mode'], shape, batch, asked['dtype']), device)
-    print(found)
+    model = make_model(config, device)
+    for size, number in (((64, 64), 2), (tuple(shape), batch)):
+        yield make_call(model, mode, size, number, dtype)
 
 
 if __name__ == '__main__':

@@ -11,45 +11,23 @@ the tables.
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmssmprune.analysis.speed import conv_cases, scan_cases
+from mmssmprune.analysis.speed.cases import SCANS
 from mmssmprune.analysis.speed.command_line import DTYPES, make_parser, ratio, refusing, settle
-from mmssmprune.analysis.speed.machine import describe_machine
-from mmssmprune.analysis.speed.memory import peak_in_fresh_process, peak_mib
-from mmssmprune.analysis.speed.report import Column, Report, Table, shown_command
+from mmssmprune.analysis.speed.memory import peak_of, print_last_peak
+from mmssmprune.analysis.speed.report import BenchmarkReport, BenchmarkTable
 from mmssmprune.analysis.speed.scan_cases import FAMILIES, Contestant, ScanCase, forward, forward_backward, parse_case
 from mmssmprune.analysis.speed.timing import time_in_turns
 from mmssmprune.ops.backends import BACKENDS, available_backends
 from mmssmprune.ops.kept_conv.backends import usable_backends
 
 OFFICIAL = 'official'
-SHAPES = {
-    'cpu': (
-        'plain-mamba-l1:224x224:2',
-        'plain-mamba-l1:512x512:1',
-        'plain-mamba-l1:800x1344:1',
-        'vim-t:224x224:2',
-        'vim-s:512x512:1',
-    ),
-    'cuda': (
-        'plain-mamba-l1:800x1344:2',
-        'plain-mamba-l1:224x224:64',
-        'plain-mamba-l1:512x512:16',
-        'plain-mamba-l1:512x2048:2',
-        'vim-t:224x224:64',
-        'vim-t:800x1344:2',
-        'vim-s:224x224:64',
-        'vim-s:512x512:16',
-    ),
-}
-QUICK = {'cpu': SHAPES['cpu'][:2], 'cuda': SHAPES['cuda'][:2]}
 # Beyond so many states the naive loop takes seconds per call on a CPU; beyond so many steps it does on a GPU.
 NAIVE_STATES, NAIVE_STEPS = 30_000_000, 400
 METHOD = (
@@ -77,8 +55,6 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         help='shares of the tokens (default: 1 0.5)',
     )
     parser.add_argument('--no-conv', action='store_true', help='leave the convolution out')
-    parser.add_argument('--no-memory', action='store_true', help='leave peak memory out')
-    parser.add_argument('--peak-of', metavar='CASE', help=argparse.SUPPRESS)
     return parser, settle(parser, parser.parse_args())
 
 
@@ -86,23 +62,22 @@ def main() -> None:
     """Measure case by case; the files are written anew after each."""
     parser, args = parse_args()
     if args.peak_of:
-        print_peak(json.loads(args.peak_of), args.device)
+        print_last_peak(calls_to_weigh(**args.peak_of, device=args.device), args.device)
         return
     with refusing(parser):
-        defaults = (QUICK if args.quick else SHAPES)[args.device.type]
-        cases = [replace(parse_case(text), kept=kept) for text in args.shapes or defaults for kept in args.kept]
+        shapes = args.shapes or SCANS[args.device.type][args.quick]
+        cases = [replace(parse_case(text), kept=kept) for text in shapes for kept in args.kept]
         check_backends(args.backends, args.device)
-    report = Report(
-        'Selective scan and convolution', shown_command(__file__),
-        describe_machine(args.device, args.dtype), METHOD, {'scan': scan_table(), 'conv': conv_table()},
-    )  # fmt: skip
-    for what, make in (('scan', scan_contestants), ('conv', conv_contestants)):
-        if what == 'conv' and args.no_conv:
-            continue
+    tables = {
+        'scan': BenchmarkTable('Scan along all directions of a mixer', columns('backend')),
+        'conv': BenchmarkTable('Depthwise convolution of the kept tokens', columns('how')),
+    }
+    report = BenchmarkReport('Selective scan and convolution', METHOD, tables, args)
+    for what in ['scan'] if args.no_conv else ['scan', 'conv']:
         for case in cases:
-            measure(what, case, make, args, report.tables[what])
-            report.save(args.out, args.json)
-    report.finish(args.out, args.json)
+            measure(what, case, args, tables[what])
+            report.save()
+    report.finish()
 
 
 def check_backends(names: list[str] | None, device: torch.device) -> None:
@@ -145,12 +120,15 @@ def conv_contestants(case: ScanCase, device: torch.device, dtype: torch.dtype, n
     return calls
 
 
-def measure(
-    what: str, case: ScanCase, make: Callable[..., Contestants], args: argparse.Namespace, table: Table
-) -> None:
+CONTESTANTS: dict[str, Callable[..., Contestants]] = {'scan': scan_contestants, 'conv': conv_contestants}
+
+
+def measure(what: str, case: ScanCase, args: argparse.Namespace, table: BenchmarkTable) -> None:
     """Time all contestants of a case, forward and with backward, and append their rows."""
-    calls = make(case, args.device, DTYPES[args.dtype], args.backends)
-    rows: dict[str, dict[str, Any]] = {name: {**as_row(case), 'contestant': name} for name in calls}
+    calls = CONTESTANTS[what](case, args.device, DTYPES[args.dtype], args.backends)
+    shown = f'{case.family}, {case.image[0]}x{case.image[1]}, batch {case.batch}'
+    about = {**asdict(case), 'tokens': case.tokens, 'shape': shown}
+    rows: dict[str, dict[str, Any]] = {name: {**about, 'contestant': name} for name in calls}
     for key, step in (('forward', forward), ('forward_backward', forward_backward)):
         steps = {name: step(call) for name, call in calls.items()}
         times, failures = time_in_turns(steps, args.device, args.runs, args.warmup)
@@ -164,62 +142,32 @@ def measure(
     if what == 'scan' and 'naive' not in calls and (not args.backends or 'naive' in args.backends):
         table.notes.append('`naive` is left out where it would take minutes; the reference then is the first row.')
     for name, row in rows.items():
-        if not args.no_memory and 'failure' not in row:
-            row['peak_mib'] = peak(what, row, calls[name], args)
-        table.notes += [f'{label(row)}, {name}: {row["failure"]}'] if 'failure' in row else []
+        if 'failure' in row:
+            table.notes.append(f'{shown}, {case.tokens} tokens, {name}: {row["failure"]}')
+        elif args.device.type == 'cuda' or what == 'scan':  # of a convolution a few MiB, for seconds per process
+            weighed = {'what': what, **asdict(case), 'contestant': name}
+            row['peak_mib'] = peak_of(forward_backward(calls[name]), weighed, args, __file__)
         table.rows.append(row)
 
 
-def peak(what: str, row: dict[str, Any], contestant: Contestant, args: argparse.Namespace) -> float | None:
-    """Peak MiB of forward and backward."""
-    if args.device.type == 'cuda':
-        return peak_mib(forward_backward(contestant), args.device)
-    if what == 'conv':
-        return None  # a few MiB, for seconds per process
-    names = ('family', 'image', 'batch', 'kept', 'contestant')
-    case = {'what': what, 'dtype': args.dtype, **{name: row[name] for name in names}}
-    return peak_in_fresh_process(Path(__file__).resolve(), case, torch.get_num_threads())
+def calls_to_weigh(
+    what: str, contestant: str, dtype: str, device: torch.device, **case: Any
+) -> Iterator[Callable[[], None]]:
+    """A contestant's forward and backward, of a small case and of the one that `measure` asks for."""
+    wanted = ScanCase(**case | {'image': tuple(case['image'])})
+    for measured in (replace(wanted, image=(32, 48), batch=1), wanted):
+        found = CONTESTANTS[what](measured, device, DTYPES[dtype], [contestant])
+        yield forward_backward(found[contestant])
 
 
-def print_peak(asked: dict[str, Any], device: torch.device) -> None:
-    """Body of the fresh process; a small case first, so that libraries are loaded and compiled before counting."""
-    what, name, dtype = asked.pop('what'), asked.pop('contestant'), DTYPES[asked.pop('dtype')]
-    make = scan_contestants if what == 'scan' else conv_contestants
-    case = ScanCase(**{**asked, 'image': tuple(asked['image'])})
-    for measured in (replace(case, image=(32, 48), batch=1), case):
-        found = peak_mib(forward_backward(make(measured, device, dtype, [name])[name]), device)
-    print(found)
-
-
-def as_row(case: ScanCase) -> dict[str, Any]:
-    """What a row says about its case."""
-    shown = f'{case.family}, {case.image[0]}x{case.image[1]}, batch {case.batch}'
-    return {**asdict(case), 'tokens': case.tokens, 'shape': shown}
-
-
-def label(row: dict[str, Any]) -> str:
-    """A row's case in words."""
-    return f'{row["shape"]}, {row["tokens"]} tokens'
-
-
-def scan_table() -> Table:
-    """An empty table of scans."""
-    return Table('Scan along all directions of a mixer', columns('backend', 'reference'))
-
-
-def conv_table() -> Table:
-    """An empty table of convolutions."""
-    return Table('Depthwise convolution of the kept tokens', columns('how', 'reference'))
-
-
-def columns(contestant: str, reference: str) -> list[Column]:
+def columns(contestant: str) -> dict[str, str | tuple[str, int]]:
     """The columns of both tables."""
-    return [
-        Column('shape', 'shape'), Column('kept', 'kept', 2), Column('tokens', 'tokens', 0),
-        Column('contestant', contestant), Column('forward_ms', 'forward (ms)', 3), Column('forward_speedup', 'x', 2),
-        Column('forward_backward_ms', 'forward + backward (ms)', 3), Column('forward_backward_speedup', 'x', 2),
-        Column('reference', reference), Column('peak_mib', 'peak (MiB)', 1),
-    ]  # fmt: skip
+    return {
+        'shape': 'shape', 'kept': ('kept', 2), 'tokens': ('tokens', 0), 'contestant': contestant,
+        'forward_ms': ('forward (ms)', 3), 'forward_speedup': ('x', 2),
+        'forward_backward_ms': ('forward + backward (ms)', 3), 'forward_backward_speedup': ('x', 2),
+        'reference': 'reference', 'peak_mib': ('peak (MiB)', 1),
+    }  # fmt: skip
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""The evaluators of mmseg and mmdet, asked for every class as well."""
+"""The evaluators of mmseg and mmdet, asked for every class as well: ``IoU.road``, ``coco/bbox.person``, in percent."""
 
 from __future__ import annotations
 
@@ -13,48 +13,57 @@ from mmdet.registry import METRICS as DET_METRICS
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS as SEG_METRICS
 
-PerClass = dict[str, dict[str, float]]
+PER_CLASS = {'IoUMetric': 'PerClassIoUMetric', 'CocoMetric': 'PerClassCocoMetric'}
 
 
 @SEG_METRICS.register_module()
 class PerClassIoUMetric(IoUMetric):
-    """IoUMetric that keeps what it only prints: ``per_class['IoU'][class]`` in percent, NaN where it is undefined."""
-
-    per_class: PerClass
+    """IoUMetric that gives what it only prints: ``IoU.<class>``, NaN where it is undefined."""
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """As IoUMetric's."""
+        """As IoUMetric's, and every class."""
         intersect, union, predicted, label = (sum(areas) for areas in zip(*results, strict=True))
         by_class = self.total_area_to_metrics(
             intersect, union, predicted, label, self.metrics, self.nan_to_num, self.beta
         )
-        classes = self.dataset_meta['classes']
-        self.per_class = {'IoU': {name: 100 * float(v) for name, v in zip(classes, by_class['IoU'], strict=True)}}
-        return super().compute_metrics(results)
+        names = [f'IoU.{name}' for name in self.dataset_meta['classes']]
+        return super().compute_metrics(results) | {
+            name: 100 * float(value) for name, value in zip(names, by_class['IoU'], strict=True)
+        }
 
 
 @DET_METRICS.register_module()
 class PerClassCocoMetric(CocoMetric):
-    """CocoMetric that keeps ``per_class['bbox' or 'segm'][class]`` (AP in percent) and does not round its averages.
+    """CocoMetric that gives ``bbox.<class>`` and ``segm.<class>`` (AP) and does not round its averages.
 
     CocoMetric's own ``classwise`` rounds to 0.001, and lets masks overwrite boxes.
     """
 
-    per_class: PerClass
-
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """As CocoMetric's; ``bbox_mAP`` and ``segm_mAP`` keep all their digits."""
+        """As CocoMetric's, but ``bbox_mAP`` and ``segm_mAP`` keep all their digits, and every class."""
         classes = self.dataset_meta['classes']
         # CocoMetric stops without a word where nothing is detected on any image.
-        self.per_class = {kind: dict.fromkeys(classes, 0.0) for kind in self.metrics}
+        found = {name: 0.0 for kind in self.metrics for name in (f'{kind}_mAP', *(f'{kind}.{c}' for c in classes))}
         with _recorded_evaluations() as evaluations:
-            metrics = super().compute_metrics(results)
+            found |= super().compute_metrics(results)
         for evaluation in evaluations:
             kind = evaluation.params.iouType
             precision = evaluation.eval['precision'][:, :, :, 0, -1]
-            self.per_class[kind] = {name: 100 * _mean(precision[:, :, i]) for i, name in enumerate(classes)}
-            metrics[f'{kind}_mAP'] = float(evaluation.stats[0])
-        return {f'{kind}_mAP': 0.0 for kind in self.metrics} | dict(metrics)
+            found |= {f'{kind}.{name}': 100 * _mean(precision[:, :, i]) for i, name in enumerate(classes)}
+            found[f'{kind}_mAP'] = float(evaluation.stats[0])
+        return found
+
+
+def split(metrics: dict[str, float]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """What one of these metrics gave: its averages, and kind ('IoU', 'bbox', 'segm') -> class -> percent."""
+    averages, per_class = {}, {}
+    for name, value in metrics.items():
+        kind, dot, of_class = name.removeprefix('coco/').partition('.')
+        if dot:
+            per_class.setdefault(kind, {})[of_class] = value
+        else:
+            averages[name] = value
+    return averages, per_class
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -1,9 +1,10 @@
-"""The notions of the study (setting, row, line, study, run) and the order in which runs are done."""
+"""The notions of the study (setting, row, line, study, run), the order of runs, and where their files are."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import runpy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,7 +20,7 @@ LEVEL_KEYS = ('keep_ratio', 'flops_reduction', 'tokens')
 
 
 @dataclass(frozen=True)
-class Setting:
+class StudySetting:
     """A dense model on a data set, with its two schedules.
 
     Attributes:
@@ -60,7 +61,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """What is done to a dense model.
 
     Attributes:
@@ -104,7 +105,7 @@ class Line:
     """
 
     label: str
-    row: Row
+    row: StudyRow
     test: int = 0
     against: str | None = None
     group: str = ''
@@ -150,7 +151,7 @@ class Study:
         compared = [line for line in self.lines if line.against is not None] or self.lines
         return tuple(phase for phase in PHASES if any(phase in line.row.phases for line in compared))
 
-    def fits(self, setting: Setting) -> bool:
+    def fits(self, setting: StudySetting) -> bool:
         """Whether the study is meant for a setting."""
         return self.settings is None or setting.name in self.settings
 
@@ -159,8 +160,8 @@ class Study:
 class Run:
     """A row in one phase with one seed: one result file."""
 
-    setting: Setting
-    row: Row
+    setting: StudySetting
+    row: StudyRow
     phase: str
     seed: int
     label: str = ''
@@ -219,7 +220,7 @@ class Run:
 
 def plan_runs(
     studies: Sequence[Study],
-    settings: Sequence[Setting],
+    settings: Sequence[StudySetting],
     seeds: Sequence[int],
     phases: Sequence[str] = PHASES,
     only: str | None = None,
@@ -231,43 +232,65 @@ def plan_runs(
         settings, seeds, phases: the combinations wanted.
         only: a pattern (as of file names) for `Run.name`, e.g. ``*alignment/*``; None for all.
     """
+    planned = (
+        Run(setting, line.row, phase, seed, f'{study.name}/{line.label}')
+        for study in studies
+        for phase in phases
+        for seed in seeds
+        for setting in settings
+        if study.fits(setting)
+        for line in study.lines
+        if phase in line.row.phases
+    )
     runs: dict[tuple[str, str], Run] = {}
-    for run in _all_runs(studies, settings, seeds, phases):
+    for run in planned:
         if only is None or fnmatch(run.name, only):
             runs.setdefault((run.setting.name, run.id), run)
     return list(runs.values())
 
 
-def _all_runs(
-    studies: Sequence[Study], settings: Sequence[Setting], seeds: Sequence[int], phases: Sequence[str]
-) -> Iterator[Run]:
-    for study in studies:
-        fitting = [setting for setting in settings if study.fits(setting)]
-        for phase in phases:
-            for seed in seeds:
-                for setting in fitting:
-                    for line in study.lines:
-                        if phase in line.row.phases:
-                            yield Run(setting, line.row, phase, seed, f'{study.name}/{line.label}')
+def load_plan(path: str | Path | None = None) -> tuple[list[StudySetting], list[Study]]:
+    """The settings and studies that a Python file defines as SETTINGS and STUDIES; by default those of `study.py`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not define them.
+    """
+    if path is None:
+        from . import study
+
+        return list(study.SETTINGS), list(study.STUDIES)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'plan {path} does not exist')
+    names = runpy.run_path(str(path))
+    if 'SETTINGS' not in names or 'STUDIES' not in names:
+        raise ValueError(
+            f'plan {path} has to define SETTINGS and STUDIES, as mmssmprune/analysis/evidence/study.py does'
+        )
+    return list(names['SETTINGS']), list(names['STUDIES'])
 
 
 @dataclass(frozen=True)
-class Places:
+class StudyFolders:
     """Where the files of a run are: all below one folder, ``work_dirs/evidence`` by default."""
 
     root: Path
 
-    def dense_dir(self, setting: Setting, seed: int) -> Path:
+    def dense_dir(self, setting: StudySetting, seed: int) -> Path:
         """The work_dir of a dense training."""
         return self.root / setting.name / 'dense' / f'seed{seed}'
 
-    def dense_checkpoint(self, setting: Setting, seed: int) -> Path:
+    def dense_checkpoint(self, setting: StudySetting, seed: int) -> Path:
         """Where a finished dense training leaves its weights."""
         return self.dense_dir(setting, seed) / f'iter_{setting.dense_iters}.pth'
 
     def run_dir(self, run: Run) -> Path:
         """The work_dir of a fine-tuning."""
         return self.root / run.setting.name / 'runs' / run.id
+
+    def tuned_checkpoint(self, run: Run) -> Path:
+        """Where a finished fine-tuning leaves its weights."""
+        return self.run_dir(run) / f'iter_{run.tune_iters}.pth'
 
     def result(self, run: Run) -> Path:
         """A run whose result is there is done."""
@@ -280,3 +303,7 @@ class Places:
     def results(self) -> list[Path]:
         """All results there are."""
         return sorted(self.root.glob('*/results/*.json'))
+
+
+# The names of the two in a plan file.
+Setting, Row = StudySetting, StudyRow

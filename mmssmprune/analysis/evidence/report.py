@@ -8,10 +8,9 @@ from pathlib import Path
 from mmssmprune.analysis.escape import escape_markdown, markdown_code
 from mmssmprune.analysis.results import write_atomically
 
-from .book import Book, Panel, Reading, has_results, panels_of
 from .figures import draw
-from .plan import Line, Places, Run, Setting, Study
-from .records import Record, read_records, to_csv
+from .plan import Line, Study, StudyFolders, StudySetting, plan_runs
+from .records import Book, MetricOfSetting, Reading, metrics_of, read_records, to_csv
 from .stats import Difference, Mean
 
 NOT_RUN, NOT_PLANNED = 'not run', '-'
@@ -35,27 +34,27 @@ compared with.
 
 
 def write_report(
-    settings: Sequence[Setting],
+    settings: Sequence[StudySetting],
     studies: Sequence[Study],
     seeds: Sequence[int],
-    places: Places,
+    folders: StudyFolders,
     out: Path,
     command: str,
 ) -> list[Path]:
-    """Write everything from the results below ``places``, or from ``out/results.csv`` where there are none.
+    """Write everything from the results in ``folders``, or from ``out/results.csv`` where there are none.
 
     Args:
         settings, studies, seeds: what was planned; results of anything else are left out of the tables.
-        places: where results are.
+        folders: where results are.
         out: the folder; files that this report does not have are left alone.
         command: how to repeat it.
 
     Returns:
         The files written.
     """
-    records = read_records(places, out / 'results.csv')
+    records = read_records(folders, out / 'results.csv')
     book = Book(records)
-    figures = {study.name: draw(study, panels_of(settings, study), book) for study in studies if study.lines}
+    figures = {study.name: draw(study, metrics_of(settings, study), book) for study in studies if study.lines}
     files: dict[Path, str | bytes] = {
         out / 'figures' / f'{name}.png': figure for name, figure in figures.items() if figure is not None
     }
@@ -71,7 +70,7 @@ def write_report(
 
 
 def page_text(
-    page: str, studies: Sequence[Study], settings: Sequence[Setting], book: Book, figures: dict[str, bytes | None]
+    page: str, studies: Sequence[Study], settings: Sequence[StudySetting], book: Book, figures: dict[str, bytes | None]
 ) -> str:
     """All tables and figures of one page."""
     far = ', '.join(dict.fromkeys(f'`{name}`' for setting in settings for name in setting.far_classes))
@@ -80,39 +79,44 @@ def page_text(
         parts += [f'## {study.title}', study.text]
         if figures.get(study.name) is not None:
             parts.append(f'![{study.title}](figures/{study.name}.png)')
-        for panel in panels_of(settings, study):
-            text = table_text(study, panel, book) if has_results(study, panel, book) else f'{NOT_RUN.capitalize()} yet.'
-            parts += [f'### {panel.setting.title}: {panel.title}', text]
+        for metric in metrics_of(settings, study):
+            text = (
+                table_text(study, metric, book) if book.has(study, metric.setting) else f'{NOT_RUN.capitalize()} yet.'
+            )
+            parts += [f'### {metric.setting.title}: {metric.title}', text]
     parts.append('How these numbers were made: [README.md](README.md); every run: [results.csv](results.csv).')
     return '\n\n'.join(part.strip() for part in parts) + '\n'
 
 
-def table_text(study: Study, panel: Panel, book: Book) -> str:
+def table_text(study: Study, metric: MetricOfSetting, book: Book) -> str:
     """One Markdown table."""
     header = ['row', 'seeds', 'backbone GFLOPs', 'FLOPs']
     for phase in study.phases:
-        header += [f'{panel.title} {phase}', f'far {phase}', f'Δ {panel.title} {phase}']
-    body = [_line_cells(line, study, panel, book) for line in study.lines]
+        header += [f'{metric.title} {phase}', f'far {phase}', f'Δ {metric.title} {phase}']
     rule = ['---', *['---:'] * 3, *['---:', '---:', '---'] * len(study.phases)]
-    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in [header, rule, *body])
+    return _markdown([header, rule, *(_line_cells(line, study, metric, book) for line in study.lines)])
 
 
-def _line_cells(line: Line, study: Study, panel: Panel, book: Book) -> list[str]:
-    cost = book.cost(panel.setting, line)
-    cells = [line.label, _seeds(line, study, panel, book)]
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
+
+
+def _line_cells(line: Line, study: Study, metric: MetricOfSetting, book: Book) -> list[str]:
+    cost = book.cost(metric.setting, line)
+    cells = [line.label, _seeds(line, study, metric, book)]
     cells += [NOT_RUN, NOT_RUN] if cost is None else [f'{cost[0] / 1e9:.4f}', _change(cost[1])]
     for phase in study.phases:
         if phase not in line.row.phases:
             cells += [NOT_PLANNED] * 3
             continue
-        cells += [_mean_cell(book.mean(panel.setting, line, phase, read)) for read in (panel.main, panel.far)]
-        cells.append(_difference_cell(line, study, panel, book, phase, panel.main))
+        cells += [_mean_cell(book.mean(metric.setting, line, phase, read)) for read in (metric.main, metric.far)]
+        cells.append(_difference_cell(line, study, metric, book, phase, metric.main))
     return cells
 
 
-def _seeds(line: Line, study: Study, panel: Panel, book: Book) -> str:
+def _seeds(line: Line, study: Study, metric: MetricOfSetting, book: Book) -> str:
     phases = [phase for phase in study.phases if phase in line.row.phases]
-    counts = [len(book.of(panel.setting, line, phase)) for phase in phases]
+    counts = [len(book.of(metric.setting, line, phase)) for phase in phases]
     return str(counts[0]) if len(set(counts)) == 1 else ' / '.join(map(str, counts))
 
 
@@ -126,13 +130,13 @@ def _mean_cell(mean: Mean | None) -> str:
     return f'{mean.mean:.1f}' if mean.sd is None else f'{mean.mean:.1f} ± {mean.sd:.1f}'
 
 
-def _difference_cell(line: Line, study: Study, panel: Panel, book: Book, phase: str, read: Reading) -> str:
+def _difference_cell(line: Line, study: Study, metric: MetricOfSetting, book: Book, phase: str, read: Reading) -> str:
     if line.against is None:
         return 'reference'
     other = next(other for other in study.lines if other.label == line.against)
     if phase not in other.row.phases:
         return NOT_PLANNED
-    difference = book.difference(panel.setting, line, other, phase, read)
+    difference = book.difference(metric.setting, line, other, phase, read)
     return NOT_RUN if difference is None else difference_text(difference)
 
 
@@ -143,7 +147,7 @@ def difference_text(difference: Difference) -> str:
 
 
 def readme_text(
-    settings: Sequence[Setting],
+    settings: Sequence[StudySetting],
     studies: Sequence[Study],
     seeds: Sequence[int],
     book: Book,
@@ -180,7 +184,7 @@ These are models of eight layers and 256 tokens, trained for minutes on a proces
 with each other here, not what they are worth on COCO or ADE20K."""
 
 
-def _settings_table(settings: Sequence[Setting], book: Book) -> str:
+def _settings_table(settings: Sequence[StudySetting], book: Book) -> str:
     header = ['setting', 'config', 'dense iterations', 'fine-tuning', 'test images']
     lines = [header, ['---', '---', '---:', '---:', '---:']]
     for setting in settings:
@@ -188,30 +192,22 @@ def _settings_table(settings: Sequence[Setting], book: Book) -> str:
         shown = ', '.join(map(str, sorted(images))) or NOT_RUN
         config = f'`{Path(setting.config).name}`'
         lines.append([f'`{setting.name}`', config, str(setting.dense_iters), str(setting.tune_iters), shown])
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+    return _markdown(lines)
 
 
-def _progress(settings: Sequence[Setting], studies: Sequence[Study], seeds: Sequence[int], book: Book) -> str:
+def _progress(settings: Sequence[StudySetting], studies: Sequence[Study], seeds: Sequence[int], book: Book) -> str:
     there = {(record['setting'], record['series'], record['seed']) for record in book.all}
     lines = [['study', *(f'`{setting.name}`' for setting in settings)], ['---'] + ['---:'] * len(settings)]
     for study in studies:
         if study.lines:
-            cells = [_done(study, setting, seeds, there) for setting in settings]
-            lines.append([study.title, *cells])
-    table = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
-    return f'Runs with a result, of those planned (studies share runs):\n\n{table}'
+            lines.append([study.title, *(_done(study, setting, seeds, there) for setting in settings)])
+    return f'Runs with a result, of those planned (studies share runs):\n\n{_markdown(lines)}'
 
 
-def _done(study: Study, setting: Setting, seeds: Sequence[int], there: set) -> str:
+def _done(study: Study, setting: StudySetting, seeds: Sequence[int], there: set) -> str:
     if not study.fits(setting):
         return NOT_PLANNED
-    runs = {
-        (setting.name, run.series, run.seed)
-        for line in study.lines
-        for phase in line.row.phases
-        for seed in seeds
-        for run in [Run(setting, line.row, phase, seed)]
-    }
+    runs = {(setting.name, run.series, run.seed) for run in plan_runs([study], [setting], seeds)}
     return f'{len(runs & there)} of {len(runs)}'
 
 
@@ -219,7 +215,8 @@ def _origin(book: Book) -> str:
     if not book.all:
         return 'Nothing was run yet.'
     dates = sorted(record['created'][:10] for record in book.all)
-    seconds = sum(_once_per_run(book.all).values()) + sum(record['seconds'] for record in book.all)
+    training = {(r['setting'], r['series'], r['seed']): r['train_seconds'] for r in book.all}  # once per run
+    seconds = sum(training.values()) + sum(record['seconds'] for record in book.all)
     lines = [
         f'- Made from {dates[0]} to {dates[-1]}, in {seconds / 3600:.1f} hours of fine-tuning and testing on: '
         + ', '.join(sorted({escape_markdown(record['device']) for record in book.all})),
@@ -238,7 +235,3 @@ def _origin(book: Book) -> str:
                     f'- The {what} of {markdown_code(setting)} changed between runs (column `{column}` of results.csv).'
                 )
     return '\n'.join(lines)
-
-
-def _once_per_run(records: Sequence[Record]) -> dict[tuple, float]:
-    return {(r['setting'], r['series'], r['seed']): r['train_seconds'] for r in records}

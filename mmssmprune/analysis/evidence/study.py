@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .plan import Line, Row, Setting, Study
+from .plan import Line, Study, StudyRow, StudySetting
 
 SHAPE = (128, 128)
 
@@ -30,7 +30,7 @@ ELASTIC_HOOK = dict(type='ElasticKeepRatioHook', keep_ratios=[1.0, 0.85, 0.7, 0.
 DISTILLATION = dict(type='DistillationHook', loss_weight=1.0)
 
 SETTINGS = [
-    Setting(
+    StudySetting(
         name='vim-seg',
         title='Vim, segmentation',
         config='configs/vim/vim-mini_upernet_1xb8-450i_mini-ade-128x128.py',
@@ -39,7 +39,7 @@ SETTINGS = [
         tune_iters=100,
         shape=SHAPE,
     ),
-    Setting(
+    StudySetting(
         name='plain_mamba-seg',
         title='PlainMamba, segmentation',
         config='configs/plain_mamba/plain-mamba-mini_upernet_1xb8-450i_mini-ade-128x128.py',
@@ -50,7 +50,7 @@ SETTINGS = [
         # Its stem and convolutions cost the same whatever is pruned: not every row can save more.
         flops_reduction=0.3,
     ),
-    Setting(
+    StudySetting(
         name='vim-det',
         title='Vim, detection',
         config='configs/vim/vim-mini_mask-rcnn_1xb8-300i_mini-coco-128x128.py',
@@ -65,19 +65,19 @@ SETTINGS = [
 SEGMENTATION = ('vim-seg', 'plain_mamba-seg')
 
 
-def pruned(**changes: Any) -> Row:
+def pruned(**changes: Any) -> StudyRow:
     """The recipe with changes."""
-    return Row(RECIPE | changes)
+    return StudyRow(RECIPE | changes)
 
 
-def best(**changes: Any) -> Row:
+def best(**changes: Any) -> StudyRow:
     """The best recipe with changes."""
-    return Row(RECIPE | BEST | changes)
+    return StudyRow(RECIPE | BEST | changes)
 
 
-def longer(pruning: dict[str, Any] | None, iters: int, lr_scale: float, **cfg: Any) -> Row:
+def longer(pruning: dict[str, Any] | None, iters: int, lr_scale: float, **cfg: Any) -> StudyRow:
     """A row whose fine-tuning may move the weights further than the setting's."""
-    return Row(pruning, cfg=cfg, phases=('tuned',), tune_iters=iters, lr_scale=lr_scale)
+    return StudyRow(pruning, cfg=cfg, phases=('tuned',), tune_iters=iters, lr_scale=lr_scale)
 
 
 def percent(share: float) -> str:
@@ -89,7 +89,7 @@ def vary(
     name: str,
     title: str,
     text: str,
-    rows: dict[str, Row],
+    rows: dict[str, StudyRow],
     reference: str,
     page: str = 'ablations',
     figure: str = 'dots',
@@ -113,7 +113,7 @@ def vary_key(
     return vary(key, title, text, rows, reference, settings=settings)
 
 
-DENSE = Row(None)
+DENSE = StudyRow(None)
 
 LEVELS_STUDY = vary(
     'levels',
@@ -127,7 +127,7 @@ LEVELS_STUDY = vary(
     settings=None,
 )
 
-ELASTIC = Row(
+ELASTIC = StudyRow(
     RECIPE | BEST,
     cfg=dict(custom_hooks=[ELASTIC_HOOK]),
     tests=tuple(dict(flops_reduction=level) for level in LEVELS),

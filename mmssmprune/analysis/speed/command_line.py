@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
         '--warmup', type=int, help='untimed runs before them, after the first (default: 0 on a CPU, 3 on a GPU)'
     )
     parser.add_argument('--quick', action='store_true', help='fewer and smaller cases')
+    parser.add_argument('--no-memory', action='store_true', help='leave peak memory out')
+    parser.add_argument('--peak-of', type=json.loads, metavar='CASE', help=argparse.SUPPRESS)
     parser.add_argument('--out', type=Path, metavar='FILE.md', help='write the report there as well')
     parser.add_argument('--json', type=Path, metavar='FILE.json', help='write every number there')
     return parser

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,27 @@ def peak_mib(call: Callable[[], Any], device: torch.device) -> float:
     before = _resident_peak_mib()
     call()
     return _resident_peak_mib() - before
+
+
+def peak_of(
+    call: Callable[[], Any], case: dict[str, Any], args: argparse.Namespace, script: str, **variables: str
+) -> float | None:
+    """Peak MiB of a call; on a CPU ``script --peak-of`` makes it anew from ``case`` in a fresh process.
+
+    None where memory is left out, the fresh process has failed or the system does not tell.
+    """
+    if args.no_memory:
+        return None
+    if args.device.type == 'cuda':
+        return peak_mib(call, args.device)
+    return peak_in_fresh_process(script, {**case, 'dtype': args.dtype}, torch.get_num_threads(), **variables)
+
+
+def print_last_peak(calls: Iterable[Callable[[], Any]], device: torch.device) -> None:
+    """Body of the fresh process; small calls come first, so that libraries are loaded and compiled before counting."""
+    for call in calls:
+        found = peak_mib(call, device)
+    print(found)
 
 
 def peak_in_fresh_process(script: str | Path, case: dict[str, Any], threads: int, **variables: str) -> float | None:

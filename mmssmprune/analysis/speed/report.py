@@ -2,80 +2,84 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmssmprune.analysis.results import write_atomically
 
+from .machine import describe_machine
 from .timing import OUT_OF_MEMORY
 
-Row = dict[str, Any]
+Entries = dict[str, Any]
 
 
-def shown_command(script: str) -> str:
+def _shown_command() -> str:
     """The command of this process, without the names of its output files."""
     arguments = list(sys.argv[1:])
     for option in ('--out', '--json'):
         if option in arguments:
             at = arguments.index(option)
             del arguments[at : at + 2]
-    return shlex.join(['python', f'tools/benchmarks/{Path(script).name}', *arguments])
+    return shlex.join(['python', f'tools/benchmarks/{Path(sys.argv[0]).name}', *arguments])
 
 
 @dataclass
-class Column:
-    """A column: which entry of a row it shows under which title, with how many digits; ``-`` where there is none."""
+class BenchmarkTable:
+    """A table with a title above it and, below it, what a reader has to know.
 
-    key: str
-    title: str
-    digits: int | None = None
-
-    def show(self, row: Row) -> str:
-        """The cell of a row."""
-        value = row.get(self.key)
-        if value is None:
-            return '-'
-        return str(value) if self.digits is None or isinstance(value, str) else f'{value:.{self.digits}f}'
-
-
-@dataclass
-class Table:
-    """A table with a title above it and, below it, what a reader has to know."""
+    Attributes:
+        title: the heading.
+        columns: by the entry of a row that they show, their titles, and for numbers how many digits. A row without
+            that entry shows ``-``.
+        rows, notes: what was measured, and sentences about it.
+    """
 
     title: str
-    columns: Sequence[Column]
-    rows: list[Row] = field(default_factory=list)
+    columns: Mapping[str, str | tuple[str, int]]
+    rows: list[Entries] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def markdown(self) -> str:
         """Title, table and notes."""
-        rules = [' --- ' if column.digits is None else ' ---: ' for column in self.columns]
-        lines = [f'### {self.title}', '', _line(column.title for column in self.columns), f'|{"|".join(rules)}|']
-        lines += [_line(column.show(row) for column in self.columns) for row in self.rows]
+        columns = {key: (at, None) if isinstance(at, str) else at for key, at in self.columns.items()}
+        rules = [' --- ' if digits is None else ' ---: ' for _, digits in columns.values()]
+        lines = [f'### {self.title}', '', _line(title for title, _ in columns.values()), f'|{"|".join(rules)}|']
+        lines += [_line(_cell(row.get(key), digits) for key, (_, digits) in columns.items()) for row in self.rows]
         for note in dict.fromkeys(self.notes):
             lines += ['', note]
         return '\n'.join(lines)
+
+
+def _cell(value: Any, digits: int | None) -> str:
+    if value is None:
+        return '-'
+    return str(value) if digits is None or isinstance(value, str) else f'{value:.{digits}f}'
 
 
 def _line(cells: Any) -> str:
     return f'| {" | ".join(cell.replace("|", "/") for cell in cells)} |'
 
 
-@dataclass
-class Report:
-    """All tables of a run. ``is_complete`` turns true at the end, so that an interrupted run shows."""
+class BenchmarkReport:
+    """All tables of a run. ``is_complete`` turns true at the end, so that an interrupted run shows.
 
-    title: str
-    command: str
-    machine: dict[str, Any]
-    method: str
-    tables: dict[str, Table] = field(default_factory=dict)
-    is_complete: bool = False
+    Args:
+        title, method: its heading, and how it was measured.
+        tables: by name.
+        args: of the command line: ``device`` and ``dtype``, and ``out`` and ``json``, where it is written.
+    """
+
+    def __init__(self, title: str, method: str, tables: dict[str, BenchmarkTable], args: argparse.Namespace) -> None:
+        self.title, self.method, self.tables = title, method, tables
+        self.command, self.machine = _shown_command(), describe_machine(args.device, args.dtype)
+        self.files = args.out, args.json
+        self.is_complete = False
 
     def markdown(self) -> str:
         """The whole report."""
@@ -86,8 +90,9 @@ class Report:
         tables = [table.markdown() for table in self.tables.values() if table.rows]
         return '\n\n'.join(['\n'.join(head), *tables]) + '\n'
 
-    def save(self, markdown: Path | None, numbers: Path | None) -> None:
+    def save(self) -> None:
         """Write the files that are asked for."""
+        markdown, numbers = self.files
         if markdown:
             write_atomically(markdown, self.markdown())
         if numbers:
@@ -95,10 +100,10 @@ class Report:
             content = dict(title=self.title, command=self.command, machine=self.machine, complete=self.is_complete)
             write_atomically(numbers, json.dumps({**content, 'tables': tables}, indent=1))
 
-    def finish(self, markdown: Path | None, numbers: Path | None) -> None:
+    def finish(self) -> None:
         """Mark it complete, write it and print it; exit code 1 if a contestant failed for more than want of memory."""
         self.is_complete = True
-        self.save(markdown, numbers)
+        self.save()
         print(self.markdown(), end='')
         rows = [row for table in self.tables.values() for row in table.rows]
         if any(row.get('failure') not in (None, OUT_OF_MEMORY) for row in rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -58,6 +59,17 @@ def time_in_turns(
     found = measure_latency(timed, device, runs, warmup)
     times = {name: Timing(tuple(ms / bunches[name] for ms in found[name]['runs_ms'])) for name in timed}
     return times, failures
+
+
+def time_rows(
+    rows: Mapping[str, dict[str, Any]], calls: Mapping[str, Call], args: argparse.Namespace
+) -> dict[str, Timing]:
+    """`time_in_turns`, with ``milliseconds`` and ``failure`` written into a row for each call."""
+    times, failures = time_in_turns(calls, args.device, args.runs, args.warmup)
+    for name, row in rows.items():
+        row['milliseconds'] = times[name].median if name in times else None
+        row['failure'] = failures.get(name)
+    return times
 
 
 def first_run(call: Call, device: torch.device) -> str | None:
