@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
+from mmssmprune import models
+from mmssmprune.models import PlainMamba, Vim
 from mmssmprune.models.backbones import PrunableBackbone
 
 PLAIN_ARCH = dict(embed_dims=24, num_layers=4, num_convs=1, layers_with_dwconv=(0,))
@@ -15,7 +16,10 @@ PRUNING = dict(layers=[0, 2], keep_ratio=0.6)
 
 MAKERS = {
     'plain_mamba': lambda **k: PlainMamba(PLAIN_ARCH, img_size=64, out_indices=FOUR, **k),
-    'adapter': lambda **k: PlainMambaAdapter(PLAIN_ARCH, img_size=64, conv_inplane=8, norm_cfg=dict(type='BN'), **k),
+    # By way of the module, which has no adapter where there is no mmcv.
+    'adapter': lambda **k: models.PlainMambaAdapter(
+        PLAIN_ARCH, img_size=64, conv_inplane=8, norm_cfg=dict(type='BN'), **k
+    ),
     'vim_seg': lambda **k: Vim(
         VIM_ARCH, img_size=64, out_indices=FOUR, if_cls_token=False, with_fpn=True, norm_cfg=dict(type='BN'), **k
     ),

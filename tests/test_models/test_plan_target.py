@@ -7,8 +7,9 @@ import torch
 from mmengine.logging import MMLogger
 from tiny_backbones import make
 
+from mmssmprune import models
 from mmssmprune.analysis.cost.flops import count_flops
-from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
+from mmssmprune.models import PlainMamba, Vim
 from mmssmprune.models.flops import count_on_meta, on_meta
 from mmssmprune.models.plan_target import solve_for_target
 from mmssmprune.pruning import sequence_path, snake_path
@@ -18,7 +19,7 @@ PLAN = dict(layers=[1, 3, 5], keep_ratio=1.0)
 ARCH = dict(embed_dims=96, num_layers=8)
 BUILD = {
     'PlainMamba': lambda **k: PlainMamba(dict(ARCH, num_convs=1, layers_with_dwconv=(0,)), img_size=128, **k),
-    'PlainMambaAdapter': lambda **k: PlainMambaAdapter(
+    'PlainMambaAdapter': lambda **k: models.PlainMambaAdapter(
         ARCH, img_size=128, conv_inplane=4, cffn_ratio=0.1, norm_cfg=dict(type='BN'), **k
     ),
     'Vim': lambda **k: Vim(ARCH, img_size=128, **k),
