@@ -35,7 +35,7 @@ def is_of_pruning(name: str) -> bool:
     return _PRUNING.fullmatch(name) is not None
 
 
-def today(name: str) -> str:
+def current_name(name: str) -> str:
     """A key as models call it now."""
     place, _, last = name.rpartition('pruner.')
     return f'{place}pruner.{OLD_NAMES[last]}' if last in OLD_NAMES and (not place or place.endswith('.')) else name
@@ -108,7 +108,7 @@ def compare_state_dict(
         optional: How those start that may be missing all the same.
     """
     expected = {name: tuple(value.shape) for name, value in unwrap(model).state_dict().items()}
-    given = {today(name.removeprefix('module.')): value for name, value in state_dict.items()}
+    given = {current_name(name.removeprefix('module.')): value for name, value in state_dict.items()}
     missing = [
         name
         for name in expected

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmssmprune.pruning import TokenPruner
 
 from .grids import with_grid
-from .keys import extract_state_dict, fit, part_of, today, unwrap
+from .keys import current_name, extract_state_dict, fit, part_of, unwrap
 from .reading import read_checkpoint, weights_of
 
 
@@ -93,8 +93,8 @@ def load_pretrained(backbone: nn.Module, path: str, prefix: str | None, optional
             f'{refusal}: {"; ".join(what)} ({len(differing) or len(difference.missing)} in all); '
             f'use a checkpoint of the same arch, and check prefix={prefix!r}'
         )
-    own, given = backbone.state_dict(), {today(key) for key in state}
-    held = {key: value for key, value in state.items() if today(key) in own}
+    own, given = backbone.state_dict(), {current_name(key) for key in state}
+    held = {key: value for key, value in state.items() if current_name(key) in own}
     backbone.load_state_dict(with_grid(held, backbone.pos_hw), strict=False)
     for what, keys in (
         ('not in the model, left out', [key for key in state if key not in held]),
@@ -107,7 +107,7 @@ def load_pretrained(backbone: nn.Module, path: str, prefix: str | None, optional
 
 def _say_what_is_untrained(model: nn.Module, names: Iterable[str], path: str) -> None:
     """Name the choices that mean nothing before they are trained, and whose parameters are not in a file."""
-    names = {today(name.removeprefix('module.')) for name in names}
+    names = {current_name(name.removeprefix('module.')) for name in names}
     for place, pruner in model.named_modules():
         for choice, parameters in pruner.to_be_trained().items() if isinstance(pruner, TokenPruner) else ():
             absent = [name for name in (f'{place}.{parameter}' for parameter in parameters) if name not in names]

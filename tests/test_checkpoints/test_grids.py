@@ -151,7 +151,8 @@ def test_a_converted_file_keeps_the_grid():
     state = source.state_dict()
     (official,) = convert_to_official(state, report()).values()
     target = nn.ModuleDict({'backbone': KINDS['vim'](img_size=TALL)})
-    for given in (state, official):
+    wrapped = nn.ModuleDict({'module': source}).state_dict()  # as DistributedDataParallel writes it
+    for given in (state, official, wrapped):
         ours = convert_to_ours({'state_dict': given}, report(), target)
         assert torch.equal(ours['backbone.pos_embed'], expected(source.backbone, target.backbone))
         target.load_state_dict(ours)
