@@ -59,8 +59,10 @@ class Observer(Protocol):
     def ran(self, layer: int, count: int) -> None:
         """A layer has run on ``count`` tokens."""
 
-    def reduced(self, layer: int, before: TokenState, after: TokenState, score: Tensor, reduced: Reduced) -> None:
-        """Tokens became fewer; ``score`` (B, K) is the importance of those before."""
+    def reduced(
+        self, layer: int, before: TokenState, after: TokenState, score: Tensor, reduced: Reduced | None
+    ) -> None:
+        """Tokens became fewer, or None did; ``score`` (B, K) is the importance of those before."""
 
     def restored(self, full: tuple[Tensor, ...], tokens: TokenState) -> None:
         """All cells are shown, by streams (B, L, C)."""
@@ -226,6 +228,8 @@ class TokenPruner(nn.Module):
         alive, spared = streams[0].shape[1], len(tokens.protected)
         keep = self.plan.keep_after(layer, alive - spared) + spared
         if keep == alive:
+            for observer in self.observers:
+                observer.reduced(layer, tokens, tokens, score, None)
             return streams, tokens
         before, choices = tokens, self.stages[tokens.stage]
         if self.names['regime'] == 'per_output':

@@ -98,13 +98,16 @@ class _Watch:
         self.records[-1].tokens_per_layer.append(count)
 
     @torch.no_grad()
-    def reduced(self, layer: int, before: TokenState, after: TokenState, score: Tensor, reduced: Reduced) -> None:
+    def reduced(
+        self, layer: int, before: TokenState, after: TokenState, score: Tensor, reduced: Reduced | None
+    ) -> None:
         candidates = torch.ones_like(score, dtype=torch.bool)
-        left = torch.ones(reduced.chosen.shape, dtype=torch.bool, device=score.device)
-        name = self.importance
-        if reduced.score_name is not None:
-            name = reduced.score_name if reduced.score is not None else f'{name}, {reduced.score_name}'
-        shown = score if reduced.score is None else reduced.score
+        left = candidates[:, : score.shape[1] if reduced is None else reduced.chosen.shape[1]]
+        name, shown = self.importance, score
+        if reduced is not None and reduced.score is not None:
+            name, shown = reduced.score_name, reduced.score
+        elif reduced is not None and reduced.score_name is not None:
+            name = f'{name}, {reduced.score_name}'
         maps = (_to_map(candidates, before, False), _to_map(left, after, False))
         pruning = Pruning(layer, *maps, _to_map(shown.float(), before, torch.nan), name)
         self.records[-1].prunings.append(pruning)

@@ -58,7 +58,7 @@ def test_stored_delta_is_the_mean_over_pruned_cells_and_batches(kind):
     for _ in range(2):  # a second calibration forgets the first
         assert calibrate(Wrapped(model), batches, num_batches=5) == 4
     expected = torch.stack([mean_delta_by_hand(kind, images) for images in batches]).mean(0)
-    assert torch.allclose(model.pruner.stored_delta, expected, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(model.pruner.stages[0].alignment.stored_delta, expected, rtol=1e-5, atol=1e-7)
     assert int(model.pruner.calibrated_batches) == 2
     assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
 
@@ -76,7 +76,7 @@ def test_learned_gets_its_start_after_a_warm_up_at_ratio_1():
         for _ in range(3):
             model(images)
     assert int(model.pruner.calibrated_batches) == 1
-    assert model.pruner.stored_delta[1:].abs().sum() > 0
+    assert model.pruner.stages[0].alignment.stored_delta[1:].abs().sum() > 0
 
 
 def test_learned_starts_at_the_calibrated_delta():
@@ -86,8 +86,8 @@ def test_learned_starts_at_the_calibrated_delta():
         calibrate(Wrapped(model), images, num_batches=1)
     mixer = models['learned'].layers[1].mixer
     at_zero = torch.stack([mixer.dt_proj.bias, mixer.dt_proj_b.bias])
-    delta = nn.functional.softplus(at_zero + models['learned'].pruner.stored_delta[1])
-    assert torch.allclose(delta, models['calibrated'].pruner.stored_delta[1], rtol=1e-4)
+    delta = nn.functional.softplus(at_zero + models['learned'].pruner.stages[0].alignment.stored_delta[1])
+    assert torch.allclose(delta, models['calibrated'].pruner.stages[0].alignment.stored_delta[1], rtol=1e-4)
     outs = [model(images[0]) for model in models.values()]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*outs, strict=True))
 
@@ -105,7 +105,7 @@ def test_training_calibrates_by_itself():
     assert int(learned.pruner.calibrated_batches) == 1
     assert all(module.training for module in calibrated.modules())
     sum(out.sum() for out in learned(images)).backward()
-    assert learned.pruner.stored_delta.grad[1:].abs().sum() > 0
+    assert learned.pruner.stages[0].alignment.stored_delta.grad[1:].abs().sum() > 0
 
 
 def test_frozen_modules_stay_frozen():

@@ -41,7 +41,7 @@ def test_known_names_have_the_rate_of_their_depth(make_cfg):
     assert rates.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     expected = {  # four layers: the heads have depth 5
         'backbone.pos_embed': 5,
-        'backbone.pruner.mask_token': 5,
+        'backbone.pruner.stages.0.restoration.mask_token': 5,
         'backbone.layers.0.mamba.in_proj.weight': 4,
         'backbone.layers.3.mamba.A_log': 1,
         'backbone.layers.3.norm.weight': 1,

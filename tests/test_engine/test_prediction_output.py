@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -94,5 +95,5 @@ def test_boxes_of_mask_rcnn_are_merged(det: Config):
 def test_maps_need_a_metric_that_writes_them(tmp_path: Path):
     cfg = load_config(str(SEG))
     cfg.test_evaluator = [dict(type='CityscapesMetric')]
-    with pytest.raises(ValueError, match='needs an IoUMetric'):
-        dump_predictions(cfg, str(tmp_path / 'maps'))
+    with pytest.raises(ValueError, match='needs an IoUMetric'), ExitStack() as test_run:
+        dump_predictions(cfg, str(tmp_path / 'maps'), test_run)

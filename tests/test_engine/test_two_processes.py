@@ -71,13 +71,13 @@ def test_last_batches_may_differ(ranks: list[dict[str, Any]]):
 def test_calibration_counts_the_cells_of_all_ranks(ranks: list[dict[str, Any]]):
     for name in ('calibrated', 'calibrated near 1'):
         state = ranks[0][name]['state']
-        assert (state['backbone.pruner.stored_delta'][-1] > 0).all(), name
-        assert int(state['backbone.pruner.calibrated_batches']) == 1
+        assert (state['backbone.pruner.stages.0.alignment.stored_delta'][-1] > 0).all(), name
+        assert int(state['backbone.pruner.stages.0.alignment.calibrated_batches']) == 1
 
 
 def test_a_calibration_without_pruned_cells_does_not_count(ranks: list[dict[str, Any]]):
     """At the start of a warm-up nothing is pruned; the zeros stored until then must not enter the mean."""
-    assert int(ranks[0]['warm-up, calibrated']['state']['backbone.pruner.calibrated_batches']) == 0
+    assert int(ranks[0]['warm-up, calibrated']['state']['backbone.pruner.stages.0.alignment.calibrated_batches']) == 0
 
 
 def test_near_1_only_one_rank_prunes(ranks: list[dict[str, Any]]):

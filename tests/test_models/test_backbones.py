@@ -113,7 +113,7 @@ def test_config_mistakes_fail_at_build_time(build, message):
         ('plain_mamba', (15, 64), 'is 15x64 pixels, smaller than one 16x16 patch'),
         ('vim_cls', (8, 8), 'smaller than one 16x16 patch'),
         ('vim_cls', (64, 72), 'do not tile an image of 64x72'),
-        ('adapter', (64, 48), 'sides divisible by 32, got 64x48'),
+        ('adapter', (64, 48), 'sides divisible by 32, got an image of 64x48'),
     ],
 )
 def test_image_sizes_that_cannot_be(kind, hw, message):

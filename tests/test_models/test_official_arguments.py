@@ -66,7 +66,7 @@ def test_any_number_of_interactions(runs):
         torch.testing.assert_close(out, wanted)
     extras = {name.split('.')[1] for name in model.state_dict() if 'extra_extractors' in name}
     assert extras == {str(len(runs) - 1)}
-    assert model.tapped_layers == tuple(run[-1] for run in runs)
+    assert model.output_layers == tuple(run[-1] for run in runs)
 
 
 @pytest.mark.parametrize('regime', ['progressive', 'per_stage'])

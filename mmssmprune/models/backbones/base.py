@@ -16,7 +16,7 @@ from mmssmprune._values import flag, is_list, is_whole, whole
 from mmssmprune.checkpoints.grids import GRID, recorded_grid, stored_grid, with_grid
 from mmssmprune.models.layers.patch_embed import resize_pos_embed
 from mmssmprune.models.plan_target import solve_for_target
-from mmssmprune.pruning import ScanPath, Stage, TokenPruner, TokenState
+from mmssmprune.pruning import ALIGNMENT, ScanPath, Stage, TokenPruner, TokenState
 
 
 def resolve_arch(
@@ -283,7 +283,8 @@ class PrunableBackbone(BaseModule):
             ValueError: the alignment at work stores nothing.
         """
         if not self.pruner.calibrates:
-            raise ValueError('pruning.alignment stores no delta, so there is nothing to calibrate')
+            names = ' or '.join(map(repr, ALIGNMENT.needing('calibration')))
+            raise ValueError(f'pruning.alignment must be {names} to be calibrated')
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:

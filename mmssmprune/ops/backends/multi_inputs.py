@@ -79,7 +79,7 @@ class MultiScanInputs:
         for name, index, limit in self.index_limits():
             if index is None or index.numel() == 0 or not can_be_read(index):
                 continue
-            if not 0 <= index.min() <= index.max() < limit:
+            if not 0 <= int(index.min()) <= int(index.max()) < limit:  # as numbers: the limit may not fit the dtype
                 raise index_error(name, limit)
             if name == 'order' and (index.long().sort(-1).values.diff(dim=-1) == 0).any():
                 raise index_error(name, limit, repeated=True)

@@ -167,7 +167,7 @@ def test_a_head_that_does_not_run_is_named_and_the_backbone_counted():
     assert counted.parts == {
         'backbone': whole.backbone, 'neck': whole.neck, 'heads': 0, 'total': whole.backbone + whole.neck
     }  # fmt: skip
-    assert counted.left_out == 'decode_head (UPerHead): only for photographs'
+    assert counted.left_out == 'decode_head (UPerHead): RuntimeError: only for photographs'
     assert counted.unsupported == {}
 
 
