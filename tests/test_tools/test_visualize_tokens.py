@@ -167,4 +167,4 @@ def test_the_hook_says_that_it_draws_nothing_under_augmentation(det_data: Path, 
     config.write_text(config.read_text() + "custom_hooks = [dict(type='TokenVisualizationHook')]\n")
     assert tool('test.py', config, checkpoint, '--work-dir', tmp_path / 'work', '--tta') == 0
     assert not list((tmp_path / 'work').rglob('vis_image/*.png'))
-    assert 'draws nothing: one image alone cannot pass a DetTTAModel' in capsys.readouterr().out
+    assert 'draws nothing: one image alone cannot pass a BoxTTAModel' in capsys.readouterr().out
