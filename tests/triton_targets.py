@@ -13,7 +13,7 @@ from multi_operands import multi_operands, rounded
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from mmssmprune.ops.backends.multi_inputs import MultiScanInputs
+from mmssmprune.ops.scan.inputs import MultiScanInputs
 
 
 class AbsentGPU:
@@ -60,7 +60,7 @@ def inputs(**choice) -> MultiScanInputs:
 
 def main() -> None:
     driver.set_active(AbsentGPU())
-    from mmssmprune.ops.backends.triton import launch
+    from mmssmprune.ops.scan import triton_kernels as launch
 
     for name in [name for name in vars(launch) if name.endswith('_kernel')]:
         setattr(launch, name, Compiled(getattr(launch, name)))

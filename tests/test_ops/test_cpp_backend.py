@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from scan_operands import NO_CPP, assert_same, grads_of, scan_operands
 
 from mmssmprune.ops import available_backends, compile_cpp, selective_scan
-from mmssmprune.ops.backends import cpp
-from mmssmprune.ops.backends.cpp.launch import SOURCE
-from mmssmprune.ops.selective_scan import run_scan
+from mmssmprune.ops.scan import cpp
+from mmssmprune.ops.scan.cpp_launch import SOURCE
+from mmssmprune.ops.scan.selective_scan import run_scan
 
 NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'gap_delta')
 

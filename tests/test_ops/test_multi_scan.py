@@ -9,7 +9,7 @@ from scan_operands import FAST, assert_same, grads_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmssmprune.ops import multi_scan
-from mmssmprune.ops.backends.multi_inputs import snake_moves, snake_order
+from mmssmprune.ops.snakes import snake_moves, snake_order
 from mmssmprune.pruning.scan_path import snake_path
 
 CASES = {

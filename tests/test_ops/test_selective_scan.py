@@ -10,7 +10,8 @@ from scan_operands import FAST, assert_same, grads_of, scan_operands
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmssmprune.ops import available_backends, selective_scan
-from mmssmprune.ops.backends import chunked, mamba_ssm, naive
+from mmssmprune.ops.scan import mamba_ssm, naive
+from mmssmprune.ops.scan import torch as chunked
 
 OPTIONS = [(), ('D',), ('z',), ('delta_bias',), ('D', 'z', 'delta_bias')]
 

@@ -13,8 +13,8 @@ from multi_operands import assert_equals_naive, multi_operands, rounded
 from scan_operands import assert_same, grads_of, scan_operands
 
 from mmssmprune.ops import multi_scan, selective_scan
-from mmssmprune.ops.backends import triton
-from mmssmprune.ops.selective_scan import run_scan
+from mmssmprune.ops.scan import triton
+from mmssmprune.ops.scan.selective_scan import run_scan
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cuda' if torch.cuda.is_available() and not INTERPRETED else 'cpu'
@@ -38,7 +38,7 @@ CASES = {
 @pytest.fixture
 def launch(monkeypatch):
     """Small blocks, so that tiny operands have several blocks of channels and several chunks."""
-    from mmssmprune.ops.backends.triton import launch
+    from mmssmprune.ops.scan import triton_kernels as launch
 
     if INTERPRETED:
         monkeypatch.setattr(triton, 'CHUNK', 4)

@@ -24,7 +24,7 @@ from mmssmprune.analysis.speed.memory import peak_in_fresh_process, peak_mib
 from mmssmprune.analysis.speed.profile_groups import time_by_group
 from mmssmprune.analysis.speed.report import Column, Report, Row, Table, shown_command
 from mmssmprune.analysis.speed.timing import Timing, captured, time_in_turns
-from mmssmprune.ops.backends import available_backends
+from mmssmprune.ops import available_backends
 from mmssmprune.pruning import ALIGNMENT
 
 NAMES = ('plain-mamba-l1', 'plain-mamba-l2', 'plain-mamba-l3', 'vim-t', 'vim-s')

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssmprune.ops import compile_cpp
-
-from ..multi_inputs import MultiScanInputs, index_error, snake_moves, snake_order
+from .. import compile_cpp
+from ..snakes import snake_moves, snake_order
+from .inputs import MultiScanInputs, index_error
 
 SOURCE = Path(__file__).with_name('multi_scan.cpp')
 PAD = 16  # so many channels hold any vector

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..derivatives import gradients, without_autocast
 from . import naive
 from .common import ScanInputs
-from .multi_inputs import MultiScanInputs
+from .inputs import MultiScanInputs
 
 
 def scan(p: MultiScanInputs, module: ModuleType) -> Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .backends import BACKENDS, announce, choose_backend, naive
-from .backends.common import ScanInputs
-from .checks import check_kind
-from .derivatives import gradients, needs_plain_torch, without_autocast
-from .flop_formulas import flops_of
+from ..checks import check_kind
+from ..derivatives import gradients, needs_plain_torch, without_autocast
+from ..flop_formulas import flops_of
+from . import naive
+from .common import ScanInputs
+from .operator import SCAN_BACKENDS
 
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
@@ -76,7 +77,7 @@ def run_scan(
     device_type = u.device.type
     if _has_autocast(device_type) and torch.is_autocast_enabled(device_type):
         p = p.to(p.compute_dtype)
-    name = choose_backend(backend, u.device, p.compute_dtype)
+    name = SCAN_BACKENDS.choose(backend, u.device, p.compute_dtype)
     if needs_plain_torch():
         with without_autocast(u.device):
             return naive.scan(p.to(p.compute_dtype)).to(p.u.dtype)
@@ -119,10 +120,10 @@ def _check(p: ScanInputs) -> None:
 
 def _forward(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
     p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
-    announce(backend, u.device.type)
+    SCAN_BACKENDS.announce(backend, u.device.type)
     with torch.autocast(u.device.type, enabled=False):
         p = p.to(p.compute_dtype)
-        module = BACKENDS[backend]
+        module = SCAN_BACKENDS.modules[backend]
         out, saved = module.forward(p) if hasattr(module, 'forward') else (module.scan(p), p.u.new_empty(0))
     return out.to(u.dtype), saved
 
@@ -131,7 +132,7 @@ def _backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, gap_delta, d
     p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
     dtype = p.compute_dtype
     with torch.autocast(u.device.type, enabled=False):
-        grads = BACKENDS[backend].backward(p.to(dtype), saved, grad_out.to(dtype))
+        grads = SCAN_BACKENDS.modules[backend].backward(p.to(dtype), saved, grad_out.to(dtype))
     # An operator returns no optional tensors, so an absent operand has an empty gradient.
     return [u.new_empty(0) if t is None else g.to(t.dtype, copy=False) for t, g in zip(p.tensors, grads, strict=True)]
 
@@ -160,8 +161,8 @@ def _empty_result(like: Tensor, backend: str) -> Tensor:
 def _(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
     p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
     saved = u.new_empty(0, dtype=p.compute_dtype)
-    if hasattr(BACKENDS[backend], 'saved_shape'):
-        saved = saved.new_empty(BACKENDS[backend].saved_shape(*u.shape[:2], A.shape[1], u.shape[2]))
+    if hasattr(SCAN_BACKENDS.modules[backend], 'saved_shape'):
+        saved = saved.new_empty(SCAN_BACKENDS.modules[backend].saved_shape(*u.shape[:2], A.shape[1], u.shape[2]))
     return _empty_result(u, backend), saved
 
 
@@ -184,14 +185,14 @@ def _differentiate(ctx, grad_out, grad_saved):
     saved, *operands = ctx.saved_tensors
     if grad_out is None:
         return (None,) * 11
-    if hasattr(BACKENDS[ctx.backend], 'backward') and not needs_plain_torch():
+    if hasattr(SCAN_BACKENDS.modules[ctx.backend], 'backward') and not needs_plain_torch():
         grads = torch.ops.mmssmprune.selective_scan_backward(
             grad_out, saved, *operands, ctx.delta_softplus, ctx.backend
         )
     else:
         p = ScanInputs(*operands, ctx.delta_softplus)
         again = needs_plain_torch() or torch.is_grad_enabled()
-        grads = p.autograd_of(naive.scan if again else BACKENDS[ctx.backend].scan, grad_out)
+        grads = p.autograd_of(naive.scan if again else SCAN_BACKENDS.modules[ctx.backend].scan, grad_out)
     return (*(None if t is None else g for t, g in zip(operands, grads, strict=True)), None, None)
 
 

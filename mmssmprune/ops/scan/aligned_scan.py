@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .checks import FLOATS, check_kind
+from ..checks import FLOATS, check_kind
 from .selective_scan import run_scan
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import can_be_read
+from ..snakes import snake_moves, snake_order
 
 
 @dataclass
@@ -92,7 +93,7 @@ class MultiScanInputs:
         if self.width == 0:
             cells = torch.arange(length, device=self.u.device)
             return torch.stack([cells, cells.flip(0)][: self.directions])[None], None
-        order = snake_order(length // self.width, self.width).to(self.u.device)
+        order = snake_order(length // self.width, self.width, self.u.device)
         return order[None], snake_moves(order, self.width)[None]
 
 
@@ -101,21 +102,3 @@ def index_error(name: str, limit: int, repeated: bool = False) -> ValueError:
     if repeated:
         return ValueError(f'{name} must have each value from 0 to {limit - 1} once per direction, but has one twice')
     return ValueError(f'{name} must have values from 0 to {limit - 1}')
-
-
-def snake_order(height: int, width: int) -> Tensor:
-    """PlainMamba's four walks (4, H*W): the snake along rows, its reverse, the snake along columns, its reverse."""
-    cells = torch.arange(height * width, device='cpu').view(height, width)
-    walks = []
-    for lines in (cells, cells.t()):
-        snake = torch.stack([line.flip(0) if i % 2 else line for i, line in enumerate(lines)]).flatten()
-        walks += [snake, snake.flip(0)]
-    return torch.stack(walks)
-
-
-def snake_moves(order: Tensor, width: int) -> Tensor:
-    """How each cell was reached: 0 at the start, then 1 right, 2 left, 3 up, 4 down."""
-    step = order.diff(dim=-1)
-    right = (order // width).diff(dim=-1) == 0  # the row stays
-    move = torch.where(right, torch.where(step > 0, 1, 2), torch.where(step > 0, 4, 3))
-    return torch.nn.functional.pad(move, (1, 0))

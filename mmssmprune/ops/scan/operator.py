@@ -5,11 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .backends import BACKENDS, announce, choose_backend, composed
-from .backends.multi_inputs import MultiScanInputs
-from .checks import check_kind
-from .derivatives import gradients, needs_plain_torch, without_autocast
-from .flop_formulas import flops_of
+from ..backends import Backends
+from ..checks import check_kind
+from ..derivatives import gradients, needs_plain_torch, without_autocast
+from ..flop_formulas import flops_of
+from . import cpp, mamba_ssm, naive, sequences, triton
+from . import torch as chunked
+from .inputs import MultiScanInputs
+
+SCAN_BACKENDS = Backends(
+    'selective scan',
+    'selective scans',
+    'MMSSMPRUNE_SCAN_BACKEND',
+    {'naive': naive, 'torch': chunked, 'cpp': cpp, 'mamba_ssm': mamba_ssm, 'triton': triton},
+)
 
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
@@ -17,6 +26,11 @@ _OPERANDS = (
     'bool delta_softplus, bool permute_params, str backend'
 )
 PARAM_ORDERS = ('raster', 'scan')
+
+
+def available_backends(device: torch.device | str = 'cpu') -> list[str]:
+    """Names of the backends that run on ``device`` here, the fastest last: ``['naive', 'torch', 'cpp']`` on a CPU."""
+    return SCAN_BACKENDS.available(device)
 
 
 def multi_scan(
@@ -90,10 +104,10 @@ def multi_scan(
     operands = (u, delta, A, B, C, D, z, delta_bias, direction_B, delta_gap, order, move, gap)
     p = MultiScanInputs(*operands, directions, width, delta_softplus, param_order == 'scan')
     _check(p, hw_shape)
-    name = choose_backend(backend, u.device, p.compute_dtype)
+    name = SCAN_BACKENDS.choose(backend, u.device, p.compute_dtype)
     if needs_plain_torch():
         p.check_walk()
-        return composed.plain_scan(p)
+        return sequences.plain_scan(p)
     options = (directions, width, delta_softplus, p.permute_params, name)
     trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in p.tensors)
     return torch.ops.mmssmprune.multi_scan(*operands, *options, trained)[0]
@@ -143,20 +157,20 @@ def _inputs(operands) -> tuple[MultiScanInputs, str]:
 
 def _forward(*operands):
     p, backend = _inputs(operands)
-    announce(backend, p.u.device.type)
+    SCAN_BACKENDS.announce(backend, p.u.device.type)
     if backend != 'cpp':  # which looks by itself, and faster
         p.check_walk()
     with torch.autocast(p.u.device.type, enabled=False):
-        module = BACKENDS[backend]
+        module = SCAN_BACKENDS.modules[backend]
         if hasattr(module, 'multi_forward'):
             return module.multi_forward(p)
-        out, total, saved = composed.forward(p, module)
+        out, total, saved = sequences.forward(p, module)
     return out.to(p.u.dtype), total, saved
 
 
 def _backward(grad_out, total, saved, *operands):
     p, backend = _inputs(operands)
-    grads = BACKENDS[backend].multi_backward(p, total, saved, grad_out)
+    grads = SCAN_BACKENDS.modules[backend].multi_backward(p, total, saved, grad_out)
     # An operator returns no optional tensors, so an absent operand has an empty gradient.
     return [p.u.new_empty(0) if g is None else g for g in grads]
 
@@ -178,7 +192,7 @@ _scan_backward_op = torch.library.custom_op(
 @_scan_op.register_fake
 def _(*operands):
     p, backend = _inputs(operands)
-    module = BACKENDS[backend]
+    module = SCAN_BACKENDS.modules[backend]
     shape = p.u.shape[1:]
     if hasattr(module, 'multi_forward'):
         total, saved = (
@@ -186,7 +200,7 @@ def _(*operands):
             p.u.new_empty(module.multi_saved_shape(p), dtype=p.compute_dtype),
         )
     else:
-        total, saved = (p.u.new_empty(size, dtype=p.compute_dtype) for size in composed.saved_shapes(p, module))
+        total, saved = (p.u.new_empty(size, dtype=p.compute_dtype) for size in sequences.saved_shapes(p, module))
     return p.u.new_empty(shape), total, saved
 
 
@@ -209,14 +223,16 @@ def _differentiate(ctx, grad_out, grad_total, grad_saved):
         raise RuntimeError('a multi_scan with keep_states=False has no gradient')
     total, saved, *tensors = ctx.saved_tensors
     *options, backend = ctx.options
-    if needs_plain_torch() or (torch.is_grad_enabled() and not hasattr(BACKENDS[backend], 'multi_backward')):
-        grads = composed.plain_backward(MultiScanInputs(*tensors, *options), grad_out)
-    elif hasattr(BACKENDS[backend], 'multi_backward'):
+    if needs_plain_torch() or (
+        torch.is_grad_enabled() and not hasattr(SCAN_BACKENDS.modules[backend], 'multi_backward')
+    ):
+        grads = sequences.plain_backward(MultiScanInputs(*tensors, *options), grad_out)
+    elif hasattr(SCAN_BACKENDS.modules[backend], 'multi_backward'):
         grads = torch.ops.mmssmprune.multi_scan_backward(grad_out, total, saved, *tensors, *ctx.options)
     else:
         with without_autocast(grad_out.device):
             p = MultiScanInputs(*tensors, *options)
-            grads = composed.backward(p, total, saved, grad_out, BACKENDS[backend], backend)
+            grads = sequences.backward(p, total, saved, grad_out, SCAN_BACKENDS.modules[backend], backend)
     return (*(None if t is None else g for t, g in zip(tensors[:10], grads, strict=True)), *(None,) * 9)
 
 
@@ -231,7 +247,7 @@ def _differentiate_again(ctx, grads):
     walk = tensors[10:]
 
     def backward(grad_out: Tensor, *operands: Tensor | None) -> list[Tensor | None]:
-        return composed.plain_backward(MultiScanInputs(*operands, *walk, *ctx.options), grad_out)
+        return sequences.plain_backward(MultiScanInputs(*operands, *walk, *ctx.options), grad_out)
 
     by_grad_out, *by_operands = gradients(backward, [grad_out, *tensors[:10]], grads)
     return by_grad_out, None, None, *by_operands, *(None,) * 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from .common import ScanInputs, fold_gap
@@ -18,6 +19,14 @@ def load():
     except Exception:  # a broken build raises anything from ImportError to OSError
         return None
     return selective_scan_fn
+
+
+def problem(device_type: str = 'cuda', dtype: torch.dtype = torch.float32) -> str | None:
+    """Return None where it can compute in ``dtype`` on a device, else ''."""
+    return None if device_type == 'cuda' and dtype != torch.float64 and load() is not None else ''
+
+
+problem._dynamo_marked_constant = True  # as `cpp.problem`
 
 
 def scan(p: ScanInputs) -> Tensor:

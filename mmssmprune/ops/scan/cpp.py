@@ -13,19 +13,18 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mmssmprune.ops import compile_cpp
-
-from .. import composed, naive
-from ..common import ScanInputs
-from ..multi_inputs import MultiScanInputs
-from .launch import PAD, adds, call_source, load, parts_of
+from .. import compile_cpp
+from . import naive, sequences
+from .common import ScanInputs
+from .cpp_launch import PAD, adds, call_source, load, parts_of
+from .inputs import MultiScanInputs
 
 CHUNK, GROUP = 16, 8  # as in the source
 
 
-def problem() -> str | None:
+def problem(device_type: str = 'cpu', dtype: torch.dtype = torch.float32) -> str | None:
     """Say in a few words why this backend cannot run here, or return None. Compiles the source on the first call."""
-    return _problem()
+    return _problem() if device_type == 'cpu' else 'it is for CPUs'
 
 
 problem._dynamo_marked_constant = True  # what torch.compiler.assume_constant_result does, without importing dynamo
@@ -51,9 +50,9 @@ def _wrong_result() -> str | None:
         walk = (waves[3][0, :, :5].t(), -D.sign() * D, None, None, gap, 4, 6, True, False)
         several = MultiScanInputs(u, delta, A.transpose(-2, -1), B, C, D, u[0].cos(), bias, *walk)
         out, total, saved = multi_forward(several)
-        expected, *rest = composed.forward(several, naive)
+        expected, *rest = sequences.forward(several, naive)
         grads = multi_backward(several, total, saved, u[0])
-        pairs.append(([out, *grads], [expected, *composed.backward(several, *rest, u[0], naive, 'naive')]))
+        pairs.append(([out, *grads], [expected, *sequences.backward(several, *rest, u[0], naive, 'naive')]))
         for got, want in (pair for both in pairs for pair in zip(*both, strict=True)):
             if not (got - want).abs().max() <= tolerance * want.abs().max():
                 return f'it computes wrong {dtype} values on this CPU'

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 from triton.language import constexpr
 
-from ..multi_inputs import MultiScanInputs
+from ..inputs import MultiScanInputs
 from .arguments import ARRAY, SEQUENCE, SNAKE, Grads, Inputs, Plan, Rows, Walk
 from .backward_kernels import carry_kernel, grads_kernel
 from .forward_kernels import combine_kernel, ends_kernel, gate_kernel, ungate_kernel, walk_kernel
