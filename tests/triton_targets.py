@@ -13,7 +13,7 @@ from multi_operands import multi_operands, rounded
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from mmssmprune.ops.scan.inputs import MultiScanInputs
+from mmssmprune.ops.scan.inputs import ScanInputs
 
 
 class AbsentGPU:
@@ -46,7 +46,7 @@ class Compiled:
         return compile_for
 
 
-def inputs(**choice) -> MultiScanInputs:
+def inputs(**choice) -> ScanInputs:
     leaves, options = multi_operands(**choice)
     leaves = rounded(leaves, torch.bfloat16)
     names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'direction_B', 'delta_gap')
@@ -55,7 +55,7 @@ def inputs(**choice) -> MultiScanInputs:
     width = options['hw_shape'][1] if 'hw_shape' in options else 0
     permute = options['param_order'] == 'scan'
     walks = order, move, options.get('gap')
-    return MultiScanInputs(*(leaves.get(name) for name in names), *walks, directions, width, True, permute)
+    return ScanInputs(*(leaves.get(name) for name in names), *walks, directions, width, True, permute)
 
 
 def main() -> None:

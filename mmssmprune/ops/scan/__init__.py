@@ -4,8 +4,7 @@
 `triton`. `inputs` is what they all receive, and `sequences` unfolds it for those that know one direction only.
 """
 
-from .aligned_scan import aligned_selective_scan
 from .operator import SCAN_BACKENDS, available_backends, multi_scan
-from .selective_scan import selective_scan
+from .selective_scan import aligned_selective_scan, selective_scan
 
 __all__ = ['SCAN_BACKENDS', 'aligned_selective_scan', 'available_backends', 'multi_scan', 'selective_scan']

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .common import ScanInputs, fold_gap
+from .inputs import Sequences
 
 
 @cache
@@ -29,10 +30,15 @@ def problem(device_type: str = 'cuda', dtype: torch.dtype = torch.float32) -> st
 problem._dynamo_marked_constant = True  # as `cpp.problem`
 
 
-def scan(p: ScanInputs) -> Tensor:
-    """Differentiable in every input."""
-    return fold_gap(p, _one_delta)
-
-
-def _one_delta(p: ScanInputs) -> Tensor:
-    return load()(p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.delta_bias, p.delta_softplus)
+def scan(p: Sequences) -> Tensor:
+    """Differentiable in every input. The kernel knows one delta only: a gap goes into delta and u."""
+    if p.gap_time is None:
+        return load()(p.u, p.delta, p.A, p.B, p.C, p.D, None, p.delta_bias, p.delta_softplus)
+    delta = p.delta if p.delta_bias is None else p.delta + p.delta_bias[:, None]
+    if p.delta_softplus:
+        delta = F.softplus(delta)
+    elapsed = delta + p.gap_time
+    # Where no time passes at all nothing is added either, so any finite ratio will do.
+    u = p.u * delta / torch.where(elapsed == 0, torch.ones_like(elapsed), elapsed)
+    y = load()(u, elapsed, p.A, p.B, p.C, None, None, None, False)
+    return y if p.D is None else y + p.D[:, None] * p.u

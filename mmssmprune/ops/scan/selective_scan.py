@@ -1,21 +1,13 @@
-"""The selective scan as one torch.library operator: shapes, dispatch, autograd and FLOP formula in one place."""
+"""The scan along one direction, channels first as Mamba has it: plain, and over kept tokens with aligned states."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..checks import check_kind
-from ..derivatives import gradients, needs_plain_torch, without_autocast
-from ..flop_formulas import flops_of
-from . import naive
-from .common import ScanInputs
-from .operator import SCAN_BACKENDS
-
-_OPERANDS = (
-    'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
-    'Tensor? gap_delta, bool delta_softplus, str backend'
-)
+from ..checks import FLOATS, check_kind
+from .inputs import ScanInputs
+from .operator import run
 
 
 def selective_scan(
@@ -58,6 +50,58 @@ def selective_scan(
     return run_scan(u, delta, A, B, C, D, z, delta_bias, None, delta_softplus, backend)
 
 
+def aligned_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    gap: Tensor,
+    delta_gap: Tensor,
+    backend: str | None = None,
+) -> Tensor:
+    """Selective scan over K kept tokens with hidden state alignment (arXiv 2409.18962, section 4).
+
+    A pruned cell brings no input, but time passes there: with ``g`` pruned cells just before kept token ``q``
+
+        h_q = exp((delta_q + g delta_gap_q) A) h_prev + delta_q B_q u_q,   y_q = C_q h_q + D u_q
+
+    which equals the scan over all cells with the pruned inputs at zero and ``delta_gap`` as their delta.
+
+    Args:
+        u: (B, D, K) kept tokens in scan order.
+        delta: (B, D, K) their step sizes, already positive (after bias and softplus).
+        A: (D, N) decay rates, negative.
+        B, C: (B, N, K) input and output vectors.
+        D: (D,) skip weight.
+        gap: (B, K) number of pruned cells between a kept token and the kept one before it in scan order; before the
+            first token there is no state yet, so its gap changes nothing. Any integer or float dtype.
+        delta_gap: (D,) or (B, D, K) step size of each of those cells.
+        backend: as in `selective_scan`.
+
+    Returns:
+        (B, D, K) in the dtype of ``u``. Gradients reach every operand, ``delta_gap`` and a float ``gap`` included.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or the backend is unknown or cannot run these tensors.
+    """
+    batch, _, length = u.shape if u.dim() == 3 else (None, None, None)
+    if tuple(gap.shape) != (batch, length):
+        raise ValueError(f'gap must be (B, K) = {(batch, length)} for u {tuple(u.shape)}, got {tuple(gap.shape)}')
+    check_kind('gap', gap, u.device, integer=gap.dtype not in FLOATS)
+    check_kind('delta_gap', delta_gap, u.device)
+    if delta_gap.dim() == 1:
+        delta_gap = delta_gap[:, None]
+    elif delta_gap.shape != u.shape:
+        raise ValueError(f'delta_gap must be (D,) or (B, D, K) = {tuple(u.shape)}, got {tuple(delta_gap.shape)}')
+    if delta_gap.shape[-2] != u.shape[1]:
+        raise ValueError(f'delta_gap must have D = {u.shape[1]} channels as u does, got {delta_gap.shape[-2]}')
+    gap_time = gap.to(delta_gap.dtype)[:, None] * delta_gap
+    return run_scan(u, delta, A, B, C, D, None, None, gap_time, False, backend)
+
+
 def run_scan(
     u: Tensor,
     delta: Tensor,
@@ -67,21 +111,23 @@ def run_scan(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
-    gap_delta: Tensor | None,
+    gap_time: Tensor | None,
     delta_softplus: bool,
     backend: str | None,
 ) -> Tensor:
-    """Check the operands, choose the backend and call the operator; ``gap_delta`` (B, D, L) is time without input."""
-    p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
-    _check(p)
+    """Check the operands and run them as the one direction of a scan; ``gap_time`` (B, D, L) is time without input."""
+    operands = dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, gap_time=gap_time)
+    _check(operands)
+    u, delta, B, C, z, gap_time = (None if t is None else t.transpose(1, 2) for t in (u, delta, B, C, z, gap_time))
+    sets = [None if t is None else t[None] for t in (u, delta, A, B, C, D, delta_bias, gap_time)]
+    u, delta, A, B, C, D, delta_bias, gap_time = sets
+    walk = dict(direction_B=None, delta_gap=None, order=None, move=None, gap=None, directions=1, width=0)
+    options = dict(delta_softplus=delta_softplus, permute_params=True, gap_time=gap_time)
+    p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, **walk, **options)
     device_type = u.device.type
     if _has_autocast(device_type) and torch.is_autocast_enabled(device_type):
-        p = p.to(p.compute_dtype)
-    name = SCAN_BACKENDS.choose(backend, u.device, p.compute_dtype)
-    if needs_plain_torch():
-        with without_autocast(u.device):
-            return naive.scan(p.to(p.compute_dtype)).to(p.u.dtype)
-    return torch.ops.mmssmprune.selective_scan(*p.tensors, delta_softplus, name)[0]
+        p = p.wide()
+    return run(p, backend).transpose(1, 2)
 
 
 def _has_autocast(device_type: str) -> bool:
@@ -91,138 +137,20 @@ def _has_autocast(device_type: str) -> bool:
 _has_autocast._dynamo_marked_constant = True  # torch 2.4 cannot trace it
 
 
-def _check(p: ScanInputs) -> None:
-    if p.u.dim() != 3 or p.A.dim() != 2:
-        raise ValueError(f'u must be (B, D, L) and A (D, N), got {tuple(p.u.shape)} and {tuple(p.A.shape)}')
-    batch, dim, length = p.u.shape
-    d_state = p.A.shape[1]
-    sequence, vector, state = (batch, dim, length), (dim,), (batch, d_state, length)
-    expected = {
-        'u': sequence,
-        'delta': sequence,
-        'A': (dim, d_state),
-        'B': state,
-        'C': state,
-        'D': vector,
-        'z': sequence,
-    }
-    expected |= {'delta_bias': vector, 'gap_delta': sequence}
-    for name, shape in expected.items():
-        tensor = getattr(p, name)
+def _check(operands: dict[str, Tensor | None]) -> None:
+    u, A = operands['u'], operands['A']
+    if u.dim() != 3 or A.dim() != 2:
+        raise ValueError(f'u must be (B, D, L) and A (D, N), got {tuple(u.shape)} and {tuple(A.shape)}')
+    batch, dim, length = sequence = tuple(u.shape)
+    d_state = A.shape[1]
+    state = (batch, d_state, length)
+    expected = dict.fromkeys(('u', 'delta', 'z', 'gap_time'), sequence) | dict.fromkeys(('D', 'delta_bias'), (dim,))
+    expected |= {'A': (dim, d_state), 'B': state, 'C': state}
+    for name, tensor in operands.items():
         if tensor is None:
             continue
-        if tuple(tensor.shape) != shape:
+        if tuple(tensor.shape) != expected[name]:
             raise ValueError(
-                f'{name} must be {shape} for u {sequence} and A {tuple(p.A.shape)}, got {tuple(tensor.shape)}'
+                f'{name} must be {expected[name]} for u {sequence} and A {tuple(A.shape)}, got {tuple(tensor.shape)}'
             )
-        check_kind(name, tensor, p.u.device)
-
-
-def _forward(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
-    p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
-    SCAN_BACKENDS.announce(backend, u.device.type)
-    with torch.autocast(u.device.type, enabled=False):
-        p = p.to(p.compute_dtype)
-        module = SCAN_BACKENDS.modules[backend]
-        out, saved = module.forward(p) if hasattr(module, 'forward') else (module.scan(p), p.u.new_empty(0))
-    return out.to(u.dtype), saved
-
-
-def _backward(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
-    p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
-    dtype = p.compute_dtype
-    with torch.autocast(u.device.type, enabled=False):
-        grads = SCAN_BACKENDS.modules[backend].backward(p.to(dtype), saved, grad_out.to(dtype))
-    # An operator returns no optional tensors, so an absent operand has an empty gradient.
-    return [u.new_empty(0) if t is None else g.to(t.dtype, copy=False) for t, g in zip(p.tensors, grads, strict=True)]
-
-
-_scan_op = torch.library.custom_op(
-    'mmssmprune::selective_scan', _forward, mutates_args=(), schema=f'({_OPERANDS}) -> (Tensor, Tensor)'
-)
-_scan_backward_op = torch.library.custom_op(
-    'mmssmprune::selective_scan_backward',
-    _backward,
-    mutates_args=(),
-    schema=f'(Tensor grad_out, Tensor saved, {_OPERANDS}) -> Tensor[]',
-)
-
-
-def _empty_result(like: Tensor, backend: str) -> Tensor:
-    """An unfilled tensor of the shape of ``like`` with the strides that ``backend`` returns."""
-    if backend == 'torch' and like.dim() == 3:
-        return like.new_empty(like.shape[2], like.shape[0], like.shape[1]).permute(1, 2, 0)
-    if backend == 'cpp' and like.dim() == 3:
-        return like.new_empty(like.shape[0], like.shape[2], like.shape[1]).transpose(1, 2)
-    return torch.empty_like(like, memory_format=torch.contiguous_format)
-
-
-@_scan_op.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
-    p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus)
-    saved = u.new_empty(0, dtype=p.compute_dtype)
-    if hasattr(SCAN_BACKENDS.modules[backend], 'saved_shape'):
-        saved = saved.new_empty(SCAN_BACKENDS.modules[backend].saved_shape(*u.shape[:2], A.shape[1], u.shape[2]))
-    return _empty_result(u, backend), saved
-
-
-@_scan_backward_op.register_fake
-def _(grad_out, saved, u, delta, A, B, C, D, z, delta_bias, gap_delta, delta_softplus, backend):
-    operands = [u, delta, A, B, C, D, z, delta_bias, gap_delta]
-    grads = [u.new_empty(0) if t is None else _empty_result(t, backend) for t in operands]
-    if z is not None and backend == 'torch':
-        grads[6] = torch.empty_like(z, memory_format=torch.contiguous_format)
-    return grads
-
-
-def _save(ctx, inputs, output):
-    *operands, ctx.delta_softplus, ctx.backend = inputs
-    ctx.save_for_backward(output[1], *operands)
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx, grad_out, grad_saved):
-    saved, *operands = ctx.saved_tensors
-    if grad_out is None:
-        return (None,) * 11
-    if hasattr(SCAN_BACKENDS.modules[ctx.backend], 'backward') and not needs_plain_torch():
-        grads = torch.ops.mmssmprune.selective_scan_backward(
-            grad_out, saved, *operands, ctx.delta_softplus, ctx.backend
-        )
-    else:
-        p = ScanInputs(*operands, ctx.delta_softplus)
-        again = needs_plain_torch() or torch.is_grad_enabled()
-        grads = p.autograd_of(naive.scan if again else SCAN_BACKENDS.modules[ctx.backend].scan, grad_out)
-    return (*(None if t is None else g for t, g in zip(operands, grads, strict=True)), None, None)
-
-
-def _save_again(ctx, inputs, output):
-    grad_out, _, *operands, ctx.delta_softplus, _ = inputs
-    ctx.save_for_backward(grad_out, *operands)
-
-
-def _differentiate_again(ctx, grads):
-    grad_out, *operands = ctx.saved_tensors
-
-    def backward(grad_out: Tensor, *operands: Tensor | None) -> list[Tensor | None]:
-        return ScanInputs(*operands, ctx.delta_softplus).autograd_of(naive.scan, grad_out)
-
-    by_grad_out, *by_operands = gradients(backward, [grad_out, *operands], grads)
-    return by_grad_out, None, *by_operands, None, None
-
-
-torch.library.register_autograd('mmssmprune::selective_scan', _differentiate, setup_context=_save)
-torch.library.register_autograd('mmssmprune::selective_scan_backward', _differentiate_again, setup_context=_save_again)
-
-
-@flops_of(torch.ops.mmssmprune.selective_scan)
-def selective_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -> int:
-    """The field's count: 9 B L D N for the recurrence, B L D each for the skip D u and for the gate."""
-    batch, dim, length = u
-    return batch * length * dim * (9 * A[1] + (D is not None) + (z is not None))
-
-
-@flops_of(torch.ops.mmssmprune.selective_scan_backward)
-def selective_scan_backward_flops(grad_out, saved, *operands, out_shape=None, **kwargs) -> int:
-    """Twice the forward count, as FlopCounterMode takes it for every other operator."""
-    return 2 * selective_scan_flops(*operands)
+        check_kind(name, tensor, u.device)

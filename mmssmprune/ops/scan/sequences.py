@@ -1,8 +1,8 @@
-"""The multi-directional scan out of single scans: the reference with `naive`, and the portable form with the others."""
+"""Walks unfolded into single scans and folded back: the reference with `naive`, and how backends without walks walk."""
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,139 +10,142 @@ from torch import Tensor
 
 from ..derivatives import gradients, without_autocast
 from . import naive
-from .common import ScanInputs
-from .inputs import MultiScanInputs
+from .inputs import ScanInputs, Sequences
+
+Scan = Callable[[Sequences], Tensor]
 
 
-def scan(p: MultiScanInputs, module: ModuleType) -> Tensor:
-    """Permute, scan, bring home, sum over the directions, gate. Differentiable by autograd; returns (B, K, D)."""
-    total = _sum_at_home(p, [module.scan(single) for single in _single_scans(p)])
-    return total if p.z is None else total * F.silu(p.z)
+def scan(p: ScanInputs, scan_one: Scan) -> Tensor:
+    """Permute, scan, bring home, sum over the directions, gate: (B, K, D). Differentiable if ``scan_one`` is."""
+    wide = p.wide()
+    total = sum_at_home(wide, [scan_one(one) for one in unfold(wide)])
+    return (total if p.z is None else total * F.silu(wide.z)).to(p.u.dtype)
 
 
-def plain_scan(p: MultiScanInputs) -> Tensor:
+def backward(p: ScanInputs, scan_one: Scan, grad_out: Tensor) -> list[Tensor | None]:
+    """The gradients of `scan`, which can be differentiated again where gradients are enabled."""
+
+    def again(*tensors: Tensor | None) -> list[Tensor]:
+        with without_autocast(p.u.device):
+            return [scan(p.with_tensors(list(tensors)), scan_one)]
+
+    return gradients(again, p.tensors, [grad_out])
+
+
+def plain_scan(p: ScanInputs) -> Tensor:
     """The naive scan in torch's own operations, which it can differentiate in every mode and to every order."""
     with without_autocast(p.u.device):
-        return scan(p.wide(), naive).to(p.u.dtype)
+        return scan(p, naive.scan)
 
 
-def plain_backward(p: MultiScanInputs, grad_out: Tensor) -> list[Tensor | None]:
-    """The gradients of `plain_scan`, which can be differentiated again where gradients are enabled."""
-    return gradients(lambda *tensors: [plain_scan(p.with_tensors(list(tensors)))], p.tensors, [grad_out])
+def plain_backward(p: ScanInputs, grad_out: Tensor) -> list[Tensor | None]:
+    """The gradients of `plain_scan`."""
+    return backward(p, naive.scan, grad_out)
 
 
-def _single_scans(p: MultiScanInputs) -> list[ScanInputs]:
+def unfold(p: ScanInputs) -> list[Sequences]:
     """One scan per set of parameters; a set that serves all directions has them side by side in the batch."""
     order, move = p.walk()
     scans = []
     for s in range(p.sets):
-        mine = slice(None) if p.sets == 1 else slice(s, s + 1)
-        walk = order[:, mine]
-        u = _visit(p.u[s], walk)  # [B, R, K, D]
-        along = _visit if p.permute_params else _every_direction_in_raster_order
-        delta, B, C = (along(x[s], walk) for x in (p.delta, p.B, p.C))
+        mine, walk = _directions_of(p, s, order)
+        u = _visit(p.u[s if len(p.u) > 1 else 0], walk)  # [B, R, K, D]
+        delta, B, C = (_along(x[s], walk, p) for x in (p.delta, p.B, p.C))
         if p.direction_B is not None:
             B = B + p.direction_B[move[:, mine]]
-        bias, gap_delta, softplus = None if p.delta_bias is None else p.delta_bias[s], None, p.delta_softplus
+        bias, time, softplus = None if p.delta_bias is None else p.delta_bias[s], None, p.delta_softplus
+        if p.gap_time is not None:
+            time = p.gap_time[mine].transpose(0, 1)
         if p.gap is not None:
             delta = delta if bias is None else delta + bias
             delta = F.softplus(delta) if softplus else delta
             carried = F.pad(delta[:, :, :-1], (0, 0, 1, 0))
             passed = carried if p.delta_gap is None else torch.where(p.delta_gap[s] < 0, carried, p.delta_gap[s])
-            gap_delta = _as_sequences(p.gap[:, mine, :, None] * passed)
+            passed = p.gap[:, mine, :, None] * passed
+            time = passed if time is None else time + passed
             bias, softplus = None, False
-        u, delta, B, C = (_as_sequences(x) for x in (u, delta, B, C))
-        scans.append(
-            ScanInputs(u, delta, p.A[s], B, C, None if p.D is None else p.D[s], None, bias, gap_delta, softplus)
-        )
+        tokens = [None if x is None else x.flatten(0, 1).transpose(1, 2) for x in (u, delta, B, C, time)]
+        u, delta, B, C, time = tokens  # [B*R, C, K]
+        scans.append(Sequences(u, delta, p.A[s], B, C, None if p.D is None else p.D[s], bias, time, softplus))
     return scans
 
 
-def _visit(x: Tensor, order: Tensor) -> Tensor:
+def sum_at_home(p: ScanInputs, scanned: list[Tensor]) -> Tensor:
+    """What `unfold`'s scans return, (B*R, D, K) each -> (B, K, D), the sum over the directions at each token."""
+    y = torch.cat([_of_directions(y, p) for y in scanned], 1)
+    return _bring_home(y, p.walk()[0]).sum(1)
+
+
+def visit_again(p: ScanInputs, grad_out: Tensor) -> list[Tensor]:
+    """The adjoint of `sum_at_home`: (B, K, D) -> (B*R, D, K) for each of the scans."""
+    order, _ = p.walk()
+    walks = (_directions_of(p, s, order)[1] for s in range(p.sets))
+    return [_visit(grad_out, walk).flatten(0, 1).transpose(1, 2) for walk in walks]
+
+
+def fold(p: ScanInputs, found: list[Sequences]) -> list[Tensor | None]:
+    """The adjoint of `unfold`: gradients in the order of `ScanInputs.tensors`, None for z, from those of the scans."""
+    order, move = p.walk()
+    grads, rows = [], None if p.direction_B is None else torch.zeros_like(p.direction_B)
+    for s, grad in enumerate(found):
+        mine, walk = _directions_of(p, s, order)
+        du, ddelta, dB, dC = (_of_directions(x, p) for x in (grad.u, grad.delta, grad.B, grad.C))
+        dbias, dgap, dtime = grad.delta_bias, None, None
+        if rows is not None:
+            rows.index_put_((move[:, mine].expand(dB.shape[:3]),), dB, accumulate=True)
+        if grad.gap_time is not None:
+            dtime = _of_directions(grad.gap_time, p)
+        if p.gap is not None:
+            carried = p.gap[:, mine, :, None] * dtime
+            if p.delta_gap is not None:
+                dgap = torch.where(p.delta_gap[s] < 0, 0, carried).sum((0, 1, 2))
+                carried = torch.where(p.delta_gap[s] < 0, carried, 0)
+            ddelta = ddelta + F.pad(carried[:, :, 1:], (0, 0, 0, 1))  # the gap before a step has the delta before it
+            if p.delta_softplus:
+                raw = _along(p.delta[s], walk, p)
+                raw = raw if p.delta_bias is None else raw + p.delta_bias[s]
+                ddelta = torch.ops.aten.softplus_backward(ddelta, raw, 1, 20)
+            dbias = None if p.delta_bias is None else ddelta.sum((0, 1, 2))
+        du = _bring_home(du, walk).sum(1)
+        ddelta, dB, dC = ((_bring_home(x, walk) if p.permute_params else x).sum(1) for x in (ddelta, dB, dC))
+        dtime = None if p.gap_time is None else dtime.transpose(0, 1)
+        grads.append((du, ddelta, grad.A, dB, dC, grad.D, dbias, dgap, dtime))
+    *by_set, times = ([g for g in same if g is not None] for same in zip(*grads, strict=True))
+    du, ddelta, dA, dB, dC, dD, dbias, dgap = (torch.stack(same) if same else None for same in by_set)
+    du = du if len(du) == len(p.u) else du.sum(0, keepdim=True)
+    return [du, ddelta, dA, dB, dC, dD, None, dbias, rows, dgap, torch.cat(times) if times else None]
+
+
+def _directions_of(p: ScanInputs, s: int, order: Tensor | None) -> tuple[slice, Tensor | None]:
+    """Which directions a set of parameters serves, and their walks."""
+    mine = slice(None) if p.sets == 1 else slice(s, s + 1)
+    return mine, None if order is None else order[:, mine]
+
+
+def _visit(x: Tensor, walk: Tensor | None) -> Tensor:
     """(B, K, C) -> (B, R, K, C): the tokens in the order of each direction."""
+    if walk is None:
+        return x.unsqueeze(1)
     batch, tokens = x.shape[:2]
-    rows = order + torch.arange(batch, device=x.device)[:, None, None] * tokens
+    rows = walk + torch.arange(batch, device=x.device)[:, None, None] * tokens
     return x.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
-def _every_direction_in_raster_order(x: Tensor, order: Tensor) -> Tensor:
-    return x.unsqueeze(1).expand(-1, order.shape[1], -1, -1)
+def _along(x: Tensor, walk: Tensor | None, p: ScanInputs) -> Tensor:
+    """(B, K, C) -> (B, R, K, C): delta, B or C at each step."""
+    return _visit(x, walk) if p.permute_params or walk is None else x.unsqueeze(1).expand(-1, walk.shape[1], -1, -1)
 
 
-def _as_sequences(x: Tensor) -> Tensor:
-    """(B, R, K, C) -> (B*R, C, K)."""
-    return x.flatten(0, 1).transpose(1, 2)
+def _of_directions(x: Tensor, p: ScanInputs) -> Tensor:
+    """(B*R, C, K) -> (B, R, K, C)."""
+    return x.transpose(1, 2).unflatten(0, (p.u.shape[1], p.directions // p.sets))
 
 
-def _sum_at_home(p: MultiScanInputs, scanned: list[Tensor]) -> Tensor:
-    """(B*R, D, K) per set, in scan order -> (B, K, D), the sum over the directions at each token."""
-    order, _ = p.walk()
-    steps = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    inverse = torch.empty_like(order).scatter_(-1, order, steps)
-    batch = p.u.shape[1]
-    y = torch.cat([y.transpose(1, 2).unflatten(0, (batch, -1)) for y in scanned], 1)  # [B, R, K, D]
-    at_home = _visit(y.flatten(0, 1), inverse.expand(batch, -1, -1).reshape(-1, 1, inverse.shape[-1]))
-    return at_home.view_as(y).sum(1)
-
-
-def saved_shapes(p: MultiScanInputs, module: ModuleType) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the last two results of `forward`."""
-    if not hasattr(module, 'forward'):
-        return (0,), (0,)
-    _, batch, tokens, dim = p.u.shape
-    state = module.saved_shape(batch * p.directions // p.sets, dim, p.A.shape[2], tokens)
-    return (0,) if p.z is None else (batch, tokens, dim), (p.sets, *state)
-
-
-def forward(p: MultiScanInputs, module: ModuleType) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output (B, K, D), the sum before the gate, and what the single scans saved, one per set."""
-    p = p.wide()
-    none = p.u.new_empty(0)
-    if not hasattr(module, 'forward'):
-        return scan(p, module), none, none.clone()
-    scanned, saved = zip(*(module.forward(single) for single in _single_scans(p)), strict=True)
-    total = _sum_at_home(p, list(scanned))
-    if p.z is None:
-        return total, none, torch.stack(saved)
-    return total * F.silu(p.z), total, torch.stack(saved)
-
-
-def backward(
-    p: MultiScanInputs, total: Tensor, saved: Tensor, grad_out: Tensor, module: ModuleType, name: str
-) -> list[Tensor | None]:
-    """Return the gradients in the order of `MultiScanInputs.tensors`, in the dtype of each operand.
-
-    What permutes is differentiated by autograd; the single scans by their operator, or with it where the backend
-    ``module`` of that ``name`` has no backward. Runs outside of an operator, inside of which there is no autograd.
-    """
-    leaves = [None if t is None else t.detach().requires_grad_() for t in p.tensors]
-    present = [t for t in leaves if t is not None]
-    by_autograd = not hasattr(module, 'forward')
-    grad_out, dz = grad_out.to(p.compute_dtype), None
-    with torch.enable_grad():
-        wide = p.with_tensors([None if t is None else t.to(p.compute_dtype) for t in leaves])
-        scans = [] if by_autograd else _single_scans(wide)
-        outputs = [scan(wide, module)] if by_autograd else [t for s in scans for t in s.tensors if t is not None]
-    if p.z is not None and not by_autograd:
-        z = wide.z.detach()
-        sigmoid = z.sigmoid()
-        dz = (grad_out * total * sigmoid * (1 + z * (1 - sigmoid))).to(p.z.dtype)
-        grad_out = grad_out * z * sigmoid
-    grads = [grad_out] if by_autograd else _single_gradients(p, scans, saved, grad_out, name)
-    found = iter(torch.autograd.grad(outputs, present, grads, allow_unused=True, materialize_grads=True))
-    result = [None if t is None else next(found) for t in leaves]
-    return result if dz is None else [*result[:6], dz, *result[7:]]
-
-
-def _single_gradients(
-    p: MultiScanInputs, scans: list[ScanInputs], saved: Tensor, grad_out: Tensor, name: str
-) -> list[Tensor]:
-    """The gradients of all operands of all single scans, in one list."""
-    grads = []
-    order, _ = p.walk()
-    for s, (single, state) in enumerate(zip(scans, saved.unbind(0), strict=True)):
-        operands = [None if t is None else t.detach() for t in single.tensors]
-        dy = _as_sequences(_visit(grad_out, order if p.sets == 1 else order[:, s : s + 1]))
-        found = torch.ops.mmssmprune.selective_scan_backward(dy, state, *operands, single.delta_softplus, name)
-        grads += [g for g, t in zip(found, operands, strict=True) if t is not None]
-    return grads
+def _bring_home(y: Tensor, walk: Tensor | None) -> Tensor:
+    """(B, R, K, C) in scan order -> where the tokens are."""
+    if walk is None:
+        return y
+    steps = torch.arange(walk.shape[-1], device=walk.device).expand_as(walk)
+    inverse = torch.empty_like(walk).scatter_(-1, walk, steps)
+    home = inverse.expand(len(y), -1, -1).flatten(0, 1).unsqueeze(1)
+    return _visit(y.flatten(0, 1), home).view_as(y)

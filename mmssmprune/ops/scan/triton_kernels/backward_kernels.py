@@ -158,7 +158,7 @@ def step_back(x, dy, grads, here, carry, owed, sums, rows, parameters, b, block,
     far as time passes with it at pruned cells after it; ``here``: t, what was read, the states before it.
     """
     TOGETHER: tl.constexpr = plan.SETS == 1 and not plan.PERMUTE  # the directions read the same delta, B and C
-    ADD_U: tl.constexpr = plan.SETS == 1 and not plan.APART and plan.R > 1
+    ADD_U: tl.constexpr = plan.INPUTS == 1 and not plan.APART and plan.R > 1
     t, step, states = here
     cells, us, raws, sizes, times, gaps, Bs, Cs = step
     decays, _, gap_size, skip = parameters
@@ -186,6 +186,8 @@ def step_back(x, dy, grads, here, carry, owed, sums, rows, parameters, b, block,
         grad_size = grad_in * us[r] + grad_time
         grad_B = tl.sum(grad * came_in[:, None], 0)
         grad_C = grad_y[:, None] * (decayed + came_in[:, None] * Bs[r][None, :])
+        if grads.gap_time is not None:
+            write_row(grads.gap_time, r, b, t, d, grad_time, mask, False)
         if x.walk.gap is not None:
             grad_size += owed[r]
             passed = gaps[r] * grad_time

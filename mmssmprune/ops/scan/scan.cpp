@@ -26,13 +26,13 @@ struct View {  // an operand (set, batch, token, channel or state); strides in e
     int64_t set, batch, token, channel;
 };
 
-struct Scan {  // as in __init__.py
-    View u, delta, z, extra, B, C, grad_out, total;    // operands; total is a result of forward
-    View out, dy, du, ddelta, dz, dextra, dB, dC;      // results, channels adjacent; dB and dC: a batch per part
-    void *weights, *saved, *carry, *sums;              // rows of `padded` channels, see __init__.py
+struct Scan {  // as in cpp_launch.py
+    View u, delta, z, gap_time, B, C, grad_out, total;    // operands; total is a result of forward
+    View out, dy, du, ddelta, dz, dgap_time, dB, dC;      // results, channels adjacent; dB and dC: a batch per part
+    void *weights, *saved, *carry, *sums;              // rows of `padded` channels, see there
     void *direction_B, *dmoves;                        // rows of `padded_states`
     int32_t *order, *move, *gap;                       // (1 or batch, directions, length)
-    int64_t batch, dim, states, length, padded, padded_states, directions, sets, together, permute, softplus, given_gap;
+    int64_t batch, dim, states, length, padded, padded_states, directions, inputs, sets, together, permute, softplus, given_gap;
     int64_t moves, order_batch, move_batch, saved_chunk, parts, threads;
 };
 
@@ -212,7 +212,7 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
             u[t] = read(s.u, set, walk.cell[t]);
             time[t] = delta[t + 1];
             if (walk.gap[t]) time[t] += T(walk.gap[t]) * (gap_size < 0 ? delta[t] : gap_size);
-            if (s.extra.data) time[t] += read(s.extra, 0, t0 + t);
+            if (s.gap_time.data) time[t] += read(s.gap_time, r0 + i, t0 + t);
             input[t] = delta[t + 1] * u[t];
             y[t] = skip * u[t];
         }
@@ -367,8 +367,8 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
                 dgap += gap_size < 0 ? V{} : passed;
             }
             dskip += dy[t] * u[t];
-            write(s.du, set, walks[i].cell[t], dinput[t] * delta[t + 1] + skip * dy[t], s.sets < s.directions);
-            if (s.extra.data) write(s.dextra, 0, t0 + t, dtime[t]);
+            write(s.du, set, walks[i].cell[t], dinput[t] * delta[t + 1] + skip * dy[t], s.inputs < s.directions);
+            if (s.gap_time.data) write(s.dgap_time, r0 + i, t0 + t, dtime[t]);
         }
         store(sums(N), dskip), store(sums(N + 2), dgap);
     }
@@ -430,5 +430,5 @@ extern "C" int check_index(const void* index, int64_t wide, int64_t rows, int64_
                 : check_index((const int32_t*)index, rows, length, limit, once);
 }
 
-extern "C" void multi_scan_float(const Scan* s, int backward) { run<float>(*s, backward); }
-extern "C" void multi_scan_double(const Scan* s, int backward) { run<double>(*s, backward); }
+extern "C" void scan_float(const Scan* s, int backward) { run<float>(*s, backward); }
+extern "C" void scan_double(const Scan* s, int backward) { run<double>(*s, backward); }
