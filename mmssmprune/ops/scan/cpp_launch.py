@@ -52,7 +52,7 @@ def load() -> tuple[ctypes.CDLL | None, str | None]:
 
 
 def _together(p: ScanInputs) -> int:
-    """How many directions have the same delta, B and C at each step."""
+    """How many directions have the same delta, B and C at each step, and so the same exponentials."""
     return p.directions if p.sets == 1 and not p.permute_params and p.gap_time is None else 1
 
 
@@ -139,6 +139,8 @@ def call_source(p: ScanInputs, saved: Tensor, **tensors: Tensor | None) -> None:
         parts=parts_of(batch, padded),
         threads=torch.get_num_threads(),
     )
+    # Every tensor is alive until the source returns, so pointers are safe; those of views carry their strides, which is
+    # why any layout is read without a copy. Buffers are contiguous.
     for name, tensor in tensors.items():
         if tensor is not None:
             pointer = tensor.data_ptr()

@@ -186,7 +186,8 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
             }
     }
 
-    // Delta of the tile, and the exponentials that directions share.
+    // Delta of the tile, and the exponentials that directions share. Row 0, the step before the chunk, is what passes
+    // at pruned cells before its first step; only gaps ask for it.
     void fill(bool with_slope) {
         const int from = s.gap && t0 ? 0 : 1;
         const V bias = load(weights(N + 1));
@@ -260,7 +261,11 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
         if (after) for (int n = 0; n < G; n++) store(after + n * P, h[n]);
     }
 
-    // Walk G states back through a chunk. carry is the gradient of the state, sum_B and sum_C add up over the channels.
+    // Walk G states back through a chunk. With h' = e h + input B, y = C h' and e = exp(time A) at each step:
+    //   g  = dh' + dy C        the gradient of h', from the steps after it (dh) and from y
+    //   dC += dy h',  dB += g input,  dinput += g B,  dh = g e
+    //   e h g                  that of time A: dtime += (e h g) A,  dA += (e h g) time
+    // sum_B and sum_C keep a vector of channels per step and state; reduce() sums up its lanes after the last channels.
     void retreat(int64_t i, int64_t n0) {
         const int64_t row = shared && !s.gap ? N : G;
         const V* decays = shared && !s.gap ? &ready[N + n0] : decay[0];
@@ -333,7 +338,8 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
         V bias = load(sums(N + 1));
         fill(true);
         for (int t = 0; t < steps; t++) ddelta[t] = V{};
-        ddelta[steps] = load(carry(0, N));  // from the gap after this chunk
+        ddelta[steps] = load(carry(0, N));  // from the gap after this chunk, which ended with the delta of its last step
+        // The states of a group are made again from those before the chunk, with what they decayed by, then walked back.
         for (int64_t i = 0; i < s.together; i++) {
             enter(i);
             for (int t = 0; t < steps; t++) {
@@ -352,7 +358,7 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
             bias += ddelta[t];
             write(s.ddelta, set, walks[0].place[t], ddelta[t], adds);
         }
-        store(carry(0, N), ddelta[0]), store(sums(N + 1), bias);
+        store(carry(0, N), ddelta[0]), store(sums(N + 1), bias);  // row 0 goes to the chunk before, in place of a step
     }
 
     // Gradients of what one direction made of the tile.
