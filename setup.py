@@ -37,7 +37,7 @@ setup(
     license_files=['LICENSE'],
     packages=find_packages(include=['mmssmprune', 'mmssmprune.*']),
     package_data={
-        'mmssmprune.ops.backends.cpp': ['*.cpp'],
+        'mmssmprune.ops.scan': ['*.cpp'],
         'mmssmprune.ops.kept_conv': ['*.cpp'],
         'mmssmprune.analysis.comparison': ['published.yml'],
     },

@@ -21,6 +21,7 @@ def multi_operands(
     *,
     kept: int | None = None,
     own_parameters: bool = False,
+    one_input: bool = False,
     snakes: bool = True,
     given_gap: bool = True,
     without: tuple[str, ...] = (),
@@ -34,7 +35,7 @@ def multi_operands(
     cells = hw_shape[0] * hw_shape[1]
     sets, tokens = directions if own_parameters else 1, kept or cells
     leaves = {
-        'u': torch.randn(sets, batch, tokens, dim),
+        'u': torch.randn(1 if one_input else sets, batch, tokens, dim),
         'delta': torch.randn(sets, batch, tokens, dim),
         'A': -0.1 - 2 * torch.rand(sets, dim, d_state),
         'B': torch.randn(sets, batch, tokens, d_state),

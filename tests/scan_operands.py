@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmssmprune.ops.backends import cpp
+from mmssmprune.ops.scan import cpp
 
 NO_CPP = pytest.mark.skipif(cpp.problem() is not None, reason=f'no cpp backend: {cpp.problem()}')
 # The fast backends of a CPU, each of which has to equal the naive one.

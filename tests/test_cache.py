@@ -14,8 +14,9 @@ from scan_operands import NO_CPP
 
 from mmssmprune._cache import cache_folder, digest, make_private, whole_file
 from mmssmprune.ops import compile_cpp, kept_conv, multi_scan
-from mmssmprune.ops.backends import announce, cpp
-from mmssmprune.ops.kept_conv import backends as conv_backends
+from mmssmprune.ops.kept_conv import CONV_BACKENDS
+from mmssmprune.ops.kept_conv import cpp as conv_cpp
+from mmssmprune.ops.scan import SCAN_BACKENDS, cpp
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason='only root gives files away')
 SOURCE = 'extern "C" int answer() { return 42; }\n'
@@ -144,18 +145,18 @@ def test_only_a_file_of_ones_own_with_its_hash_is_taken(cache):
 
 def test_the_log_says_why_the_faster_backend_is_out(monkeypatch, caplog):
     monkeypatch.setattr(cpp, '_problem', lambda: 'the cache /x is not used')
-    monkeypatch.setattr(conv_backends.cpp, '_problem', lambda: 'the cache /x is not used')
+    monkeypatch.setattr(conv_cpp, '_problem', lambda: 'the cache /x is not used')
     ones = torch.ones(1, 3, 2)
     caplog.set_level(logging.INFO, logger='mmssmprune')
-    for cached in (announce, conv_backends.announce):
-        cached.cache_clear()
+    for backends in (SCAN_BACKENDS, CONV_BACKENDS):
+        backends.announced.clear()
     for _ in range(2):
         multi_scan(ones, ones, -ones[0, :2], ones, ones)
         kept_conv(ones, ones[:, :2].transpose(0, 1)[..., :1], hw_shape=(1, 3), origin=(0, 0))
     text = 'on cpu run in the torch backend, because the faster cpp cannot: the cache /x is not used'
     assert caplog.messages == [f'selective scans {text}', f'convolutions over tokens {text}']
-    for cached in (announce, conv_backends.announce):
-        cached.cache_clear()
+    for backends in (SCAN_BACKENDS, CONV_BACKENDS):
+        backends.announced.clear()
 
 
 def test_the_log_of_a_run_has_it(tmp_path):

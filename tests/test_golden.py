@@ -19,8 +19,8 @@ import torch
 from golden_families import BUILDERS, Subject, build_selective_scan
 from scan_operands import FAST
 
-from mmssmprune.ops.backends import VARIABLE
-from mmssmprune.ops.kept_conv.backends import VARIABLE as CONV_VARIABLE
+from mmssmprune.ops.kept_conv import CONV_BACKENDS
+from mmssmprune.ops.scan import SCAN_BACKENDS
 
 FOLDER = Path(os.environ.get('MMSSMPRUNE_GOLDEN', Path(__file__).parent / 'data' / 'golden'))
 CASES = sorted(p.stem for p in FOLDER.glob('*.npz'))
@@ -37,11 +37,13 @@ def read(case: str) -> tuple[dict, dict[str, np.ndarray]]:
     return json.loads(arrays.pop('meta').tobytes()), arrays
 
 
-@pytest.fixture(params=[os.environ[VARIABLE]] if VARIABLE in os.environ else ['naive', *FAST])
+@pytest.fixture(
+    params=[os.environ[SCAN_BACKENDS.variable]] if SCAN_BACKENDS.variable in os.environ else ['naive', *FAST]
+)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the backend that runs every scan and every convolution over tokens."""
-    monkeypatch.setenv(VARIABLE, request.param)
-    monkeypatch.setenv(CONV_VARIABLE, request.param)
+    monkeypatch.setenv(SCAN_BACKENDS.variable, request.param)
+    monkeypatch.setenv(CONV_BACKENDS.variable, request.param)
     return request.param
 
 

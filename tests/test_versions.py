@@ -14,9 +14,9 @@ from mmssmprune._stack import StackError
 from mmssmprune.analysis.cost.flops import count_flops
 from mmssmprune.models.flops import OPERATORS, count_on_meta, on_meta
 from mmssmprune.ops import flop_formulas, kept_conv
-from mmssmprune.ops.backends.triton import import_problem
+from mmssmprune.ops.load_triton import import_problem
 
-KERNELS = ('mmssmprune.ops.backends.triton.launch', 'mmssmprune.ops.kept_conv.triton_kernels')
+KERNELS = ('mmssmprune.ops.scan.triton_kernels', 'mmssmprune.ops.kept_conv.triton_kernels')
 
 
 def test_formulas_are_where_the_counter_of_torch_looks():

@@ -13,7 +13,7 @@ from multi_operands import multi_operands, rounded
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from mmssmprune.ops.backends.multi_inputs import MultiScanInputs
+from mmssmprune.ops.scan.inputs import ScanInputs
 
 
 class AbsentGPU:
@@ -46,7 +46,7 @@ class Compiled:
         return compile_for
 
 
-def inputs(**choice) -> MultiScanInputs:
+def inputs(**choice) -> ScanInputs:
     leaves, options = multi_operands(**choice)
     leaves = rounded(leaves, torch.bfloat16)
     names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'direction_B', 'delta_gap')
@@ -55,12 +55,12 @@ def inputs(**choice) -> MultiScanInputs:
     width = options['hw_shape'][1] if 'hw_shape' in options else 0
     permute = options['param_order'] == 'scan'
     walks = order, move, options.get('gap')
-    return MultiScanInputs(*(leaves.get(name) for name in names), *walks, directions, width, True, permute)
+    return ScanInputs(*(leaves.get(name) for name in names), *walks, directions, width, True, permute)
 
 
 def main() -> None:
     driver.set_active(AbsentGPU())
-    from mmssmprune.ops.backends.triton import launch
+    from mmssmprune.ops.scan import triton_kernels as launch
 
     for name in [name for name in vars(launch) if name.endswith('_kernel')]:
         setattr(launch, name, Compiled(getattr(launch, name)))

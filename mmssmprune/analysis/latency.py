@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmssmprune.ops.backends import choose_backend
+from mmssmprune.ops.scan import SCAN_BACKENDS
 
 _RUNS_PER_TURN = 2
 
@@ -92,7 +92,7 @@ def describe_device(device: torch.device | str) -> dict[str, Any]:
     """Name of the device and the settings that change its speed: equal descriptions, comparable latencies."""
     device = torch.device(device)
     dtype = torch.get_default_dtype()
-    common = {'dtype': str(dtype).removeprefix('torch.'), 'scan': choose_backend(None, device, dtype)}
+    common = {'dtype': str(dtype).removeprefix('torch.'), 'scan': SCAN_BACKENDS.choose(None, device, dtype)}
     if device.type == 'cuda':
         return {
             'name': torch.cuda.get_device_name(device),

@@ -13,8 +13,8 @@ import mmssmprune.ops  # noqa: F401  (registers the FLOP formulas of its operato
 from mmssmprune._stack import StackError
 
 # Their formulas give the field's count; all others give two per multiply-add.
-OPERATORS = ('selective_scan', 'multi_scan', 'kept_conv')
-SCANS = ('mmssmprune.selective_scan', 'mmssmprune.multi_scan')
+OPERATORS = ('multi_scan', 'kept_conv')
+SCAN = 'mmssmprune.multi_scan'
 CONVENTION = (
     'One multiply-add of a matrix product or convolution counts as 1 FLOP (the habit of this field; strictly a MAC); '
     'one direction of a selective scan over L tokens with D channels and N states counts 9*L*D*N, plus L*D for the '
@@ -36,7 +36,7 @@ def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
 
 def field_count(counts: dict[Any, int]) -> dict[str, int]:
     """FlopCounterMode's counts by `CONVENTION`: multiply-adds, and our scan as its formula gives it."""
-    return {str(op): n if str(op) in SCANS else n // 2 for op, n in counts.items()}
+    return {str(op): n if str(op) == SCAN else n // 2 for op, n in counts.items()}
 
 
 def on_meta(module: nn.Module) -> nn.Module:

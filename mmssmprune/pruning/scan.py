@@ -69,7 +69,7 @@ def _each_direction(
     """Every direction scanned by itself, (B, K, D) each: they add up to the scan of all."""
     found = []
     for r in range(walk.order.shape[-2]):
-        own = {name: t if t is None or sets == 1 else t[r] for name, t in operands.items()}
+        own = {n: t if t is None or sets == 1 else t[r if len(t) > 1 else 0] for n, t in operands.items()}
         one = slice(r, r + 1)
         more = {'order': walk.order[..., one, :], 'move': walk.move[..., one, :]}
         if gaps:

@@ -9,11 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssmprune.ops.constants import kept_constant
+from mmssmprune.ops.snakes import LEFT, RIGHT, START, snake_moves, snake_order
 
 from .kept_tokens import KeptTokens
-
-# The move by which a walk reached a cell: the rows of PlainMamba's direction_Bs.
-START, RIGHT, LEFT, UP, DOWN = range(5)
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Walk:
 
     Attributes:
         order: (R, K), or (B, R, K) once tokens are pruned: the token visited at each step.
-        move: same shape: how the dense walk reached the visited cell (`START` ... `DOWN`).
+        move: same shape: how the dense walk reached the visited cell (`mmssmprune.ops.snakes`).
         gap: (B, R, K): how many pruned cells the dense walk visits between this token and the one before it (before
             the first token: since the start); None for the dense walk.
         snakes_over: (h, w) where these are the four snakes over that whole grid, whose order a kernel knows by itself.
@@ -63,26 +61,9 @@ class ScanPath:
 
 @kept_constant
 def snake_path(height: int, width: int, device: torch.device | str = 'cpu') -> ScanPath:
-    """PlainMamba's four walks (arXiv 2403.17695, figure 3): row snake, its reverse, column snake, its reverse.
-
-    Both snakes start in the top left corner and turn at each end, so that neighbours in the sequence are neighbours
-    in the image.
-    """
-    cells = torch.arange(height * width, device=device).view(height, width)
-    rows, columns = _snake(cells), _snake(cells.t())
-    order = torch.stack([rows, rows.flip(0), columns, columns.flip(0)])
-    return ScanPath(order, order.argsort(dim=-1), _moves(order, width), snakes_over=(height, width))
-
-
-def _snake(cells: Tensor) -> Tensor:
-    turns = torch.arange(len(cells), device=cells.device)[:, None] % 2 == 1
-    return torch.where(turns, cells.flip(1), cells).flatten()
-
-
-def _moves(order: Tensor, width: int) -> Tensor:
-    """The move that reached each cell of walks (R, L); the first cell is reached by `START`."""
-    down, right = (order // width).diff(), (order % width).diff()
-    return F.pad(RIGHT * (right > 0) + LEFT * (right < 0) + UP * (down < 0) + DOWN * (down > 0), (1, 0), value=START)
+    """PlainMamba's four walks, as `snake_order` has them."""
+    order = snake_order(height, width, device)
+    return ScanPath(order, order.argsort(dim=-1), snake_moves(order, width), snakes_over=(height, width))
 
 
 @kept_constant

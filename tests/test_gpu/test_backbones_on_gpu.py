@@ -10,7 +10,8 @@ import os
 import pytest
 import torch
 
-from mmssmprune.ops.backends import VARIABLE, available_backends, choose_backend
+from mmssmprune.ops import available_backends
+from mmssmprune.ops.scan import SCAN_BACKENDS
 
 pytest.importorskip('mmengine')
 from mmssmprune.models import PlainMamba, Vim, keep_ratio_set_to
@@ -68,7 +69,7 @@ def no_synchronisation():
 
 @ON_GPU
 def test_triton_is_the_default():
-    assert choose_backend(None, torch.device('cuda'), torch.float32) == 'triton'
+    assert SCAN_BACKENDS.choose(None, torch.device('cuda'), torch.float32) == 'triton'
 
 
 @ON_GPU
@@ -133,7 +134,7 @@ def test_every_backend_gives_the_same(kind, pruning, monkeypatch):
     results = []
     for name in (None, 'torch'):
         if name:
-            monkeypatch.setenv(VARIABLE, name)
+            monkeypatch.setenv(SCAN_BACKENDS.variable, name)
             monkeypatch.setenv('MMSSMPRUNE_CONV_BACKEND', name)
         model.zero_grad(set_to_none=True)
         outs = model(x)

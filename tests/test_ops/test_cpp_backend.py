@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from scan_operands import NO_CPP, assert_same, grads_of, scan_operands
 
 from mmssmprune.ops import available_backends, compile_cpp, selective_scan
-from mmssmprune.ops.backends import cpp
-from mmssmprune.ops.backends.cpp.launch import SOURCE
-from mmssmprune.ops.selective_scan import run_scan
+from mmssmprune.ops.scan import cpp
+from mmssmprune.ops.scan.cpp_launch import SOURCE
+from mmssmprune.ops.scan.selective_scan import run_scan
 
-NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'gap_delta')
+NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'gap_time')
 
 
 def scan(operands: dict, backend: str, softplus: bool = True) -> torch.Tensor:
@@ -40,11 +40,11 @@ def compare(operands: dict, rtol: float, grad_rtol: float, **views) -> None:
 
 @NO_CPP
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('without', [(), ('D', 'z'), ('gap_delta', 'delta_bias')], ids='+'.join)
+@pytest.mark.parametrize('without', [(), ('D', 'z'), ('gap_time', 'delta_bias')], ids='+'.join)
 @pytest.mark.parametrize('shape', [(1, 1, 1, 1), (3, 5, 3, 63), (2, 24, 4, 100), (2, 130, 16, 33), (1, 17, 19, 16)])
 def test_equals_naive(shape, without, dtype, poisoned_memory):
     operands = scan_operands(*shape, dtype)
-    operands['gap_delta'] = (torch.rand(*shape[:2], shape[3], dtype=dtype) * 3).requires_grad_()
+    operands['gap_time'] = (torch.rand(*shape[:2], shape[3], dtype=dtype) * 3).requires_grad_()
     operands = {name: t for name, t in operands.items() if name not in without}
     compare(operands, *((1e-5, 1e-5) if dtype == torch.float32 else (1e-12, 1e-11)))
 
@@ -61,7 +61,7 @@ def test_reads_any_layout(poisoned_memory):
         'C': torch.randn(batch, d_state, 2 * length),
         'z': torch.randn(batch, 1, length),
         'A': operands['A'].detach().t().contiguous(),
-        'gap_delta': torch.rand(1, dim, 1),
+        'gap_time': torch.rand(1, dim, 1),
     }
     leaves = {name: t.double().requires_grad_() for name, t in leaves.items()}
     views = {
@@ -71,7 +71,7 @@ def test_reads_any_layout(poisoned_memory):
         'C': lambda t: t[:, :, ::2],
         'z': lambda t: t.expand(-1, dim, -1),
         'A': lambda t: -t.abs().t(),
-        'gap_delta': lambda t: t.expand(batch, -1, length),
+        'gap_time': lambda t: t.expand(batch, -1, length),
     }
     compare(leaves, 1e-12, 1e-11, **views)
 
@@ -79,7 +79,7 @@ def test_reads_any_layout(poisoned_memory):
 @NO_CPP
 def test_gradcheck():
     operands = scan_operands(2, 3, 2, 5)
-    operands['gap_delta'] = torch.rand(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    operands['gap_time'] = torch.rand(2, 3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *t: run_scan(*t, True, 'cpp'), tuple(operands.values()))
 
 
@@ -194,8 +194,9 @@ def test_two_at_once_compile_into_one_cache(monkeypatch, tmp_path):
 
 
 @NO_CPP
-@pytest.mark.parametrize('name', ['forward', 'multi_forward'])
-def test_wrong_results_are_noticed(name, monkeypatch):
-    right = getattr(cpp, name)
-    monkeypatch.setattr(cpp, name, lambda p: (right(p)[0] * 1.01, *right(p)[1:]))
+@pytest.mark.parametrize('directions', [1, 4])
+def test_wrong_results_are_noticed(directions, monkeypatch):
+    right = cpp.forward
+    wrong = lambda p: (right(p)[0] * (1.01 if p.directions == directions else 1), *right(p)[1:])  # noqa: E731
+    monkeypatch.setattr(cpp, 'forward', wrong)
     assert cpp._wrong_result() == 'it computes wrong torch.float32 values on this CPU'

@@ -21,6 +21,7 @@ DIRECTIONS = {
     'far gaps given': ((20, 20), 18, 5, dict(kept=33)),
     'gaps, no softplus bias': ((8, 9), 5, 1, dict(kept=17, without=('delta_bias', 'z'))),
     'gaps, own parameters': ((8, 9), 21, 16, dict(kept=40, own_parameters=True)),
+    'gaps, own parameters, one input': ((8, 9), 21, 16, dict(kept=40, own_parameters=True, one_input=True)),
     'no directional B': ((5, 7), 24, 8, dict(without=('direction_B', 'D', 'z'))),
     'sequence': ((6, 8), 40, 16, dict(snakes=False, own_parameters=True)),
     'sequence with gaps': ((8, 9), 21, 16, dict(snakes=False, own_parameters=True, kept=33)),

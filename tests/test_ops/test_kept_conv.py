@@ -23,8 +23,7 @@ from scan_operands import assert_same, grads_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmssmprune.ops import kept_conv
-from mmssmprune.ops.kept_conv import cpp, naive
-from mmssmprune.ops.kept_conv.backends import choose_backend
+from mmssmprune.ops.kept_conv import CONV_BACKENDS, cpp, naive
 from mmssmprune.ops.kept_conv.inputs import ConvInputs
 
 BACKENDS = ['naive', 'torch', pytest.param('cpp', marks=NO_CPP)]
@@ -267,25 +266,25 @@ def test_wrong_operands_are_named():
 
 
 def test_the_variable_chooses_where_it_can(monkeypatch):
-    default = choose_backend(None, torch.device('cpu'), torch.float32)
+    default = CONV_BACKENDS.choose(None, torch.device('cpu'), torch.float32)
     assert default == ('cpp' if cpp.problem() is None else 'torch')
-    assert choose_backend(None, torch.device('meta'), torch.float32) == 'torch'
+    assert CONV_BACKENDS.choose(None, torch.device('meta'), torch.float32) == 'torch'
     monkeypatch.setenv('MMSSMPRUNE_CONV_BACKEND', 'naive')
-    assert choose_backend(None, torch.device('cpu'), torch.float32) == 'naive'
-    assert choose_backend('torch', torch.device('cpu'), torch.float32) == 'torch'
+    assert CONV_BACKENDS.choose(None, torch.device('cpu'), torch.float32) == 'naive'
+    assert CONV_BACKENDS.choose('torch', torch.device('cpu'), torch.float32) == 'torch'
     monkeypatch.setenv('MMSSMPRUNE_CONV_BACKEND', 'triton')  # not these tensors: the default runs
-    assert choose_backend(None, torch.device('cpu'), torch.float64) == default
+    assert CONV_BACKENDS.choose(None, torch.device('cpu'), torch.float64) == default
     monkeypatch.setenv('MMSSMPRUNE_CONV_BACKEND', 'cuda')
     with pytest.raises(ValueError, match="unknown kept_conv backend 'cuda' in MMSSMPRUNE_CONV_BACKEND"):
-        choose_backend(None, torch.device('cpu'), torch.float32)
+        CONV_BACKENDS.choose(None, torch.device('cpu'), torch.float32)
 
 
 def test_without_a_compiler_the_portable_one_is_used():
     script = (
         'import torch\n'
         'from mmssmprune.ops import kept_conv\n'
-        'from mmssmprune.ops.kept_conv.backends import choose_backend\n'
-        'assert choose_backend(None, torch.device("cpu"), torch.float32) == "torch"\n'
+        'from mmssmprune.ops.kept_conv import CONV_BACKENDS\n'
+        'assert CONV_BACKENDS.choose(None, torch.device("cpu"), torch.float32) == "torch"\n'
         'zero, one = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, 1)\n'
         'options = dict(cells=zero, slot=zero, hw_shape=(1, 1), origin=(0, 0))\n'
         'assert kept_conv(one, one, **options).item() == 1\n'

@@ -13,8 +13,7 @@ from kept_conv_operands import CASES, as_dtype, assert_equals_whole_grid, conv_o
 from scan_operands import assert_same, grads_of
 
 from mmssmprune.ops import kept_conv
-from mmssmprune.ops.kept_conv import triton
-from mmssmprune.ops.kept_conv.backends import choose_backend
+from mmssmprune.ops.kept_conv import CONV_BACKENDS, triton
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cuda' if torch.cuda.is_available() and not INTERPRETED else 'cpu'
@@ -97,11 +96,11 @@ def test_operator_passes_opcheck():
 @pytest.mark.skipif(not INTERPRETED, reason='it is the default on a GPU')
 def test_the_interpreter_runs_only_by_name(monkeypatch):
     cpu = torch.device('cpu')
-    assert choose_backend(None, cpu, torch.float32) != 'triton'
-    assert choose_backend('triton', cpu, torch.float32) == 'triton'
+    assert CONV_BACKENDS.choose(None, cpu, torch.float32) != 'triton'
+    assert CONV_BACKENDS.choose('triton', cpu, torch.float32) == 'triton'
     monkeypatch.setenv('MMSSMPRUNE_CONV_BACKEND', 'triton')
-    assert choose_backend(None, cpu, torch.float32) == 'triton'
-    assert choose_backend(None, cpu, torch.float64) != 'triton'
+    assert CONV_BACKENDS.choose(None, cpu, torch.float32) == 'triton'
+    assert CONV_BACKENDS.choose(None, cpu, torch.float64) != 'triton'
 
 
 @ON_GPU

@@ -39,8 +39,8 @@ def test_a_cuda_machine_without_triton_falls_back():
     script = (
         'import sys; sys.modules["triton"] = None\n'
         'import torch\n'
-        'from mmssmprune.ops.kept_conv.backends import choose_backend\n'
-        'assert choose_backend(None, torch.device("cuda"), torch.float32) == "torch"\n'
+        'from mmssmprune.ops.kept_conv import CONV_BACKENDS\n'
+        'assert CONV_BACKENDS.choose(None, torch.device("cuda"), torch.float32) == "torch"\n'
     )
     done = run_python('-c', script)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from scan_operands import FAST, assert_same, grads_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmssmprune.ops import multi_scan
-from mmssmprune.ops.backends.multi_inputs import snake_moves, snake_order
+from mmssmprune.ops.snakes import snake_moves, snake_order
 from mmssmprune.pruning.scan_path import snake_path
 
 CASES = {
@@ -17,7 +17,9 @@ CASES = {
     'snakes pruned': dict(kept=9),
     'snakes pruned carry': dict(kept=9, given_gap=False),
     'snakes own parameters': dict(own_parameters=True, kept=9),
+    'snakes own parameters, one input': dict(own_parameters=True, one_input=True, kept=9),
     'sequence': dict(snakes=False, own_parameters=True),
+    'sequence, one input': dict(snakes=False, own_parameters=True, one_input=True),
     'sequence pruned': dict(snakes=False, own_parameters=True, kept=9),
     'bare': dict(without=('D', 'z', 'delta_bias', 'direction_B')),
 }
@@ -91,6 +93,21 @@ def test_flop_formula_is_the_sum_over_the_directions(backend):
     assert counter.get_total_flops() == 2 * 15 * 5 * 4 * (9 * 3 + 1)
 
 
+@pytest.mark.parametrize('backend', ['naive', *FAST])
+def test_an_input_that_directions_share_is_given_once(backend):
+    leaves, options = multi_operands(own_parameters=True, one_input=True, kept=9)
+    copied = {**leaves, 'u': leaves['u'].detach().repeat(4, 1, 1, 1).requires_grad_()}
+    bare = {**leaves, 'u': leaves['u'][0].detach().requires_grad_()}
+    outs = [multi_scan(**operands, **options, backend=backend) for operands in (leaves, copied, bare)]
+    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+    weight = torch.randn_like(outs[0])
+    once, each, flat = (
+        grads_of(out, operands, weight) for out, operands in zip(outs, (leaves, copied, bare), strict=True)
+    )
+    assert_same(once, {**each, 'u': each['u'].sum(0, keepdim=True)}, 1e-14)
+    assert torch.equal(once['u'][0], flat['u'])
+
+
 def test_wrong_operands_are_named():
     leaves, options = multi_operands()
     for wrong, message in [
@@ -104,6 +121,8 @@ def test_wrong_operands_are_named():
         ({'gap': torch.zeros(2, 4, 15)}, 'gap must be an integer tensor, got torch.float32'),
         ({'A': leaves['A'].to('meta')}, 'A must be on cpu as the other operands are, got meta'),
         ({'u': leaves['u'].expand(3, -1, -1, -1)}, 'u has 3 sets of parameters for 4 directions'),
+        ({'A': leaves['A'].expand(3, -1, -1)}, 'A has 3 sets of parameters for 4 directions'),
+        ({'A': leaves['A'].expand(4, -1, -1)}, r'delta must be \(4, 2, 15, 5\)'),
     ]:
         with pytest.raises(ValueError, match=message):
             multi_scan(**{**leaves, **options, **wrong})

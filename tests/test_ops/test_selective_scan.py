@@ -10,7 +10,9 @@ from scan_operands import FAST, assert_same, grads_of, scan_operands
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmssmprune.ops import available_backends, selective_scan
-from mmssmprune.ops.backends import chunked, mamba_ssm, naive
+from mmssmprune.ops.scan import mamba_ssm, naive
+from mmssmprune.ops.scan import torch as chunked
+from mmssmprune.ops.scan.inputs import Sequences
 
 OPTIONS = [(), ('D',), ('z',), ('delta_bias',), ('D', 'z', 'delta_bias')]
 
@@ -111,10 +113,13 @@ def test_empty_sequence(batch, backend):
 @pytest.mark.parametrize('backend', ['naive', *FAST])
 def test_operator_passes_opcheck(backend):
     operands = list(scan_operands(2, 3, 4, 3).values())
-    gap_delta = torch.rand(2, 3, 3, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(torch.ops.mmssmprune.selective_scan.default, (*operands, gap_delta, True, backend))
-    none = (None, None, None, None)
-    torch.library.opcheck(torch.ops.mmssmprune.selective_scan.default, (*operands[:5], *none, False, backend))
+    u, delta, A, B, C, D, z, bias = (t if t.dim() < 3 else t.transpose(1, 2) for t in operands)
+    u, delta, A, B, C, D, bias = (t[None] for t in (u, delta, A, B, C, D, bias))
+    gap_time = torch.rand(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    rest = (*(None,) * 5, 1, 0, True, True, backend, True)
+    torch.library.opcheck(torch.ops.mmssmprune.multi_scan.default, (u, delta, A, B, C, D, z, bias, *rest, gap_time))
+    bare = (u, delta, A, B, C, *(None,) * 8, 1, 0, False, False, backend)
+    torch.library.opcheck(torch.ops.mmssmprune.multi_scan.default, bare)
 
 
 @pytest.mark.parametrize('backend', [None, 'torch'])
@@ -159,13 +164,14 @@ def test_mamba_ssm_gap_is_folded_exactly(monkeypatch):
     """The kernel itself needs a GPU; what surrounds it is checked with the naive scan in the kernel's place."""
 
     def kernel(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
-        return naive.scan(naive.ScanInputs(u, delta, A, B, C, D, z, delta_bias, None, delta_softplus))
+        assert z is None
+        return naive.scan(Sequences(u, delta, A, B, C, D, delta_bias, None, delta_softplus))
 
     monkeypatch.setattr(mamba_ssm, 'load', lambda: kernel)
-    operands = scan_operands(2, 3, 4, 11)
-    gap_delta = (torch.rand(2, 3, 11, dtype=torch.float64) * 3).requires_grad_()
-    inputs = naive.ScanInputs(*operands.values(), gap_delta, True)
-    leaves = {**operands, 'gap_delta': gap_delta}
+    leaves = scan_operands(2, 3, 4, 11)
+    del leaves['z']
+    leaves['gap_time'] = (torch.rand(2, 3, 11, dtype=torch.float64) * 3).requires_grad_()
+    inputs = Sequences(**leaves, delta_softplus=True)
     outs = [module.scan(inputs) for module in (mamba_ssm, naive)]
     weight = torch.randn_like(outs[0])
     assert_same({'out': outs[0]}, {'out': outs[1]})

@@ -10,7 +10,7 @@ import torch
 from triton_processes import NEEDS_TRITON, assert_passes_in_the_interpreter, run_python
 
 from mmssmprune.ops import available_backends, multi_scan, selective_scan
-from mmssmprune.ops.backends import choose_backend
+from mmssmprune.ops.scan import SCAN_BACKENDS
 
 HERE = Path(__file__).parent
 
@@ -59,15 +59,15 @@ def test_is_never_the_default_on_a_cpu(monkeypatch):
     monkeypatch.setenv('MMSSMPRUNE_SCAN_BACKEND', 'triton')
     assert 'triton' not in available_backends('cpu')
     if os.environ.get('TRITON_INTERPRET') != '1':
-        assert choose_backend(None, torch.device('cpu'), torch.float32) == available_backends('cpu')[-1]
+        assert SCAN_BACKENDS.choose(None, torch.device('cpu'), torch.float32) == available_backends('cpu')[-1]
 
 
 @NEEDS_TRITON
 def test_the_interpreter_runs_only_by_name():
     script = (
         'import torch\n'
-        'from mmssmprune.ops.backends import choose_backend\n'
-        'def chosen(name, dtype): return choose_backend(name, torch.device("cpu"), dtype)\n'
+        'from mmssmprune.ops.scan import SCAN_BACKENDS\n'
+        'def chosen(name, dtype): return SCAN_BACKENDS.choose(name, torch.device("cpu"), dtype)\n'
         'assert chosen(None, torch.float32) != "triton"\n'
         'assert chosen("triton", torch.float32) == "triton"\n'
         'import os; os.environ["MMSSMPRUNE_SCAN_BACKEND"] = "triton"\n'

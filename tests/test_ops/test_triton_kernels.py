@@ -13,8 +13,8 @@ from multi_operands import assert_equals_naive, multi_operands, rounded
 from scan_operands import assert_same, grads_of, scan_operands
 
 from mmssmprune.ops import multi_scan, selective_scan
-from mmssmprune.ops.backends import triton
-from mmssmprune.ops.selective_scan import run_scan
+from mmssmprune.ops.scan import triton
+from mmssmprune.ops.scan.selective_scan import run_scan
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cuda' if torch.cuda.is_available() and not INTERPRETED else 'cpu'
@@ -30,6 +30,7 @@ CASES = {
     'sequence': dict(snakes=False, own_parameters=True, hw_shape=(1, 7)),
     'sequence pruned': dict(snakes=False, own_parameters=True, kept=5, batch=2),
     'snakes own parameters': dict(own_parameters=True, kept=5),
+    'one input': dict(own_parameters=True, one_input=True, kept=5),
     'bare': dict(hw_shape=(3, 2), d_state=1, without=('D', 'z', 'delta_bias', 'direction_B')),
     'one token': dict(hw_shape=(1, 1), dim=1),
 }
@@ -38,7 +39,7 @@ CASES = {
 @pytest.fixture
 def launch(monkeypatch):
     """Small blocks, so that tiny operands have several blocks of channels and several chunks."""
-    from mmssmprune.ops.backends.triton import launch
+    from mmssmprune.ops.scan import triton_kernels as launch
 
     if INTERPRETED:
         monkeypatch.setattr(triton, 'CHUNK', 4)
@@ -156,13 +157,13 @@ def test_single_scan_with_and_without_a_gap(softplus, launch, monkeypatch):
     cut(launch, monkeypatch, False)
     leaves = {n: t.detach().float().to(DEVICE) for n, t in scan_operands(1, 3, 2, 5).items()}
     leaves['delta'] = leaves['delta'].abs()
-    leaves['gap_delta'] = torch.rand(1, 3, 5, device=DEVICE)
+    leaves['gap_time'] = torch.rand(1, 3, 5, device=DEVICE)
     leaves = {n: t.requires_grad_() for n, t in leaves.items()}
     outs = [run_scan(*leaves.values(), softplus, name) for name in ('triton', 'naive')]
     weight = torch.randn_like(outs[0])
     assert_same({'out': outs[0]}, {'out': outs[1]}, 2e-6)
     assert_same(*(grads_of(out, leaves, weight) for out in outs), rtol=5e-6)
-    del leaves['gap_delta'], leaves['z']
+    del leaves['gap_time'], leaves['z']
     outs = [selective_scan(**leaves, delta_softplus=softplus, backend=name) for name in ('triton', 'naive')]
     assert_same({'out': outs[0]}, {'out': outs[1]}, 2e-6)
 

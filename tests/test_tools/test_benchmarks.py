@@ -21,8 +21,8 @@ from mmssmprune.analysis.speed.goals import cpu_goals, gpu_goals
 from mmssmprune.analysis.speed.memory import peak_in_fresh_process
 from mmssmprune.analysis.speed.profile_groups import GROUPS, REST, time_by_group
 from mmssmprune.analysis.speed.timing import time_in_turns
-from mmssmprune.ops.backends import available_backends
-from mmssmprune.ops.kept_conv.backends import usable_backends
+from mmssmprune.ops import available_backends
+from mmssmprune.ops.kept_conv import CONV_BACKENDS
 
 SCRIPTS = REPO / 'tools' / 'benchmarks'
 CPU = torch.device('cpu')
@@ -64,7 +64,7 @@ def test_scan(run, tmp_path):
     )
     for name, expected in (
         ('scan', available_backends('cpu')),
-        ('conv', [DENSE, GRID, *usable_backends(CPU, torch.float32)[1:]]),
+        ('conv', [DENSE, GRID, *CONV_BACKENDS.available(CPU)[1:]]),
     ):
         rows = numbers['tables'][name]
         assert [row['contestant'] for row in rows] == expected * 2

@@ -22,7 +22,7 @@ from mmssmprune.analysis.speed.memory import peak_of, print_last_peak
 from mmssmprune.analysis.speed.profile_groups import time_by_group
 from mmssmprune.analysis.speed.report import BenchmarkReport, BenchmarkTable, Entries
 from mmssmprune.analysis.speed.timing import Timing, captured, time_rows
-from mmssmprune.ops.backends import available_backends
+from mmssmprune.ops import available_backends
 from mmssmprune.pruning import ALIGNMENT
 
 NAMES = ('plain-mamba-l1', 'plain-mamba-l2', 'plain-mamba-l3', 'vim-t', 'vim-s')

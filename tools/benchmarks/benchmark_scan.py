@@ -24,8 +24,9 @@ from mmssmprune.analysis.speed.memory import peak_of, print_last_peak
 from mmssmprune.analysis.speed.report import BenchmarkReport, BenchmarkTable
 from mmssmprune.analysis.speed.scan_cases import FAMILIES, Contestant, ScanCase, forward, forward_backward, parse_case
 from mmssmprune.analysis.speed.timing import time_in_turns
-from mmssmprune.ops.backends import BACKENDS, available_backends
-from mmssmprune.ops.kept_conv.backends import usable_backends
+from mmssmprune.ops import available_backends
+from mmssmprune.ops.kept_conv import CONV_BACKENDS
+from mmssmprune.ops.scan import SCAN_BACKENDS
 
 OFFICIAL = 'official'
 # Beyond so many states the naive loop takes seconds per call on a CPU; beyond so many steps it does on a GPU.
@@ -44,7 +45,10 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         '--shapes', nargs='+', metavar='FAMILY:HxW:BATCH', help=f'of images in pixels; families: {", ".join(FAMILIES)}'
     )
     parser.add_argument(
-        '--backends', nargs='+', metavar='NAME', help=f'{", ".join(BACKENDS)}, {OFFICIAL} (default: all that run here)'
+        '--backends',
+        nargs='+',
+        metavar='NAME',
+        help=f'{", ".join(SCAN_BACKENDS.modules)}, {OFFICIAL} (default: all that run here)',
     )
     parser.add_argument(
         '--kept',
@@ -114,7 +118,7 @@ def conv_contestants(case: ScanCase, device: torch.device, dtype: torch.dtype, n
     leaves, options = conv_cases.make_operands(case, device, dtype)
     calls = {conv_cases.DENSE: conv_cases.over_all_cells(leaves, options)}
     calls[conv_cases.GRID] = conv_cases.over_grid(leaves, options)
-    for name in usable_backends(device, torch.float32):
+    for name in CONV_BACKENDS.available(device):
         if name != 'naive' and (not names or name in names):
             calls[name] = conv_cases.ours(leaves, options, name)
     return calls

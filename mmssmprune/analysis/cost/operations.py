@@ -14,13 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmssmprune.models.flops import SCANS, make_flop_counter
+from mmssmprune.models.flops import SCAN, make_flop_counter
+from mmssmprune.ops.scan.operator import is_gated_by_itself
 
 KEPT_CONV = 'mmssmprune.kept_conv'
 # Name of an `Operation` that stands for a part which does not run; its ``overload`` says which and why.
 NOT_RUN = 'not run'
-# Place of the number of directions among the operands of multi_scan.
-_DIRECTIONS = 13
+# Places of the order and of the number of directions among the operands of a scan.
+_ORDER, _DIRECTIONS = 10, 13
 
 
 @dataclass(frozen=True)
@@ -129,21 +130,18 @@ class _Recorder(TorchDispatchMode):
         operation = dict(module=self.module, name=name, shape=shape, overload=str(func))
         if packet not in self.counter.flop_registry:
             return Operation(**operation)
-        if name in SCANS:
-            return Operation(**operation, has_formula=True, scan=_scan_size(name, args))
+        if name == SCAN:
+            return Operation(**operation, has_formula=True, scan=_scan_size(args))
         flops = self.counter.flop_registry[packet](*args, **kwargs, out_val=out)
         return Operation(**operation, macs=flops // 2, has_formula=True, **_shape_facts(name, args, result))
 
 
-def _scan_size(name: str, args: tuple) -> ScanSize:
+def _scan_size(args: tuple) -> ScanSize:
     u, _, A, _, _, D, z = args[:7]
-    if name.endswith('multi_scan'):
-        _, batch, length, dim = u.shape
-        directions = args[_DIRECTIONS]
-        # The gate of all directions together is an activation, which no convention counts.
-        return ScanSize(batch * directions, dim, A.shape[2], length, D is not None, has_gate=False)
-    batch, dim, length = u.shape
-    return ScanSize(batch, dim, A.shape[1], length, D is not None, z is not None)
+    _, batch, length, dim = u.shape
+    directions = args[_DIRECTIONS]
+    has_gate = z is not None and is_gated_by_itself(args[_ORDER], directions)
+    return ScanSize(batch * directions, dim, A.shape[2], length, D is not None, has_gate)
 
 
 def _shape_facts(name: str, args: tuple, out: Tensor) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmssmprune.models import PlainMamba, Vim
 from mmssmprune.models.flops import count_on_meta, on_meta
-from mmssmprune.ops.backends import VARIABLE
+from mmssmprune.ops.scan import SCAN_BACKENDS
 
 BACKBONES = {
     'plain-mamba-l1': (PlainMamba, 'L1'),
@@ -76,16 +76,16 @@ def count_flops(model: nn.Module, case: BackboneCase) -> int:
 @contextmanager
 def scan_backend(name: str | None) -> Iterator[None]:
     """Let the scans run in a named backend, or in the default one, within the block."""
-    before = os.environ.get(VARIABLE)
+    before = os.environ.get(SCAN_BACKENDS.variable)
     try:
         if name is not None:
-            os.environ[VARIABLE] = name
+            os.environ[SCAN_BACKENDS.variable] = name
         yield
     finally:
         if name is not None:
-            os.environ.pop(VARIABLE)
+            os.environ.pop(SCAN_BACKENDS.variable)
             if before is not None:
-                os.environ[VARIABLE] = before
+                os.environ[SCAN_BACKENDS.variable] = before
 
 
 def forward_of(model: nn.Module, images: Tensor, dtype: torch.dtype, backend: str | None = None) -> Callable[[], None]:

@@ -12,7 +12,7 @@ import torch
 
 import mmssmprune
 from mmssmprune.analysis.latency import describe_device
-from mmssmprune.ops.backends import available_backends
+from mmssmprune.ops import available_backends
 
 
 def describe_machine(device: torch.device, dtype: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 # The first group one of whose words is in an operator's name has its time.
 GROUPS = {
-    'scan': ('mmssmprune::multi_scan', 'mmssmprune::selective_scan', 'selectivescan'),
+    'scan': ('mmssmprune::multi_scan', 'selectivescan'),
     'convolution': ('mmssmprune::kept_conv', 'conv'),
     'linear': ('addmm', '::mm', 'bmm', 'linear', 'matmul'),
     'norm': ('norm', 'rsqrt'),

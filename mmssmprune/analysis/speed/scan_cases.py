@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssmprune.ops import multi_scan, selective_scan
-from mmssmprune.ops.backends import mamba_ssm
+from mmssmprune.ops.scan import mamba_ssm
 from mmssmprune.pruning.kept_tokens import KeptTokens
 from mmssmprune.pruning.scan_path import ScanPath, sequence_path, snake_path
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmssmprune.ops import compile_cpp
-
+from .. import compile_cpp
 from . import naive
 from .inputs import ConvInputs, places_error
 
@@ -38,9 +37,9 @@ class _Conv(ctypes.Structure):
     ]
 
 
-def problem() -> str | None:
+def problem(device_type: str = 'cpu', dtype: torch.dtype = torch.float32) -> str | None:
     """Say in a few words why this backend cannot run here, or return None. Compiles the source on the first call."""
-    return _problem()
+    return _problem() if device_type == 'cpu' else 'it is for CPUs'
 
 
 problem._dynamo_marked_constant = True  # what torch.compiler.assume_constant_result does, without importing dynamo

@@ -5,12 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..backends import Backends
 from ..checks import check_kind
 from ..derivatives import gradients, needs_plain_torch, without_autocast
 from ..flop_formulas import flops_of
-from . import cpp, naive
-from .backends import BACKENDS, announce, choose_backend
+from . import cpp, naive, triton
+from . import torch as whole_grid
 from .inputs import ConvInputs
+
+CONV_BACKENDS = Backends(
+    'kept_conv',
+    'convolutions over tokens',
+    'MMSSMPRUNE_CONV_BACKEND',
+    {'naive': naive, 'torch': whole_grid, 'cpp': cpp, 'triton': triton},
+)
 
 _OPERANDS = (
     'Tensor x, Tensor weight, Tensor? bias, Tensor? cells, Tensor? slot, Tensor? out_cells, '
@@ -68,7 +76,7 @@ def kept_conv(
         weight = weight.unsqueeze(2)
     p = ConvInputs(x, weight, bias, cells, slot, out_cells, out_slot, *hw_shape, *origin)
     _check(p)
-    name = choose_backend(backend, x.device, p.compute_dtype)
+    name = CONV_BACKENDS.choose(backend, x.device, p.compute_dtype)
     if needs_plain_torch():
         p.check_places()
         return _plain(p)
@@ -108,20 +116,20 @@ def _check(p: ConvInputs) -> None:
 def _forward(*operands):
     *operands, backend = operands
     p = ConvInputs(*operands)
-    announce(backend, p.x.device.type)
+    CONV_BACKENDS.announce(backend, p.x.device.type)
     if backend == 'cpp':
         cpp.check_places(p)
     else:
         p.check_places()
     with torch.autocast(p.x.device.type, enabled=False):
-        return BACKENDS[backend].forward(p)
+        return CONV_BACKENDS.modules[backend].forward(p)
 
 
 def _backward(grad_out, *operands):
     *operands, backend = operands
     p = ConvInputs(*operands)
     with torch.autocast(p.x.device.type, enabled=False):
-        grads = BACKENDS[backend].backward(p, grad_out)
+        grads = CONV_BACKENDS.modules[backend].backward(p, grad_out)
     # An operator returns no optional tensors, so an absent bias has an empty gradient.
     return [p.x.new_empty(0) if g is None else g for g in grads]
 

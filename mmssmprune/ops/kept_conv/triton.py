@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from functools import cache
-
 import torch
 from torch import Tensor
 
-from ..backends.triton import import_problem
+from ..load_triton import problem_of
 from .inputs import ConvInputs
 
 
-def problem(device: torch.device | str) -> str | None:
-    """Say in a few words why this backend cannot run on ``device``, or return None."""
-    kind = torch.device(device).type
-    if kind not in ('cuda', 'cpu'):
-        return f'there is no Triton for {kind}'
-    if kind == 'cpu' and os.environ.get('TRITON_INTERPRET') != '1':
-        return 'it needs a GPU, or TRITON_INTERPRET=1 from the start'
-    return _problem()
+def problem(device_type: str = 'cuda', dtype: torch.dtype = torch.float32) -> str | None:
+    """Say in a few words why this backend cannot compute in ``dtype`` on a device, or return None."""
+    return problem_of('mmssmprune.ops.kept_conv.triton_kernels', device_type, dtype)
 
 
 problem._dynamo_marked_constant = True  # as `cpp.problem`
-
-
-@cache
-def _problem() -> str | None:
-    return import_problem('mmssmprune.ops.kept_conv.triton_kernels')
 
 
 def forward(p: ConvInputs) -> Tensor:

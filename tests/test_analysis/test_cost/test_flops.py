@@ -97,7 +97,7 @@ def test_total_is_matrix_products_plus_scan():
     counted = count_flops(linear, forward)
     assert counted.total == 9 * 11 * 6 * 4 + 11 * 6 * 10
     assert sum(counted.per_op.values()) == counted.total
-    assert counted.per_op['mmssmprune.selective_scan'] == 9 * 11 * 6 * 4
+    assert counted.per_op['mmssmprune.multi_scan'] == 9 * 11 * 6 * 4
 
 
 def test_operators_without_formula_are_listed():

@@ -1,4 +1,4 @@
-"""What every backend of the multi-directional scan receives, and the walks it knows without being given an order."""
+"""What every backend of the scan receives, and the walks it knows without being given an order."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from ..checks import can_be_read
+from ..snakes import snake_moves, snake_order
 
 
 @dataclass
-class MultiScanInputs:
+class ScanInputs:
     """The operands of one scan along R directions over K tokens in raster order.
 
-    Shapes, with S sets of parameters, 1 or R: ``u``, ``delta`` (S, B, K, D); ``A`` (S, D, N); ``B``, ``C``
-    (S, B, K, N); ``D``, ``delta_bias``, ``delta_gap`` (S, D); ``z`` (B, K, D); ``direction_B`` (M, N); integers
+    Shapes, with S sets of parameters, 1 or R: ``u`` (1 or S, B, K, D); ``delta`` (S, B, K, D); ``A`` (S, D, N); ``B``,
+    ``C`` (S, B, K, N); ``D``, ``delta_bias``, ``delta_gap`` (S, D); ``z`` (B, K, D); ``direction_B`` (M, N); integers
     ``order``, ``move`` (1 or B, R, K) and ``gap`` (B, R, K). The rest as in `mmssmprune.ops.multi_scan`; ``width`` is
     that of the grid, or 0 where the dense walk is the sequence itself. Without ``keep_states`` no backward will follow.
+    ``gap_time`` (R, B, K, D) is further time that passes before each step: it decays the state, and brings no input.
     """
 
     u: Tensor
@@ -38,12 +40,13 @@ class MultiScanInputs:
     delta_softplus: bool
     permute_params: bool
     keep_states: bool = True
+    gap_time: Tensor | None = None
 
     @property
     def tensors(self) -> list[Tensor | None]:
-        """The ten floating-point operands in signature order; gradients come back in this order."""
+        """The eleven floating-point operands; gradients come back in this order."""
         vectors = (self.D, self.z, self.delta_bias, self.direction_B, self.delta_gap)
-        return [self.u, self.delta, self.A, self.B, self.C, *vectors]
+        return [self.u, self.delta, self.A, self.B, self.C, *vectors, self.gap_time]
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -54,14 +57,15 @@ class MultiScanInputs:
     @property
     def sets(self) -> int:
         """Number of sets of parameters, 1 or R."""
-        return self.u.shape[0]
+        return self.A.shape[0]
 
-    def with_tensors(self, tensors: list[Tensor | None]) -> MultiScanInputs:
+    def with_tensors(self, tensors: list[Tensor | None]) -> ScanInputs:
         """The same scan of other floating-point operands."""
+        *tensors, gap_time = tensors
         walk = (self.order, self.move, self.gap, self.directions, self.width)
-        return MultiScanInputs(*tensors, *walk, self.delta_softplus, self.permute_params, self.keep_states)
+        return ScanInputs(*tensors, *walk, self.delta_softplus, self.permute_params, self.keep_states, gap_time)
 
-    def wide(self) -> MultiScanInputs:
+    def wide(self) -> ScanInputs:
         """The same with every floating-point operand in `compute_dtype`."""
         dtype, tensors = self.compute_dtype, self.tensors
         if all(t is None or t.dtype == dtype for t in tensors):
@@ -84,38 +88,44 @@ class MultiScanInputs:
             if name == 'order' and (index.long().sort(-1).values.diff(dim=-1) == 0).any():
                 raise index_error(name, limit, repeated=True)
 
-    def walk(self) -> tuple[Tensor, Tensor | None]:
-        """The cell visited at each step and the move that led there, (1 or B, R, K) int64."""
+    def walk(self) -> tuple[Tensor | None, Tensor | None]:
+        """The cell visited at each step and the move that led there, (1 or B, R, K) int64.
+
+        No cells for a single walk along the sequence, which leaves tokens where they are.
+        """
         if self.order is not None:
             return self.order.long(), None if self.move is None else self.move.long()
+        if self.width == 0 and self.directions == 1:
+            return None, None
         length = self.u.shape[2]
         if self.width == 0:
             cells = torch.arange(length, device=self.u.device)
-            return torch.stack([cells, cells.flip(0)][: self.directions])[None], None
-        order = snake_order(length // self.width, self.width).to(self.u.device)
+            return torch.stack([cells, cells.flip(0)])[None], None
+        order = snake_order(length // self.width, self.width, self.u.device)
         return order[None], snake_moves(order, self.width)[None]
 
 
 def index_error(name: str, limit: int, repeated: bool = False) -> ValueError:
-    """What is wrong with one of `MultiScanInputs.index_limits`."""
+    """What is wrong with one of `ScanInputs.index_limits`."""
     if repeated:
         return ValueError(f'{name} must have each value from 0 to {limit - 1} once per direction, but has one twice')
     return ValueError(f'{name} must have values from 0 to {limit - 1}')
 
 
-def snake_order(height: int, width: int) -> Tensor:
-    """PlainMamba's four walks (4, H*W): the snake along rows, its reverse, the snake along columns, its reverse."""
-    cells = torch.arange(height * width, device='cpu').view(height, width)
-    walks = []
-    for lines in (cells, cells.t()):
-        snake = torch.stack([line.flip(0) if i % 2 else line for i, line in enumerate(lines)]).flatten()
-        walks += [snake, snake.flip(0)]
-    return torch.stack(walks)
+@dataclass
+class Sequences:
+    """Scans of one direction each, side by side in a batch: what a backend receives that knows no walks.
 
+    Shapes: ``u``, ``delta``, ``gap_time`` (B, D, L); ``A`` (D, N); ``B``, ``C`` (B, N, L); ``D``, ``delta_bias`` (D,);
+    all in one dtype.
+    """
 
-def snake_moves(order: Tensor, width: int) -> Tensor:
-    """How each cell was reached: 0 at the start, then 1 right, 2 left, 3 up, 4 down."""
-    step = order.diff(dim=-1)
-    right = (order // width).diff(dim=-1) == 0  # the row stays
-    move = torch.where(right, torch.where(step > 0, 1, 2), torch.where(step > 0, 4, 3))
-    return torch.nn.functional.pad(move, (1, 0))
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    delta_bias: Tensor | None
+    gap_time: Tensor | None
+    delta_softplus: bool = False

@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import ScanInputs
+from .inputs import Sequences
 
 
-def scan(p: ScanInputs) -> Tensor:
-    """Run h_t = exp((delta_t + gap_delta_t) A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t, gated by SiLU(z).
+def scan(p: Sequences) -> Tensor:
+    """Run h_t = exp((delta_t + gap_time_t) A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t; returns y (B, D, L).
 
     Differentiable by autograd in every input.
     """
     delta = p.delta if p.delta_bias is None else p.delta + p.delta_bias[:, None]
     if p.delta_softplus:
         delta = F.softplus(delta)
-    elapsed = delta if p.gap_delta is None else delta + p.gap_delta
+    elapsed = delta if p.gap_time is None else delta + p.gap_time
     state = p.u.new_zeros(*p.u.shape[:2], p.A.shape[1])  # [B, D, N]
     steps = []
     # Unbound once: indexing inside the loop would make backward quadratic in the length.
@@ -25,6 +25,4 @@ def scan(p: ScanInputs) -> Tensor:
         state = torch.exp(time[:, :, None] * p.A) * state + (dt * u)[:, :, None] * B[:, None]
         steps.append((state * C[:, None]).sum(-1))
     y = torch.stack(steps, dim=-1) if steps else torch.zeros_like(p.u)
-    if p.D is not None:
-        y = y + p.D[:, None] * p.u
-    return y if p.z is None else y * F.silu(p.z)
+    return y if p.D is None else y + p.D[:, None] * p.u

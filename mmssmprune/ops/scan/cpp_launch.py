@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssmprune.ops import compile_cpp
+from .. import compile_cpp
+from ..snakes import snake_moves, snake_order
+from .inputs import ScanInputs, index_error
 
-from ..multi_inputs import MultiScanInputs, index_error, snake_moves, snake_order
-
-SOURCE = Path(__file__).with_name('multi_scan.cpp')
+SOURCE = Path(__file__).with_name('scan.cpp')
 PAD = 16  # so many channels hold any vector
 
 
@@ -30,10 +30,10 @@ class _Scan(ctypes.Structure):
     that of the delta before it; ``dmoves`` (parts * B, M, N) that of direction_B. N and D are padded in all of these.
     """
 
-    _operands = ('u', 'delta', 'z', 'extra', 'B', 'C', 'grad_out', 'total')
-    _views = (*_operands, 'out', 'dy', 'du', 'ddelta', 'dz', 'dextra', 'dB', 'dC')
+    _operands = ('u', 'delta', 'z', 'gap_time', 'B', 'C', 'grad_out', 'total')
+    _views = (*_operands, 'out', 'dy', 'du', 'ddelta', 'dz', 'dgap_time', 'dB', 'dC')
     _buffers = ('weights', 'saved', 'carry', 'sums', 'direction_B', 'dmoves', 'order', 'move', 'gap')
-    _sizes = ('batch', 'dim', 'states', 'length', 'padded', 'padded_states', 'directions', 'sets', 'together')
+    _sizes = ('batch', 'dim', 'states', 'length', 'padded', 'padded_states', 'directions', 'inputs', 'sets', 'together')
     _options = ('permute', 'softplus', 'given_gap', 'moves', 'order_batch', 'move_batch', 'saved_chunk')
     _fields_ = [
         *((name, _View) for name in _views),
@@ -51,12 +51,12 @@ def load() -> tuple[ctypes.CDLL | None, str | None]:
     return library, reason
 
 
-def _together(p: MultiScanInputs) -> int:
-    """How many directions have the same delta, B and C at each step."""
-    return p.directions if p.sets == 1 and not p.permute_params else 1
+def _together(p: ScanInputs) -> int:
+    """How many directions have the same delta, B and C at each step, and so the same exponentials."""
+    return p.directions if p.sets == 1 and not p.permute_params and p.gap_time is None else 1
 
 
-def adds(p: MultiScanInputs) -> bool:
+def adds(p: ScanInputs) -> bool:
     """Whether tokens get gradients of delta, B and C from more than one walk."""
     return p.sets * _together(p) < p.directions
 
@@ -66,7 +66,7 @@ def parts_of(batch: int, padded: int) -> int:
     return max(1, min(-(-torch.get_num_threads() // max(batch, 1)), padded // PAD))
 
 
-def _weights(p: MultiScanInputs, rows: int, padded: int) -> Tensor:
+def _weights(p: ScanInputs, rows: int, padded: int) -> Tensor:
     """A transposed, D, delta_bias and delta_gap as rows (S, states + 3, D), padded with zeros."""
     sets, dim, d_state = p.A.shape
     weights = p.u.new_zeros(sets, rows + 3, padded)
@@ -86,7 +86,7 @@ def _snakes(height: int, width: int) -> tuple[Tensor, Tensor]:
         return tuple(t[None].int().contiguous() for t in (order, snake_moves(order, width)))
 
 
-def _walk(p: MultiScanInputs) -> dict[str, Tensor | None]:
+def _walk(p: ScanInputs) -> dict[str, Tensor | None]:
     """The walks as the source takes them; it knows the sequence by itself."""
     walk = {name: None if index is None else _checked(name, index, limit) for name, index, limit in p.index_limits()}
     if p.width and p.order is None:
@@ -105,14 +105,14 @@ def _checked(name: str, index: Tensor, limit: int) -> Tensor:
     return index.to(torch.int32)
 
 
-def call_source(p: MultiScanInputs, extra: Tensor | None, saved: Tensor, **tensors: Tensor | None) -> None:
+def call_source(p: ScanInputs, saved: Tensor, **tensors: Tensor | None) -> None:
     """Run forward, or backward if there is a ``grad_out``."""
     if p.u.numel() == 0:
         return
-    sets, batch, tokens, dim = p.u.shape
+    inputs, batch, tokens, dim = p.u.shape
     states, padded = saved.shape[-2:]
     tensors |= dict(u=p.u, delta=p.delta, z=p.z, B=p.B, C=p.C, saved=saved, weights=_weights(p, states, padded))
-    tensors |= dict(extra=None if extra is None else extra.transpose(1, 2), **_walk(p))
+    tensors |= dict(gap_time=p.gap_time, **_walk(p))
     if p.direction_B is not None:
         pad = states - p.direction_B.shape[1]
         tensors['direction_B'] = (F.pad(p.direction_B, (0, pad)) if pad else p.direction_B).contiguous()
@@ -126,7 +126,8 @@ def call_source(p: MultiScanInputs, extra: Tensor | None, saved: Tensor, **tenso
         padded=padded,
         padded_states=states,
         directions=p.directions,
-        sets=sets,
+        inputs=inputs,
+        sets=p.sets,
         together=_together(p),
         permute=p.permute_params,
         softplus=p.delta_softplus,
@@ -138,11 +139,14 @@ def call_source(p: MultiScanInputs, extra: Tensor | None, saved: Tensor, **tenso
         parts=parts_of(batch, padded),
         threads=torch.get_num_threads(),
     )
+    # Every tensor is alive until the source returns, so pointers are safe; those of views carry their strides, which is
+    # why any layout is read without a copy. Buffers are contiguous.
     for name, tensor in tensors.items():
         if tensor is not None:
             pointer = tensor.data_ptr()
-            by_set = tensor.stride() if tensor.dim() == 4 else (0, *tensor.stride())
-            setattr(scan, name, _View(pointer, *by_set) if name in _Scan._views else pointer)
+            strides = tensor.stride()[-3:]
+            by_set = tensor.stride(0) if tensor.dim() == 4 and len(tensor) > 1 else 0  # what all share has one set
+            setattr(scan, name, _View(pointer, by_set, *strides) if name in _Scan._views else pointer)
     library = load()[0]
-    run = library.multi_scan_double if p.u.dtype == torch.float64 else library.multi_scan_float
+    run = library.scan_double if p.u.dtype == torch.float64 else library.scan_float
     run(ctypes.byref(scan), 'grad_out' in tensors)

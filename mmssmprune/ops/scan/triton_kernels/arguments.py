@@ -42,6 +42,7 @@ class Inputs(NamedTuple):
     B: Rows
     C: Rows
     direction_B: Rows | None
+    gap_time: Rows | None
     A: Any
     D: Any
     delta_bias: Any
@@ -53,12 +54,13 @@ class Inputs(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Compile-time constants: R directions, S sets of parameters, how to walk, and how the work is cut.
+    """Compile-time constants: R directions, sets of inputs u and of parameters, how to walk, how the work is cut.
 
     ``APART``: every chunk is a program of its own. ``MOVES``: rows of direction_B, a power of two.
     """
 
     R: tl.constexpr
+    INPUTS: tl.constexpr
     SETS: tl.constexpr
     PATH: tl.constexpr
     PERMUTE: tl.constexpr
@@ -77,7 +79,7 @@ class Grads(NamedTuple):
     ``u`` has a plane per direction, or a single one, zero at first, where one program adds up directions that share
     it. ``delta`` has a plane per direction, or one that all share in raster order; ``B`` and ``C`` have such planes for
     each block of channels. Shapes of the others: ``A`` (programs, S, D, N); ``D``, ``delta_bias``, ``delta_gap``
-    (programs, S, D); ``direction_B`` (programs, blocks, MOVES, N).
+    (programs, S, D); ``direction_B`` (programs, blocks, MOVES, N). ``gap_time`` has a plane per direction.
     """
 
     u: Rows
@@ -89,3 +91,4 @@ class Grads(NamedTuple):
     delta_bias: Any
     delta_gap: Any
     direction_B: Any
+    gap_time: Rows | None

@@ -1,15 +1,26 @@
-"""The scan along several directions as one torch.library operator: what a mixer layer does between two projections."""
+"""The scan along one or several directions as a torch.library operator: shapes, dispatch, autograd and FLOP formula."""
 
 from __future__ import annotations
+
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from .backends import BACKENDS, announce, choose_backend, composed
-from .backends.multi_inputs import MultiScanInputs
-from .checks import check_kind
-from .derivatives import gradients, needs_plain_torch, without_autocast
-from .flop_formulas import flops_of
+from ..backends import Backends
+from ..checks import check_kind
+from ..derivatives import gradients, needs_plain_torch
+from ..flop_formulas import flops_of
+from . import cpp, mamba_ssm, naive, sequences, triton
+from . import torch as chunked
+from .inputs import ScanInputs
+
+SCAN_BACKENDS = Backends(
+    'selective scan',
+    'selective scans',
+    'MMSSMPRUNE_SCAN_BACKEND',
+    {'naive': naive, 'torch': chunked, 'cpp': cpp, 'mamba_ssm': mamba_ssm, 'triton': triton},
+)
 
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
@@ -17,6 +28,11 @@ _OPERANDS = (
     'bool delta_softplus, bool permute_params, str backend'
 )
 PARAM_ORDERS = ('raster', 'scan')
+
+
+def available_backends(device: torch.device | str = 'cpu') -> list[str]:
+    """Names of the backends that run on ``device`` here, the fastest last: ``['naive', 'torch', 'cpp']`` on a CPU."""
+    return SCAN_BACKENDS.available(device)
 
 
 def multi_scan(
@@ -47,11 +63,12 @@ def multi_scan(
         h_t = exp((delta_t + gap_t delta_gap) A) h_{t-1} + delta_t (B_t + direction_B[move_t]) u_{order[t]}
         y_{order[t]} += C_t h_t + D u_{order[t]};   after all directions y *= SiLU(z)
 
-    Where S = R every direction has operands of its own (Vim), where S = 1 all share them (PlainMamba). The axis S may
-    be left out of all operands when it is 1.
+    Where S = R every direction has operands of its own (Vim), where S = 1 all share them (PlainMamba). Directions that
+    share ``u`` alone pass it once. The axis S may be left out when it is 1: of ``u``, or of all operands.
 
     Args:
-        u, delta: (S, B, K, D) input and step size.
+        u: (S, B, K, D) input, or (1, B, K, D) beside more sets of the others.
+        delta: (S, B, K, D) step size.
         A: (S, D, N) decay rates, negative.
         B, C: (S, B, K, N) input and output vectors.
         D, delta_bias: (S, D) skip weight and bias of the step size.
@@ -81,30 +98,40 @@ def multi_scan(
     if param_order not in PARAM_ORDERS:
         raise ValueError(f'param_order is {param_order!r}; the names are {", ".join(PARAM_ORDERS)}')
     if u.dim() == 3:
-        u, delta, A, B, C, D, delta_bias, delta_gap = (
-            None if t is None else t.unsqueeze(0) for t in (u, delta, A, B, C, D, delta_bias, delta_gap)
-        )
+        u = u.unsqueeze(0)
+        if A.dim() == 2:
+            delta, A, B, C, D, delta_bias, delta_gap = (
+                None if t is None else t.unsqueeze(0) for t in (delta, A, B, C, D, delta_bias, delta_gap)
+            )
     order, move = (t.unsqueeze(0) if t is not None and t.dim() == 2 else t for t in (order, move))
     directions = order.shape[1] if order is not None and order.dim() == 3 else 2 if hw_shape is None else 4
     width = 0 if order is not None or hw_shape is None else hw_shape[1]
     operands = (u, delta, A, B, C, D, z, delta_bias, direction_B, delta_gap, order, move, gap)
-    p = MultiScanInputs(*operands, directions, width, delta_softplus, param_order == 'scan')
+    p = ScanInputs(*operands, directions, width, delta_softplus, param_order == 'scan')
     _check(p, hw_shape)
-    name = choose_backend(backend, u.device, p.compute_dtype)
+    return run(p, backend)
+
+
+def run(p: ScanInputs, backend: str | None) -> Tensor:
+    """Choose the backend and call the operator, whose operands fit: (B, K, D)."""
+    name = SCAN_BACKENDS.choose(backend, p.u.device, p.compute_dtype)
     if needs_plain_torch():
         p.check_walk()
-        return composed.plain_scan(p)
-    options = (directions, width, delta_softplus, p.permute_params, name)
+        return sequences.plain_scan(p)
+    *tensors, gap_time = p.tensors
     trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in p.tensors)
-    return torch.ops.mmssmprune.multi_scan(*operands, *options, trained)[0]
+    options = (p.directions, p.width, p.delta_softplus, p.permute_params, name, trained, gap_time)
+    return torch.ops.mmssmprune.multi_scan(*tensors, p.order, p.move, p.gap, *options)[0]
 
 
-def _check(p: MultiScanInputs, hw_shape: tuple[int, int] | None) -> None:
+def _check(p: ScanInputs, hw_shape: tuple[int, int] | None) -> None:
     if p.u.dim() != 4 or p.A.dim() != 3:
         raise ValueError(f'u must be (S, B, K, D) and A (S, D, N), got {tuple(p.u.shape)} and {tuple(p.A.shape)}')
-    sets, batch, tokens, dim = p.u.shape
+    inputs, batch, tokens, dim = p.u.shape
+    sets = max(inputs, p.sets)
     if sets not in (1, p.directions):
-        raise ValueError(f'u has {sets} sets of parameters for {p.directions} directions; it must be 1 or as many')
+        name = 'u' if sets == inputs else 'A'
+        raise ValueError(f'{name} has {sets} sets of parameters for {p.directions} directions; it must be 1 or as many')
     if p.width and hw_shape[0] * hw_shape[1] != tokens:
         raise ValueError(f'hw_shape {tuple(hw_shape)} must have as many cells as u has tokens, {tokens}')
     if p.direction_B is not None and p.move is None and not p.width:
@@ -113,7 +140,7 @@ def _check(p: MultiScanInputs, hw_shape: tuple[int, int] | None) -> None:
     sequence, vector, state = (sets, batch, tokens, dim), (sets, dim), (sets, batch, tokens, d_state)
     walk = (batch, p.directions, tokens)
     expected = {
-        'u': [sequence],
+        'u': [sequence] if inputs > 1 else [(1, *sequence[1:])],
         'delta': [sequence],
         'A': [(sets, dim, d_state)],
         'B': [state],
@@ -136,27 +163,32 @@ def _check(p: MultiScanInputs, hw_shape: tuple[int, int] | None) -> None:
         check_kind(name, tensor, p.u.device, integer=name in ('order', 'move', 'gap'))
 
 
-def _inputs(operands) -> tuple[MultiScanInputs, str]:
-    """The operands of an operator; the last one, ``keep_states``, may be left out."""
-    return MultiScanInputs(*operands[:17], *operands[18:]), operands[17]
+def _inputs(operands) -> tuple[ScanInputs, str, ModuleType]:
+    """The operands of the operator, of which the last two may be left out, and the backend with its module."""
+    backend = operands[17]
+    return ScanInputs(*operands[:17], *operands[18:]), backend, SCAN_BACKENDS.modules[backend]
+
+
+def _backward_inputs(operands) -> tuple[ScanInputs, str, ModuleType]:
+    """Those of the backward operator, which has no ``keep_states``."""
+    return _inputs((*operands[:18], True, *operands[18:]))
 
 
 def _forward(*operands):
-    p, backend = _inputs(operands)
-    announce(backend, p.u.device.type)
+    p, backend, module = _inputs(operands)
+    SCAN_BACKENDS.announce(backend, p.u.device.type)
     if backend != 'cpp':  # which looks by itself, and faster
         p.check_walk()
     with torch.autocast(p.u.device.type, enabled=False):
-        module = BACKENDS[backend]
-        if hasattr(module, 'multi_forward'):
-            return module.multi_forward(p)
-        out, total, saved = composed.forward(p, module)
-    return out.to(p.u.dtype), total, saved
+        if hasattr(module, 'forward'):
+            return module.forward(p)
+        return sequences.scan(p, module.scan), p.u.new_empty(0), p.u.new_empty(0)
 
 
 def _backward(grad_out, total, saved, *operands):
-    p, backend = _inputs(operands)
-    grads = BACKENDS[backend].multi_backward(p, total, saved, grad_out)
+    p, _, module = _backward_inputs(operands)
+    with torch.autocast(p.u.device.type, enabled=False):
+        grads = module.backward(p, total, saved, grad_out)
     # An operator returns no optional tensors, so an absent operand has an empty gradient.
     return [p.u.new_empty(0) if g is None else g for g in grads]
 
@@ -165,76 +197,69 @@ _scan_op = torch.library.custom_op(
     'mmssmprune::multi_scan',
     _forward,
     mutates_args=(),
-    schema=f'({_OPERANDS}, bool keep_states=True) -> (Tensor, Tensor, Tensor)',
+    schema=f'({_OPERANDS}, bool keep_states=True, Tensor? gap_time=None) -> (Tensor, Tensor, Tensor)',
 )
 _scan_backward_op = torch.library.custom_op(
     'mmssmprune::multi_scan_backward',
     _backward,
     mutates_args=(),
-    schema=f'(Tensor grad_out, Tensor total, Tensor saved, {_OPERANDS}) -> Tensor[]',
+    schema=f'(Tensor grad_out, Tensor total, Tensor saved, {_OPERANDS}, Tensor? gap_time) -> Tensor[]',
 )
 
 
 @_scan_op.register_fake
 def _(*operands):
-    p, backend = _inputs(operands)
-    module = BACKENDS[backend]
-    shape = p.u.shape[1:]
-    if hasattr(module, 'multi_forward'):
-        total, saved = (
-            p.u.new_empty(0 if p.z is None else shape),
-            p.u.new_empty(module.multi_saved_shape(p), dtype=p.compute_dtype),
-        )
-    else:
-        total, saved = (p.u.new_empty(size, dtype=p.compute_dtype) for size in composed.saved_shapes(p, module))
-    return p.u.new_empty(shape), total, saved
+    p, _, module = _inputs(operands)
+    kept = module.unfilled(p) if hasattr(module, 'unfilled') else (p.u.new_empty(0), p.u.new_empty(0))
+    return p.u.new_empty(p.u.shape[1:]), *kept
 
 
 @_scan_backward_op.register_fake
 def _(grad_out, total, saved, *operands):
-    p, _ = _inputs(operands)
+    p, _, _ = _backward_inputs(operands)
     return [p.u.new_empty(0 if t is None else t.shape, dtype=None if t is None else t.dtype) for t in p.tensors]
 
 
 def _save(ctx, inputs, output):
     ctx.options, ctx.keep_states = inputs[13:18], inputs[18]
-    ctx.save_for_backward(*output[1:], *inputs[:13])
+    ctx.save_for_backward(*output[1:], *inputs[:13], inputs[19])
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx, grad_out, grad_total, grad_saved):
     if grad_out is None:
-        return (None,) * 19
+        return (None,) * 20
     if not ctx.keep_states:
         raise RuntimeError('a multi_scan with keep_states=False has no gradient')
-    total, saved, *tensors = ctx.saved_tensors
+    total, saved, *tensors, gap_time = ctx.saved_tensors  # once: gradient checkpointing allows no second look
     *options, backend = ctx.options
-    if needs_plain_torch() or (torch.is_grad_enabled() and not hasattr(BACKENDS[backend], 'multi_backward')):
-        grads = composed.plain_backward(MultiScanInputs(*tensors, *options), grad_out)
-    elif hasattr(BACKENDS[backend], 'multi_backward'):
-        grads = torch.ops.mmssmprune.multi_scan_backward(grad_out, total, saved, *tensors, *ctx.options)
+    p, module = ScanInputs(*tensors, *options, gap_time=gap_time), SCAN_BACKENDS.modules[backend]
+    if needs_plain_torch() or (torch.is_grad_enabled() and not hasattr(module, 'backward')):
+        grads = sequences.plain_backward(p, grad_out)
+    elif hasattr(module, 'backward'):
+        grads = torch.ops.mmssmprune.multi_scan_backward(grad_out, total, saved, *tensors, *ctx.options, gap_time)
     else:
-        with without_autocast(grad_out.device):
-            p = MultiScanInputs(*tensors, *options)
-            grads = composed.backward(p, total, saved, grad_out, BACKENDS[backend], backend)
-    return (*(None if t is None else g for t, g in zip(tensors[:10], grads, strict=True)), *(None,) * 9)
+        grads = sequences.backward(p, module.scan, grad_out)
+    *grads, by_gap_time = (None if t is None else g for t, g in zip(p.tensors, grads, strict=True))
+    return (*grads, *(None,) * 9, by_gap_time)
 
 
 def _save_again(ctx, inputs, output):
     grad_out, _, _, *tensors = inputs[:16]
     ctx.options = inputs[16:20]
-    ctx.save_for_backward(grad_out, *tensors)
+    ctx.save_for_backward(grad_out, *tensors, inputs[21])
 
 
 def _differentiate_again(ctx, grads):
-    grad_out, *tensors = ctx.saved_tensors
+    grad_out, *tensors, gap_time = ctx.saved_tensors
     walk = tensors[10:]
 
     def backward(grad_out: Tensor, *operands: Tensor | None) -> list[Tensor | None]:
-        return composed.plain_backward(MultiScanInputs(*operands, *walk, *ctx.options), grad_out)
+        *operands, gap_time = operands
+        return sequences.plain_backward(ScanInputs(*operands, *walk, *ctx.options, gap_time=gap_time), grad_out)
 
-    by_grad_out, *by_operands = gradients(backward, [grad_out, *tensors[:10]], grads)
-    return by_grad_out, None, None, *by_operands, *(None,) * 8
+    by_grad_out, *found, by_gap_time = gradients(backward, [grad_out, *tensors[:10], gap_time], grads)
+    return by_grad_out, None, None, *found, *(None,) * 8, by_gap_time
 
 
 torch.library.register_autograd('mmssmprune::multi_scan', _differentiate, setup_context=_save)
@@ -243,10 +268,19 @@ torch.library.register_autograd('mmssmprune::multi_scan_backward', _differentiat
 
 @flops_of(torch.ops.mmssmprune.multi_scan)
 def multi_scan_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -> int:
-    """The field's count per direction, 9 B K D N and B K D for D u; the one gate is an activation and left out."""
+    """The field's count per direction: 9 B K D N, and B K D for D u, and for a gate that belongs to one direction.
+
+    That of all directions together is an activation, which is left out.
+    """
     _, batch, tokens, dim = u
-    directions = args[6]
-    return batch * tokens * dim * directions * (9 * A[2] + (D is not None))
+    order, directions = args[3], args[6]
+    gates = z is not None and is_gated_by_itself(order, directions)
+    return batch * tokens * dim * directions * (9 * A[2] + (D is not None) + gates)
+
+
+def is_gated_by_itself(order: object | None, directions: int) -> bool:
+    """Whether a gate belongs to the scan: that of `selective_scan`, a single direction along the sequence."""
+    return order is None and directions == 1
 
 
 @flops_of(torch.ops.mmssmprune.multi_scan_backward)

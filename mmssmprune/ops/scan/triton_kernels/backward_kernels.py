@@ -84,6 +84,7 @@ def grads_kernel(x, dy, before, after, scratch, grads, plan):
         c = chunk if plan.APART else x.chunks - 1 - i
         if plan.APART:
             carry = load_states(after, x, b, c, block, plan)
+        # Once forward through the chunk, with a state kept at the start of every group of STEPS steps.
         h = load_states(before, x, b, c, block, plan)
         tl.debug_barrier()  # the scratch of the chunk before has been read
         for j in range(steps_in(x, c, plan)):
@@ -92,6 +93,7 @@ def grads_kernel(x, dy, before, after, scratch, grads, plan):
                 step = read_step(x, parameters, b, c * plan.CHUNK + j * plan.STEPS + k, block, plan)
                 h = advance(h, step, parameters, plan)
         tl.debug_barrier()  # the scratch has been written
+        # Then back, group by group: the states within one are made again from its first and stay in registers.
         owed = time_owed(x, carry, h, parameters, b, (c + 1) * plan.CHUNK, plan)
         for j in range(steps_in(x, c, plan)):
             back = steps_in(x, c, plan) - 1 - j
@@ -136,7 +138,11 @@ def kept_states(at, plan):
 
 @triton.jit
 def time_owed(x, carry, h, parameters, b, t, plan):
-    """What the gap before step ``t`` adds to the gradient of the delta before it, from the state ``h`` in between."""
+    """What the gap before step ``t`` adds to the gradient of the delta before it, from the state ``h`` in between.
+
+    `step_back` hands this on from step to step; for the last step of a chunk it comes from the first of the next one,
+    whose ``carry`` is at hand: the gradient of ``h``, thus already that of the state after the gap times its decay.
+    """
     decays, _, gap_size, _ = parameters
     owed = ()
     if x.walk.gap is not None:
@@ -158,7 +164,7 @@ def step_back(x, dy, grads, here, carry, owed, sums, rows, parameters, b, block,
     far as time passes with it at pruned cells after it; ``here``: t, what was read, the states before it.
     """
     TOGETHER: tl.constexpr = plan.SETS == 1 and not plan.PERMUTE  # the directions read the same delta, B and C
-    ADD_U: tl.constexpr = plan.SETS == 1 and not plan.APART and plan.R > 1
+    ADD_U: tl.constexpr = plan.INPUTS == 1 and not plan.APART and plan.R > 1
     t, step, states = here
     cells, us, raws, sizes, times, gaps, Bs, Cs = step
     decays, _, gap_size, skip = parameters
@@ -168,13 +174,15 @@ def step_back(x, dy, grads, here, carry, owed, sums, rows, parameters, b, block,
     mask, in_states = within(d, x.channels, inside), within(n, x.states, inside)
     new_carry, new_owed = (), ()
     for r in tl.static_range(plan.R):
+        # The step was h' = exp(time A) h + (size u) B and y = C h' + D u, where decays = A log2(e): h is states[r],
+        # h' = decayed + came_in B, and grad the gradient of h', which the steps after it and y have a part in.
         grad_y = load_row(dy, 0, b, cells[r], d, mask)
         decay = tl.exp2(times[r][:, None] * decays[r])
         decayed = decay * states[r]
         came_in = sizes[r] * us[r]
         grad = carry[r] + grad_y[:, None] * Cs[r][None, :]
         new_carry = new_carry + (grad * decay,)
-        by_time = grad * decayed
+        by_time = grad * decayed  # the gradient of the exponent time A
         A_sums = add_to(A_sums, r if plan.SETS > 1 else 0, by_time * times[r][:, None], plan)
         grad_time = tl.sum(by_time * decays[r], 1) / LOG2E
         grad_in = tl.sum(grad * Bs[r][None, :], 1)
@@ -183,10 +191,13 @@ def step_back(x, dy, grads, here, carry, owed, sums, rows, parameters, b, block,
             grad_u += skip[r] * grad_y
             D_sums = add_to(D_sums, r if plan.SETS > 1 else 0, (grad_y * us[r])[:, None], plan)
         write_row(grads.u, 0 if ADD_U else r, b, cells[r], d, grad_u, mask, ADD_U)
-        grad_size = grad_in * us[r] + grad_time
+        grad_size = grad_in * us[r] + grad_time  # delta is the size of what comes in, and time that passes
         grad_B = tl.sum(grad * came_in[:, None], 0)
         grad_C = grad_y[:, None] * (decayed + came_in[:, None] * Bs[r][None, :])
+        if grads.gap_time is not None:
+            write_row(grads.gap_time, r, b, t, d, grad_time, mask, False)
         if x.walk.gap is not None:
+            # Pruned cells after this step may take its delta; those before it, what is given or the delta before.
             grad_size += owed[r]
             passed = gaps[r] * grad_time
             if x.delta_gap is not None:
@@ -197,6 +208,7 @@ def step_back(x, dy, grads, here, carry, owed, sums, rows, parameters, b, block,
         if grads.direction_B is not None:
             moved = tl.arange(0, plan.MOVES)[:, None] == move_at(x.walk, b, r, t, inside, plan)
             rows += tl.where(moved, grad_B[None, :], 0.0)
+        # What directions read together has one gradient, the sum, written with the last of them.
         if not TOGETHER or r == 0:
             size_sum, B_sum, C_sum = grad_size, grad_B, grad_C
         else:

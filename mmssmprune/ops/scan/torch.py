@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import ScanInputs
+from .inputs import ScanInputs, Sequences
+from .sequences import fold, sum_at_home, unfold, visit_again
 
 # Elements of one (T, B, N, D) buffer: small enough to stay in a core's cache, large enough to hide Python's overhead.
 CHUNK_ELEMENTS = 1 << 18
@@ -26,9 +27,36 @@ def chunk_length(batch: int, d_state: int, dim: int, length: int) -> int:
     return max(1, min(max(fit, MIN_CHUNK), MAX_CHUNK, length))
 
 
-def saved_shape(batch: int, dim: int, d_state: int, length: int) -> tuple[int, int, int, int]:
-    """Shape of what `forward` saves: the states before each chunk."""
-    return -(-length // chunk_length(batch, d_state, dim, length)), batch, d_state, dim
+def unfilled(p: ScanInputs) -> tuple[Tensor, Tensor]:
+    """What `forward` saves: the sum before the gate, empty without one, and the states before each chunk."""
+    _, batch, tokens, dim = p.u.shape
+    entries, d_state = batch * p.directions // p.sets, p.A.shape[2]
+    chunks = -(-tokens // chunk_length(entries, d_state, dim, tokens))
+    total = p.u.new_empty(0 if p.z is None else p.z.shape, dtype=p.compute_dtype)
+    return total, total.new_empty(p.sets, chunks, entries, d_state, dim)
+
+
+def forward(p: ScanInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output (B, K, D) and what `unfilled` describes."""
+    wide = p.wide()
+    scanned, saved = zip(*(_scan(one) for one in unfold(wide)), strict=True)
+    total = sum_at_home(wide, list(scanned))
+    if p.z is None:
+        return total.to(p.u.dtype), total.new_empty(0), torch.stack(saved)
+    return (total * F.silu(wide.z)).to(p.u.dtype), total, torch.stack(saved)
+
+
+def backward(p: ScanInputs, total: Tensor, saved: Tensor, grad_out: Tensor) -> list[Tensor | None]:
+    """Return the gradients in the order of `ScanInputs.tensors`; ``total`` and ``saved`` are from forward."""
+    wide, grad_out, dz = p.wide(), grad_out.to(p.compute_dtype), None
+    if p.z is not None:
+        sigmoid = torch.sigmoid(wide.z)
+        dz = grad_out * total * sigmoid * (1 + wide.z * (1 - sigmoid))
+        grad_out = grad_out * wide.z * sigmoid
+    parts = zip(unfold(wide), saved.unbind(0), visit_again(wide, grad_out), strict=True)
+    grads = fold(wide, [_scan_backward(*part) for part in parts])
+    grads[6] = dz
+    return [None if t is None else g.to(t.dtype).contiguous() for g, t in zip(grads, p.tensors, strict=True)]
 
 
 @dataclass
@@ -52,12 +80,12 @@ def _batch_major(x: Tensor) -> Tensor:
     return x.permute(1, 2, 0)  # a view: callers want the channels last in memory anyway
 
 
-def _prepare(p: ScanInputs) -> _TimeMajor:
+def _prepare(p: Sequences) -> _TimeMajor:
     raw = _time_major(p.delta)
     if p.delta_bias is not None:
         raw = raw + p.delta_bias
     delta = F.softplus(raw) if p.delta_softplus else raw
-    elapsed = delta if p.gap_delta is None else delta + _time_major(p.gap_delta)
+    elapsed = delta if p.gap_time is None else delta + _time_major(p.gap_time)
     return _TimeMajor(_time_major(p.u), raw, delta, elapsed, p.A.t().contiguous(), _time_major(p.B), _time_major(p.C))
 
 
@@ -91,7 +119,7 @@ def _chunks(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def forward(p: ScanInputs) -> tuple[Tensor, Tensor]:
+def _scan(p: Sequences) -> tuple[Tensor, Tensor]:
     """Return the output (B, D, L) and the state before each chunk (chunks, B, N, D)."""
     batch, dim, length = p.u.shape
     d_state = p.A.shape[1]
@@ -109,48 +137,36 @@ def forward(p: ScanInputs) -> tuple[Tensor, Tensor]:
             before[i + 1] = states[tokens - 1]
     if p.D is not None:
         y.addcmul_(tm.u, p.D)
-    y = _batch_major(y)
-    return (y if p.z is None else y.mul_(F.silu(p.z))), before
+    return _batch_major(y), before
 
 
-def backward(p: ScanInputs, before: Tensor, grad_out: Tensor) -> list[Tensor | None]:
-    """Return the gradients in the order of `ScanInputs.tensors`; ``before`` is what `forward` saved."""
+def _scan_backward(p: Sequences, before: Tensor, grad_out: Tensor) -> Sequences:
+    """Return the gradients in place of the operands; ``before`` is what `_scan` saved."""
     batch, dim, length = p.u.shape
-    tm = _prepare(p)
-    gate = None if p.z is None else F.silu(p.z)
-    dy = _time_major(grad_out if gate is None else grad_out * gate)
+    tm, dy = _prepare(p), _time_major(grad_out)
     grads = _TimeMajor(*(torch.zeros_like(t) for t in (tm.u, tm.delta, tm.delta, tm.elapsed, tm.A, tm.B, tm.C)))
-    y = None if p.z is None else torch.empty_like(dy)
     size = chunk_length(batch, p.A.shape[1], dim, length)
     chunks = _chunks(length, size)
     carry = p.u.new_zeros(batch, p.A.shape[1], dim)
     buffers = _buffers(carry, size, 4)
     for i in reversed(range(len(chunks))):
         at = chunks[i]
-        parts = [b[: at.stop - at.start] for b in buffers]
-        carry = _chunk_backward(tm, grads, at, before[i], carry, dy, y, parts)
+        carry = _chunk_backward(tm, grads, at, before[i], carry, dy, [b[: at.stop - at.start] for b in buffers])
     ddelta = grads.delta + grads.elapsed
     if p.delta_softplus:
         ddelta = ddelta * torch.sigmoid(tm.raw_delta)
-    dz = None
     if p.D is not None:
         grads.u.addcmul_(dy, p.D)
-    if p.z is not None:
-        if p.D is not None:
-            y.addcmul_(tm.u, p.D)
-        sigmoid = torch.sigmoid(p.z)
-        dz = (grad_out * _batch_major(y) * sigmoid * (1 + p.z * (1 - sigmoid))).contiguous()
-    return [
+    return Sequences(
         _batch_major(grads.u),
         _batch_major(ddelta),
-        grads.A.t().contiguous(),
+        grads.A.t(),
         _batch_major(grads.B),
         _batch_major(grads.C),
         None if p.D is None else (dy * tm.u).sum((0, 1)),
-        dz,
         None if p.delta_bias is None else ddelta.sum((0, 1)),
-        None if p.gap_delta is None else _batch_major(grads.elapsed),
-    ]
+        None if p.gap_time is None else _batch_major(grads.elapsed),
+    )
 
 
 def _chunk_backward(
@@ -160,14 +176,11 @@ def _chunk_backward(
     before: Tensor,
     carry: Tensor,
     dy: Tensor,
-    y: Tensor | None,
     buffers: list[Tensor],
 ) -> Tensor:
-    """Write one chunk's gradients (and outputs ``y`` if asked); return the gradient of the state before the chunk."""
+    """Write one chunk's gradients; return the gradient of the state before the chunk."""
     decay, states, dstates, scratch = buffers
     _chunk_states(tm, at, before, decay, states)
-    if y is not None:
-        _sum_over_states(tm.C[at], states, out=y[at])
     grads.C[at] = _sum_over_channels(dy[at], states)
     torch.mul(dy[at].unsqueeze(2), tm.C[at].unsqueeze(3), out=dstates)
     for a, dh in zip(reversed(decay.unbind(0)), reversed(dstates.unbind(0)), strict=True):

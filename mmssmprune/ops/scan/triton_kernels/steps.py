@@ -198,12 +198,14 @@ def read_step(x, parameters, b, t, block, plan):
             Bs = Bs + (B_t + row,)
         else:
             Bs = Bs + (B_t,)
+        time = size
         if walk.gap is not None:
             gap = tl.load(walk.gap + (b * plan.R + r) * walk.tokens + t, inside, 0).to(tl.float32)
-            passed = gap * passed_per_cell(x, parameters, b, r, t, block, plan)
-            gaps, times = gaps + (gap,), times + (size + passed,)
-        else:
-            times = times + (size,)
+            time += gap * passed_per_cell(x, parameters, b, r, t, block, plan)
+            gaps = gaps + (gap,)
+        if x.gap_time is not None:
+            time += load_row(x.gap_time, r, b, t, d, mask)
+        times = times + (time,)
     return cells, us, raws, sizes, times, gaps, Bs, Cs
 
 

@@ -26,13 +26,13 @@ struct View {  // an operand (set, batch, token, channel or state); strides in e
     int64_t set, batch, token, channel;
 };
 
-struct Scan {  // as in __init__.py
-    View u, delta, z, extra, B, C, grad_out, total;    // operands; total is a result of forward
-    View out, dy, du, ddelta, dz, dextra, dB, dC;      // results, channels adjacent; dB and dC: a batch per part
-    void *weights, *saved, *carry, *sums;              // rows of `padded` channels, see __init__.py
+struct Scan {  // as in cpp_launch.py
+    View u, delta, z, gap_time, B, C, grad_out, total;    // operands; total is a result of forward
+    View out, dy, du, ddelta, dz, dgap_time, dB, dC;      // results, channels adjacent; dB and dC: a batch per part
+    void *weights, *saved, *carry, *sums;              // rows of `padded` channels, see there
     void *direction_B, *dmoves;                        // rows of `padded_states`
     int32_t *order, *move, *gap;                       // (1 or batch, directions, length)
-    int64_t batch, dim, states, length, padded, padded_states, directions, sets, together, permute, softplus, given_gap;
+    int64_t batch, dim, states, length, padded, padded_states, directions, inputs, sets, together, permute, softplus, given_gap;
     int64_t moves, order_batch, move_batch, saved_chunk, parts, threads;
 };
 
@@ -186,7 +186,8 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
             }
     }
 
-    // Delta of the tile, and the exponentials that directions share.
+    // Delta of the tile, and the exponentials that directions share. Row 0, the step before the chunk, is what passes
+    // at pruned cells before its first step; only gaps ask for it.
     void fill(bool with_slope) {
         const int from = s.gap && t0 ? 0 : 1;
         const V bias = load(weights(N + 1));
@@ -212,7 +213,7 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
             u[t] = read(s.u, set, walk.cell[t]);
             time[t] = delta[t + 1];
             if (walk.gap[t]) time[t] += T(walk.gap[t]) * (gap_size < 0 ? delta[t] : gap_size);
-            if (s.extra.data) time[t] += read(s.extra, 0, t0 + t);
+            if (s.gap_time.data) time[t] += read(s.gap_time, r0 + i, t0 + t);
             input[t] = delta[t + 1] * u[t];
             y[t] = skip * u[t];
         }
@@ -260,7 +261,11 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
         if (after) for (int n = 0; n < G; n++) store(after + n * P, h[n]);
     }
 
-    // Walk G states back through a chunk. carry is the gradient of the state, sum_B and sum_C add up over the channels.
+    // Walk G states back through a chunk. With h' = e h + input B, y = C h' and e = exp(time A) at each step:
+    //   g  = dh' + dy C        the gradient of h', from the steps after it (dh) and from y
+    //   dC += dy h',  dB += g input,  dinput += g B,  dh = g e
+    //   e h g                  that of time A: dtime += (e h g) A,  dA += (e h g) time
+    // sum_B and sum_C keep a vector of channels per step and state; reduce() sums up its lanes after the last channels.
     void retreat(int64_t i, int64_t n0) {
         const int64_t row = shared && !s.gap ? N : G;
         const V* decays = shared && !s.gap ? &ready[N + n0] : decay[0];
@@ -333,7 +338,8 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
         V bias = load(sums(N + 1));
         fill(true);
         for (int t = 0; t < steps; t++) ddelta[t] = V{};
-        ddelta[steps] = load(carry(0, N));  // from the gap after this chunk
+        ddelta[steps] = load(carry(0, N));  // from the gap after this chunk, which ended with the delta of its last step
+        // The states of a group are made again from those before the chunk, with what they decayed by, then walked back.
         for (int64_t i = 0; i < s.together; i++) {
             enter(i);
             for (int t = 0; t < steps; t++) {
@@ -352,7 +358,7 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
             bias += ddelta[t];
             write(s.ddelta, set, walks[0].place[t], ddelta[t], adds);
         }
-        store(carry(0, N), ddelta[0]), store(sums(N + 1), bias);
+        store(carry(0, N), ddelta[0]), store(sums(N + 1), bias);  // row 0 goes to the chunk before, in place of a step
     }
 
     // Gradients of what one direction made of the tile.
@@ -367,8 +373,8 @@ template <class T, int G> struct Worker {  // a part of the channels of one imag
                 dgap += gap_size < 0 ? V{} : passed;
             }
             dskip += dy[t] * u[t];
-            write(s.du, set, walks[i].cell[t], dinput[t] * delta[t + 1] + skip * dy[t], s.sets < s.directions);
-            if (s.extra.data) write(s.dextra, 0, t0 + t, dtime[t]);
+            write(s.du, set, walks[i].cell[t], dinput[t] * delta[t + 1] + skip * dy[t], s.inputs < s.directions);
+            if (s.gap_time.data) write(s.dgap_time, r0 + i, t0 + t, dtime[t]);
         }
         store(sums(N), dskip), store(sums(N + 2), dgap);
     }
@@ -430,5 +436,5 @@ extern "C" int check_index(const void* index, int64_t wide, int64_t rows, int64_
                 : check_index((const int32_t*)index, rows, length, limit, once);
 }
 
-extern "C" void multi_scan_float(const Scan* s, int backward) { run<float>(*s, backward); }
-extern "C" void multi_scan_double(const Scan* s, int backward) { run<double>(*s, backward); }
+extern "C" void scan_float(const Scan* s, int backward) { run<float>(*s, backward); }
+extern "C" void scan_double(const Scan* s, int backward) { run<double>(*s, backward); }

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 from triton.language import constexpr
 
-from ..multi_inputs import MultiScanInputs
+from ..inputs import ScanInputs
 from .arguments import ARRAY, SEQUENCE, SNAKE, Grads, Inputs, Plan, Rows, Walk
 from .backward_kernels import carry_kernel, grads_kernel
 from .forward_kernels import combine_kernel, ends_kernel, gate_kernel, ungate_kernel, walk_kernel
@@ -39,7 +39,7 @@ ENOUGH_PROGRAMS = 1024
 class _Cut:
     """The operands as kernels take them, and how one pass cuts the work into programs."""
 
-    p: MultiScanInputs
+    p: ScanInputs
     x: Inputs
     plan: Plan
     programs: int
@@ -73,27 +73,28 @@ class _Cut:
         self.run(combine_kernel, ends, elapsed, grid=grid, REVERSE=reverse)
 
 
-def _cut(p: MultiScanInputs, chunk: int, shape: Shape) -> _Cut:
-    sets, batch, tokens, channels = p.u.shape
+def _cut(p: ScanInputs, chunk: int, shape: Shape) -> _Cut:
+    inputs, batch, tokens, channels = p.u.shape
     block_n = triton.next_power_of_2(p.A.shape[2])
     block_d = min(triton.next_power_of_2(channels), max(shape.states // block_n, 1))
     blocks, chunks = triton.cdiv(channels, block_d), triton.cdiv(tokens, chunk)
     apart = chunks > 1 and batch * blocks < ENOUGH_PROGRAMS
     path = ARRAY if p.order is not None else SNAKE if p.width else SEQUENCE
     moves = 1 if p.direction_B is None else triton.next_power_of_2(len(p.direction_B))
-    numbers = (p.directions, sets, path.value, p.permute_params, p.delta_softplus, apart, chunk, shape.steps)
+    numbers = (p.directions, inputs, p.sets, path.value, p.permute_params, p.delta_softplus, apart, chunk, shape.steps)
     plan = Plan(*(constexpr(number) for number in (*numbers, block_d, block_n, moves)))
     return _Cut(p, _inputs(p, chunks), plan, batch * chunks if apart else batch, blocks, chunks, shape.warps)
 
 
-def _inputs(p: MultiScanInputs, chunks: int) -> Inputs:
+def _inputs(p: ScanInputs, chunks: int) -> Inputs:
     order, move, gap = (None if t is None else t.contiguous() for t in (p.order, p.move, p.gap))
     strides = [0 if t is None or len(t) == 1 else t.stride(0) for t in (order, move)]
     walk = Walk(order, move, gap, *strides, p.u.shape[2], p.width)
     vectors = (None if t is None else t.float().contiguous() for t in (p.A, p.D, p.delta_bias, p.delta_gap))
     added = None if p.direction_B is None else Rows(p.direction_B.contiguous(), token=p.A.shape[2])
     tokens = (_rows(t) for t in (p.u, p.delta, p.B, p.C))
-    return Inputs(*tokens, added, *vectors, walk, p.u.shape[3], p.A.shape[2], chunks)
+    gap_time = None if p.gap_time is None else _rows(p.gap_time)
+    return Inputs(*tokens, added, gap_time, *vectors, walk, p.u.shape[3], p.A.shape[2], chunks)
 
 
 def _rows(x: Tensor | None) -> Rows:
@@ -113,7 +114,7 @@ def _tiles(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return shape[0], triton.cdiv(shape[1], TILE['BLOCK_T']), triton.cdiv(shape[2], TILE['BLOCK_D'])
 
 
-def forward(p: MultiScanInputs, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+def forward(p: ScanInputs, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return output, sum before the gate (empty without one) and the states before each chunk."""
     cut = _cut(p, chunk, FORWARD)
     shape = p.u.shape[1:]
@@ -137,8 +138,8 @@ def forward(p: MultiScanInputs, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
     return out, total, before
 
 
-def backward(p: MultiScanInputs, total: Tensor, before: Tensor, grad_out: Tensor, chunk: int) -> list[Tensor | None]:
-    """Return the gradients in the order of `MultiScanInputs.tensors`, each in the dtype of its operand."""
+def backward(p: ScanInputs, total: Tensor, before: Tensor, grad_out: Tensor, chunk: int) -> list[Tensor | None]:
+    """Return the gradients in the order of `ScanInputs.tensors`, each in the dtype of its operand."""
     if p.u.numel() == 0:
         return [None if t is None else torch.zeros_like(t) for t in p.tensors]
     cut = _cut(p, chunk, BACKWARD)
@@ -149,13 +150,14 @@ def backward(p: MultiScanInputs, total: Tensor, before: Tensor, grad_out: Tensor
         scratch = cut.empty(
             *cut.grid, chunk // BACKWARD.steps, p.directions, cut.plan.BLOCK_D.value, cut.plan.BLOCK_N.value
         )
-        rows = (_rows(memory[name]) for name in Grads._fields[:4])
-        grads = Grads(*rows, *(memory[name] for name in Grads._fields[4:]))
+        rows = {name: _rows(memory[name]) for name in ('u', 'delta', 'B', 'C')}
+        gap_time = None if p.gap_time is None else _rows(memory['gap_time'])
+        grads = Grads(**{**memory, **rows, 'gap_time': gap_time})
         cut.run(grads_kernel, _rows(dy), before, after, scratch, grads)
     return _reduced(p, memory, dz)
 
 
-def _ungate(p: MultiScanInputs, total: Tensor, grad_out: Tensor) -> tuple[Tensor, Tensor | None]:
+def _ungate(p: ScanInputs, total: Tensor, grad_out: Tensor) -> tuple[Tensor, Tensor | None]:
     """Gradients of the sum before the gate and of the gate."""
     if p.z is None:
         return grad_out, None
@@ -177,33 +179,34 @@ def _carry(cut: _Cut, dy: Tensor) -> Tensor:
 def _memory(cut: _Cut) -> dict[str, Tensor | None]:
     """Memory for the gradients by the names of `Grads`."""
     p, R = cut.p, cut.p.directions
-    sets, *shape = p.u.shape
-    together = sets == 1 and not p.permute_params
-    one_u = sets == 1 and not cut.apart
+    inputs, *shape = p.u.shape
+    together = p.sets == 1 and not p.permute_params
+    one_u = inputs == 1 and not cut.apart
     planes = 1 if together else R
     # A plane that nothing is added to is written in the dtype of its operand.
-    u = cut.empty(1 if one_u else R, *shape, dtype=p.u.dtype if sets == R else torch.float32)
+    u = cut.empty(1 if one_u else R, *shape, dtype=p.u.dtype if inputs == R else torch.float32)
     memory = {
         'u': u.zero_() if one_u and R > 1 else u,
-        'delta': cut.empty(planes, *shape, dtype=p.delta.dtype if sets == planes else torch.float32),
+        'delta': cut.empty(planes, *shape, dtype=p.delta.dtype if p.sets == planes else torch.float32),
         'A': cut.empty(cut.programs, *p.A.shape),
         'direction_B': None,
+        'gap_time': None if p.gap_time is None else torch.empty_like(p.gap_time, memory_format=torch.contiguous_format),
     }
     for name in ('B', 'C'):
         memory[name] = cut.empty(cut.blocks * planes, *shape[:2], p.A.shape[2])
     for name in ('D', 'delta_bias', 'delta_gap'):
-        memory[name] = None if getattr(p, name) is None else cut.empty(cut.programs, sets, shape[2])
+        memory[name] = None if getattr(p, name) is None else cut.empty(cut.programs, p.sets, shape[2])
     if p.direction_B is not None:
         memory['direction_B'] = cut.empty(cut.programs * cut.blocks, cut.plan.MOVES.value, p.A.shape[2])
     return memory
 
 
-def _reduced(p: MultiScanInputs, memory: dict[str, Tensor | None], dz: Tensor | None) -> list[Tensor | None]:
+def _reduced(p: ScanInputs, memory: dict[str, Tensor | None], dz: Tensor | None) -> list[Tensor | None]:
     """Sum what programs, blocks of channels and directions left apart, in an order that is always the same."""
-    grads = {'z': dz}
+    grads = {'z': dz, 'gap_time': memory['gap_time']}
     for name in ('u', 'delta'):
         planes = memory[name]
-        grads[name] = planes if len(planes) == p.sets else planes.sum(0, keepdim=True)
+        grads[name] = planes if len(planes) == len(getattr(p, name)) else planes.sum(0, keepdim=True)
     for name in ('B', 'C'):
         planes = memory[name].unflatten(0, (-1, len(memory['delta'])))  # [blocks, planes, B, K, N]
         grads[name] = planes.sum(0) if planes.shape[1] == p.sets else planes.sum((0, 1))[None]
@@ -211,5 +214,5 @@ def _reduced(p: MultiScanInputs, memory: dict[str, Tensor | None], dz: Tensor | 
         grads[name] = None if memory[name] is None else memory[name].sum(0)
     rows = memory['direction_B']
     grads['direction_B'] = None if rows is None else rows.sum(0)[: len(p.direction_B)]
-    names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'direction_B', 'delta_gap')
+    names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'direction_B', 'delta_gap', 'gap_time')
     return [None if t is None else grads[name].to(t.dtype) for name, t in zip(names, p.tensors, strict=True)]
