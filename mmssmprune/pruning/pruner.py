@@ -284,7 +284,7 @@ class TokenPruner(nn.Module):
         """Tell the layer what it has to know of itself, or to show."""
         if self.plan is None or layer not in self.numbers[tokens.stage]:
             return tokens
-        wants_directions = self.needs('directions') and layer in self.plan.layers
+        wants_directions = layer in self.plan.layers and self.needs('directions')
         place = layer - self.numbers[tokens.stage][0] if isinstance(tokens.alignment, nn.Module) else 0
         if (place, wants_directions) == (tokens.layer, tokens.wants_directions):
             return tokens
