@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, Hook, LoggerHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -41,6 +41,7 @@ class CheckedRunner(Runner):
     - A training is resumed from the work_dir's own files, and only with all of its state; a validation that was due
       where it was killed is made up for.
     - A second training in the same work_dir is refused.
+    - Of several processes that test, one writes what they measured.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,13 +52,11 @@ class CheckedRunner(Runner):
             self.register_hook(hook)
 
     def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
-        """As mmengine's; its CheckpointHook becomes a `CarefulCheckpointHook`."""
-        if isinstance(hook, Mapping) and hook.get('type') in (
-            'CheckpointHook',
-            'mmengine.CheckpointHook',
-            CheckpointHook,
-        ):
-            hook = {**hook, 'type': CarefulCheckpointHook}
+        """As mmengine's; its CheckpointHook and LoggerHook become those that stand in for them here."""
+        if isinstance(hook, Mapping):
+            for old, new in ((CheckpointHook, CarefulCheckpointHook), (LoggerHook, OneFileLoggerHook)):
+                if hook.get('type') in (old, old.__name__, f'mmengine.{old.__name__}'):
+                    hook = {**hook, 'type': new}
         super().register_hook(hook, priority)
 
     def train(self) -> nn.Module:
@@ -139,6 +138,14 @@ class CheckedRunner(Runner):
         """As mmengine's; the weights are compared before any is copied."""
         self.checkpoint_being_loaded = filename
         return super().load_checkpoint(filename, *args, **kwargs)
+
+
+class OneFileLoggerHook(LoggerHook):
+    """mmengine's LoggerHook, in which every process writes the metrics of a test to the same file at once."""
+
+    @master_only
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        super().after_test_epoch(runner, metrics)
 
 
 class _CheckStateDictHook(Hook):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend
 from mmengine.model import BaseModel
 from mmengine_state import forget_earlier_runs
@@ -92,3 +93,34 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path):
     with pytest.raises(ValueError, match='was not loaded: unpickling it could run code'):
         runner.load_checkpoint(str(tmp_path / 'a.pth'))
     assert not trap.path.exists()
+
+
+class CountImages(BaseMetric):
+    def process(self, data_batch: dict, data_samples: list) -> None:
+        self.results += [1] * len(data_samples)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        return dict(images=float(len(results)))
+
+
+@pytest.mark.parametrize(('rank', 'written'), [(0, 1), (1, 0)])
+def test_one_process_writes_what_a_test_measured(
+    rank: int, written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """mmengine's hook writes it from every process to one file, which may then end twice."""
+    runner = CheckedRunner(
+        model=TinyModel(),
+        work_dir=str(tmp_path),
+        test_dataloader=dict(
+            batch_size=1,
+            dataset=[torch.ones(2)] * 3,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=lambda batch: dict(inputs=torch.stack(batch)),
+        ),
+        test_cfg=dict(type='TestLoop'),
+        test_evaluator=CountImages(),
+        experiment_name=f'rank {rank}',
+    )
+    monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group=None: rank)
+    runner.test()
+    assert len(list(tmp_path.glob('*/*.json'))) == written
