@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmssmprune.models.backbones import PrunableBackbone
 from mmssmprune.models.layers.patch_embed import ConvPatchEmbed
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaLayer
-from mmssmprune.pruning import ScanPath, Stage, TokenState, snake_path
+from mmssmprune.pruning import ScanOrder, Stage, TokenState, snake_scan
 
 DEPTHS, DIMS = (2, 2, 4, 2), (8, 12, 16, 20)
 
@@ -47,8 +47,8 @@ class FourStages(PrunableBackbone):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return self.patch_embed(images)
 
-    def scan_path(self, hw_shape: tuple[int, int], device: torch.device) -> ScanPath:
-        return snake_path(*hw_shape, device)
+    def scan_order(self, hw_shape: tuple[int, int], device: torch.device) -> ScanOrder:
+        return snake_scan(*hw_shape, device)
 
     def output(self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState) -> Tensor:
         (x,) = self.pruner.restore(streams, tokens)

@@ -15,12 +15,14 @@ import golden_weights as gw
 import torch
 from torch import Tensor, nn
 
-from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
+from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim, VMamba
 from mmssmprune.models.layers.deformable_attention import MSDeformAttn, grid_reference_points
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
 from mmssmprune.models.layers.vim_block import VimMixer
+from mmssmprune.models.layers.vmamba_resampling import VMambaPatchEmbed, make_downsample
+from mmssmprune.models.layers.vss_block import SS2D, VSSBlock
 from mmssmprune.ops import multi_scan, selective_scan
-from mmssmprune.pruning import RawDelta, TokenState, Walk, sequence_path, snake_path
+from mmssmprune.pruning import RawDelta, TokenState, line_scan, sequence_scan, snake_scan
 
 
 @dataclass
@@ -211,12 +213,12 @@ def build_plain_mamba_mixer(config: dict, meta: dict, arrays: dict, dtype: torch
     kwargs = take(config, d_model='embed_dims', hw='hw', **MIXER_KEYS)
     hw = tuple(kwargs.pop('hw'))
     module = load(PlainMambaMixer(**kwargs), meta, dtype)
-    tokens = TokenState.dense(snake_path(*hw), hw)
+    tokens = TokenState.dense(snake_scan(*hw), hw)
 
     def alone(r: int, u: Tensor, raw_delta: RawDelta, B: Tensor, C: Tensor) -> Tensor:
         """Direction r without a gate, (B, D, K) in scan order."""
-        order, move = tokens.walk.order[r], tokens.walk.move[r]
-        at_home = module.scan(u, raw_delta, B, C, None, replace(tokens, walk=Walk(order[None], move[None])))
+        order = tokens.scan_order.order[r]
+        at_home = module.scan(u, raw_delta, B, C, None, replace(tokens, scan_order=tokens.scan_order.direction(r)))
         return at_home.y[:, order].transpose(1, 2)
 
     def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -234,12 +236,12 @@ def build_vim_mixer(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) 
     kwargs = take(config, d_model='embed_dims', length='length', if_devide_out='if_divide_out', **{k: k for k in own})
     length = kwargs.pop('length')
     module = load(VimMixer(**kwargs), meta, dtype)
-    tokens = TokenState.dense(sequence_path(length), (1, length))
+    tokens = TokenState.dense(sequence_scan(length), (1, length))
 
     def alone(r: int, z: Tensor, u: Tensor, raw_delta: RawDelta, B: Tensor, C: Tensor) -> Tensor:
         """Branch r with its gate, (B, K, D) in sequence order."""
         A, D = (module.A_b_log, module.D_b) if r else (module.A_log, module.D)
-        order = tokens.walk.order[r : r + 1]
+        order = tokens.scan_order.order[r : r + 1]
         return multi_scan(u, raw_delta.raw, -torch.exp(A), B, C, D, z, raw_delta.bias, order=order)
 
     def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -296,9 +298,158 @@ def build_plain_mamba_scan_orders(config: dict, meta: dict, arrays: dict, dtype:
     def run(_: dict[str, Tensor]) -> dict[str, Tensor]:
         named = {}
         for height, width in grids:
-            path = snake_path(height, width)
+            path = snake_scan(height, width)
             size = f'{height}x{width}'
             named |= {f'order_{size}': path.order, f'inverse_{size}': path.step, f'direction_{size}': path.move}
+        return named
+
+    return Subject(None, {}, run)
+
+
+class VMambaClassifier(VMamba):
+    """VMamba with the official classification head, whose norm is the one of the last map."""
+
+    def __init__(self, num_classes: int = 1000, **kwargs):
+        super().__init__(out_indices=-1, **kwargs)
+        last = len(self.depths) - 1
+        norm = self._modules.pop(f'outnorm{last}')
+        self.__dict__[f'outnorm{last}'] = norm  # found by its name, but saved as the classifier's
+        self.classifier = nn.ModuleDict({'norm': norm, 'head': nn.Linear(self.embed_dims[-1], num_classes)})
+
+
+FORWARD_TYPES = {'v05_noz': False, 'v3_noz': False, 'v05': True, 'v0': True}  # whether there is a gate
+
+
+def vmamba_settings(config: dict, prefix: str = '') -> dict:
+    """Settings of the mixer from the official ones, which are taken out of ``config``."""
+    names = {f'{prefix}d_state': 'd_state', f'{prefix}dt_rank': 'dt_rank', 'ssm_ratio': 'ssm_ratio'}
+    names |= {'ssm_conv': 'conv_size', 'ssm_conv_bias': 'conv_bias'} if prefix else {}
+    names |= {} if prefix else {'d_conv': 'conv_size', 'conv_bias': 'conv_bias'}
+    config['gated'] = FORWARD_TYPES[config.pop('forward_type')]
+    assert config.pop('norm_layer') in ('ln', 'ln2d')  # a layout, which is no matter here
+    names['gated'] = 'gated'
+    return {ours: config.pop(official) for official, ours in names.items()}
+
+
+def as_map(x: Tensor, hw: tuple[int, int]) -> Tensor:
+    """(B, L, C) -> (B, C, h, w)."""
+    return x.transpose(1, 2).unflatten(2, hw)
+
+
+def build_ss2d(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) -> Subject:
+    """One SS2D alone, with what each direction adds."""
+    config = dict(config)
+    settings = vmamba_settings(config)
+    module = load(SS2D(**take(config, d_model='embed_dims'), **settings), meta, dtype)
+
+    def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = inputs['input']
+        hw = tuple(x.shape[2:])
+        tokens = replace(TokenState.dense(line_scan(*hw), hw), wants_directions=True)
+        out, trace = module(x.flatten(2).transpose(1, 2), tokens)
+        named = {'out': as_map(out, hw), 'merged': as_map(trace.y, hw)}
+        orders = zip(trace.directions, tokens.scan_order.order, strict=True)
+        return named | {f'scan{r}': y[:, order].transpose(1, 2) for r, (y, order) in enumerate(orders)}
+
+    return Subject(module, {'input': image(meta, dtype)}, run)
+
+
+def build_vss_block(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) -> Subject:
+    """One block, with the output of its mixer."""
+    config = dict(config)
+    settings = vmamba_settings(config, 'ssm_')
+    kwargs = take(config, hidden_dim='embed_dims', mlp_ratio='mlp_ratio')
+    module = load(VSSBlock(mixer_cfg=settings, **kwargs), meta, dtype)
+    rec = Recorder()
+    rec.output(module.op, 'ssm', pick=lambda out: out[0])
+
+    def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = inputs['input']
+        hw = tuple(x.shape[2:])
+        out, _ = module(x.flatten(2).transpose(1, 2), TokenState.dense(line_scan(*hw), hw))
+        return {'out': as_map(out, hw), 'ssm': as_map(rec.seen['ssm'], hw)}
+
+    return Subject(module, {'input': image(meta, dtype)}, run)
+
+
+def run_what_is_not_returned(module: VMamba, rec: Recorder) -> None:
+    """The official class runs the stages after the last one that is returned as well."""
+    for i in range(module.out_indices[-1] + 1, len(module.layers)):
+        x = rec.seen[f's{i - 1}b{module.depths[i - 1] - 1}'].permute(0, 2, 3, 1)
+        x = module.layers[i - 1]['downsample'](x)
+        tokens = TokenState.dense(line_scan(*x.shape[1:3]), tuple(x.shape[1:3]))
+        x = x.flatten(1, 2)
+        for block in module.layers[i]['blocks']:
+            x, _ = block(x, tokens)
+
+
+def build_vmamba(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) -> Subject:
+    """VMamba as backbone or classifier, with every block and downsampling."""
+    config = dict(config)
+    kind = config.pop('kind')
+    settings = vmamba_settings(config, 'ssm_')
+    names = dict(dims='embed_dims', downsample_version='downsample_version', patchembed_version='patch_embed_version')
+    names |= {k: k for k in ('depths', 'mlp_ratio', 'drop_path_rate', 'out_indices', 'num_classes')}
+    kwargs = take(config, **names)
+    module = {'backbone': VMamba, 'classifier': VMambaClassifier}[kind](arch={}, **kwargs, **settings)
+    module = load(module, meta, dtype)
+    rec = Recorder()
+    rec.output(module, 'maps')
+    rec.output(module.patch_embed, 'patch', pick=lambda out: as_map(*out))
+    hw = tuple(meta['input_shape'][2:])
+    for i, layer in enumerate(module.layers):
+        hw = module.layers[i - 1]['downsample'].grid_of(hw) if i else module.patch_embed.grid_of(hw)
+        for j, block in enumerate(layer['blocks']):
+            rec.output(block, f's{i}b{j}', pick=lambda out, hw=hw: as_map(out[0], hw))
+        if 'downsample' in layer:
+            rec.output(layer['downsample'], f'down{i}', pick=lambda out: out.permute(0, 3, 1, 2))
+
+    def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        rec.seen.clear()
+        module(inputs['input'])
+        maps = rec.seen.pop('maps')
+        run_what_is_not_returned(module, rec)
+        if kind == 'backbone':
+            return {f'out{i}': o for i, o in enumerate(maps)} | rec.seen
+        feat = maps[-1].mean((2, 3))
+        return {'feat': feat, 'logits': module.classifier['head'](feat)} | rec.seen
+
+    return Subject(module, {'input': image(meta, dtype)}, run)
+
+
+def build_vmamba_patch_embed(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) -> Subject:
+    """The patch embedding alone."""
+    names = dict(in_chans='in_channels', embed_dim='embed_dims', patchembed_version='version', norm_layer='norm_layer')
+    kwargs = take(config, **names, patch_size='patch_size', patch_norm='patch_norm')
+    assert kwargs.pop('norm_layer') in ('ln', 'ln2d')
+    module = load(VMambaPatchEmbed(**kwargs), meta, dtype)
+    return Subject(module, {'input': image(meta, dtype)}, lambda inputs: {'out': as_map(*module(inputs['input']))})
+
+
+def build_vmamba_downsample(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) -> Subject:
+    """A downsampling alone."""
+    names = dict(dim='embed_dims', out_dim='out_dims', downsample_version='version', norm_layer='norm_layer')
+    kwargs = take(config, **names)
+    assert kwargs.pop('norm_layer') in ('ln', 'ln2d')
+    module = load(make_downsample(**kwargs), meta, dtype)
+
+    def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {'out': module(inputs['input'].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)}
+
+    return Subject(module, {'input': image(meta, dtype)}, run)
+
+
+def build_vmamba_scan_orders(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) -> Subject:
+    """The four directions of every grid, and the sum of all at the cells."""
+    grids = take(config, grids='grids')['grids']
+
+    def run(_: dict[str, Tensor]) -> dict[str, Tensor]:
+        named = {}
+        for height, width in grids:
+            lines, size = line_scan(height, width), f'{height}x{width}'
+            named |= {f'order_{size}': lines.order, f'inverse_{size}': lines.step}
+            stored = torch.from_numpy(arrays[f'in_merge_{size}'])  # (4, 2, L), each in the order of its direction
+            named[f'merge_{size}'] = sum(y[:, step] for y, step in zip(stored, lines.step, strict=True))
         return named
 
     return Subject(None, {}, run)
@@ -311,4 +462,10 @@ BUILDERS = {
     'vim_mixer': build_vim_mixer,
     'ms_deform_attn': build_ms_deform_attn,
     'plain_mamba_scan_orders': build_plain_mamba_scan_orders,
+    'ss2d': build_ss2d,
+    'vss_block': build_vss_block,
+    'vmamba': build_vmamba,
+    'vmamba_patch_embed': build_vmamba_patch_embed,
+    'vmamba_downsample': build_vmamba_downsample,
+    'vmamba_scan_orders': build_vmamba_scan_orders,
 }

@@ -34,6 +34,14 @@ def make_weight(key, shape, seed):
         v = 1.0 + 0.2 * np.abs(n)
     elif leaf in ('A_log', 'A_b_log'):  # (d_inner, N): log(1..N) + noise
         v = np.log(np.arange(1, shape[1] + 1, dtype=np.float64))[None, :] + 0.05 * n
+    elif leaf == 'A_logs':  # (4 * d_inner, N), of VMamba, as those below
+        v = np.log(np.arange(1, shape[1] + 1, dtype=np.float64))[None, :] + 0.3 * n
+    elif leaf == 'Ds':
+        v = 0.5 + 0.3 * n
+    elif leaf == 'dt_projs_bias':
+        v = -1.0 + 0.5 * n
+    elif leaf in ('dt_projs_weight', 'x_proj_weight'):  # (4, d_inner, R), (4, R + 2N, d_inner)
+        v = n / np.sqrt(shape[-1])
     elif leaf in ('D', 'D_b'):
         v = 1.0 + 0.1 * n
     elif leaf == 'direction_Bs':

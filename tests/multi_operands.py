@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmssmprune.ops import multi_scan
 from mmssmprune.pruning.kept_tokens import KeptTokens
-from mmssmprune.pruning.scan_path import sequence_path, snake_path
+from mmssmprune.pruning.scan_order import line_scan, sequence_scan, snake_scan
 
 PARAMETERS = ('A', 'D', 'delta_bias', 'direction_B', 'delta_gap')
 
@@ -22,16 +22,16 @@ def multi_operands(
     kept: int | None = None,
     own_parameters: bool = False,
     one_input: bool = False,
-    snakes: bool = True,
+    walk: str = 'snakes',
     given_gap: bool = True,
     without: tuple[str, ...] = (),
 ) -> tuple[dict[str, Tensor], dict]:
-    """Float64 leaves, and the other arguments: PlainMamba's with ``snakes``, else Vim's.
+    """Float64 leaves, and the other arguments, for the walks of PlainMamba (snakes), VMamba (lines) or Vim (sequence).
 
     ``kept`` tokens are drawn per image; with ``given_gap`` half of the channels have a delta of their own at pruned
     cells. ``without`` names operands to leave out.
     """
-    directions = 4 if snakes else 2
+    directions = 2 if walk == 'sequence' else 4
     cells = hw_shape[0] * hw_shape[1]
     sets, tokens = directions if own_parameters else 1, kept or cells
     leaves = {
@@ -44,18 +44,19 @@ def multi_operands(
         'z': torch.randn(batch, tokens, dim),
         'delta_bias': torch.randn(sets, dim),
     }
-    options = {'param_order': 'raster' if snakes else 'scan'}
-    if snakes:
+    options = {'param_order': 'raster' if walk == 'snakes' else 'scan'}
+    if walk == 'snakes':
         leaves['direction_B'] = torch.randn(5, d_state)
     if kept is not None:
-        path = snake_path(*hw_shape) if snakes else sequence_path(cells)
+        over_grid = {'snakes': snake_scan, 'lines': line_scan}
+        dense = over_grid[walk](*hw_shape) if walk in over_grid else sequence_scan(cells)
         index = torch.stack([torch.randperm(cells)[:kept].sort().values for _ in range(batch)])
-        walk = path.over(KeptTokens(index, cells))
-        options |= {'gap': walk.gap, **({'order': walk.order, 'move': walk.move} if snakes else {})}
+        order = dense.over(KeptTokens(index, cells))
+        options |= {'gap': order.gap, **order.arguments}
         if given_gap:
             leaves['delta_gap'] = torch.where(torch.arange(dim) % 2 == 0, torch.rand(sets, dim), -1.0)
-    elif snakes:
-        options['hw_shape'] = hw_shape
+    elif walk != 'sequence':
+        options |= {'hw_shape': hw_shape, 'walk': walk}
     leaves = {name: t.double().requires_grad_() for name, t in leaves.items() if name not in without}
     return leaves, options
 

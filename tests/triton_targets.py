@@ -51,11 +51,11 @@ def inputs(**choice) -> ScanInputs:
     leaves = rounded(leaves, torch.bfloat16)
     names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'direction_B', 'delta_gap')
     order, move = (None if t is None else t.expand(2, -1, -1) for t in (options.get('order'), options.get('move')))
-    directions = 4 if choice.get('snakes', True) else 2
+    directions = 2 if choice.get('walk') == 'sequence' else 4
     width = options['hw_shape'][1] if 'hw_shape' in options else 0
     permute = options['param_order'] == 'scan'
-    walks = order, move, options.get('gap')
-    return ScanInputs(*(leaves.get(name) for name in names), *walks, directions, width, True, permute)
+    walks = order, move, options.get('gap'), directions, width, options.get('walk') == 'lines'
+    return ScanInputs(*(leaves.get(name) for name in names), *walks, True, permute)
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
         setattr(launch, name, Compiled(getattr(launch, name)))
     for name in ('FORWARD', 'BACKWARD'):  # small blocks: what compiles is the same, in a fraction of the time
         setattr(launch, name, getattr(launch, name)._replace(states=32))
-    choices = [dict(snakes=False, own_parameters=True, kept=9)]
+    choices = [dict(walk='sequence', own_parameters=True, kept=9)]
     if sys.argv[2:] == ['all']:
         choices += [dict(), dict(kept=9), dict(without=('D', 'z', 'delta_bias', 'direction_B'))]
     for choice in choices:

@@ -62,7 +62,7 @@ def measure_state_memory(backbone: PrunableBackbone, images: Tensor) -> list[Lay
 def _look(index: int, layer: nn.Module, features: list[Any], tokens: TokenState, trace: LayerTrace) -> LayerMemory:
     mean_gap, change = 0.0, None
     if tokens.kept is not None:
-        mean_gap = float(tokens.walk.gap.float().mean())
+        mean_gap = float(tokens.scan_order.gap.float().mean())
         # forward, not a call: hooks are not to see this pass
         unaligned = layer.forward(*features, replace(tokens, alignment=None))[-1].y
         change = float((trace.y - unaligned).norm() / unaligned.norm())

@@ -14,8 +14,8 @@ from .plan import PrunePlan, make_plan
 from .pruner import TokenPruner
 from .reduction import REDUCTION, Reduced, register_reduction
 from .restoration import RESTORATION, register_restoration
-from .scan import scan_over_walk
-from .scan_path import ScanPath, Walk, sequence_path, snake_path
+from .scan import scan_over_tokens
+from .scan_order import ScanOrder, line_scan, sequence_scan, snake_scan
 from .stage import Stage
 from .token_state import TokenState
 
@@ -30,16 +30,16 @@ __all__ = [
     'PrunePlan',
     'RawDelta',
     'Reduced',
-    'ScanPath',
+    'ScanOrder',
     'Stage',
     'StoredDelta',
     'TokenPruner',
     'TokenState',
-    'Walk',
     'causal_conv_over_sequence',
     'choose_tokens',
     'conv_over_grid',
     'gather_rows',
+    'line_scan',
     'make_plan',
     'module_over_grid',
     'register_alignment',
@@ -47,8 +47,8 @@ __all__ = [
     'register_importance',
     'register_reduction',
     'register_restoration',
-    'scan_over_walk',
-    'sequence_path',
-    'snake_path',
+    'scan_over_tokens',
+    'sequence_scan',
+    'snake_scan',
     'time_at_pruned_cells',
 ]

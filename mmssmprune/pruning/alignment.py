@@ -133,8 +133,8 @@ def time_at_pruned_cells(tokens: TokenState, raw_delta_at_zero: Tensor) -> dict[
         raw_delta_at_zero: (S, D), or (D,) where all directions share one set of parameters: what the raw delta, biases
             included, is at a token of zero features.
     """
-    if tokens.walk.gap is None or tokens.alignment is None:
+    if tokens.scan_order.gap is None or tokens.alignment is None:
         return {}
     wide = torch.promote_types(raw_delta_at_zero.dtype, torch.float32)
-    gap, delta_gap = tokens.alignment(tokens.walk.gap, raw_delta_at_zero.to(wide), tokens.layer)
+    gap, delta_gap = tokens.alignment(tokens.scan_order.gap, raw_delta_at_zero.to(wide), tokens.layer)
     return {} if gap is None else {'gap': gap, 'delta_gap': delta_gap}

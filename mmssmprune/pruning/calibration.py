@@ -6,12 +6,12 @@ which ones the plan would have pruned by then, and averages the delta that they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
-from .importance import LayerTrace, score_tokens
+from .importance import LayerTrace
 from .kept_tokens import choose_tokens
 from .plan import PrunePlan
 from .token_state import TokenState
@@ -23,7 +23,6 @@ class DeltaRecorder:
     Args:
         plan: what would be pruned.
         stages: numbers of the layers of each stage.
-        importances: how each stage scores its tokens.
         reopened: layers after which all cells are candidates again.
 
     Attributes:
@@ -31,30 +30,31 @@ class DeltaRecorder:
             and the raw delta of zero features. Layers before the first pruning of their stage are missing.
     """
 
-    def __init__(
-        self, plan: PrunePlan, stages: Sequence[range], importances: Sequence[Callable], reopened: Collection[int]
-    ):
-        self.plan, self.stages, self.importances, self.reopened = plan, stages, importances, reopened
+    def __init__(self, plan: PrunePlan, stages: Sequence[range], reopened: Collection[int]):
+        self.plan, self.stages, self.reopened = plan, stages, reopened
         self.measured: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in stages]
+        self.start()
+
+    def start(self) -> None:
+        """A stage begins with all cells alive."""
         self.alive: Tensor | None = None
         self.candidates: Tensor | None = None
+        self.after_reopening = False
 
     def note(self, layer: int, tokens: TokenState, trace: LayerTrace) -> None:
-        """Look at what a layer shows when it has run, and choose what the plan would prune after it."""
+        """Look at what a layer shows when it has run."""
         place = layer - self.stages[tokens.stage][0]
-        if place == 0:
-            self.alive = self.candidates = None
+        if self.alive is not None and self.after_reopening:
+            self.candidates = torch.ones_like(self.alive)
         if self.alive is not None:
             mean = _mean_delta(trace, ~self.alive)
             if mean is not None:
                 at_zero = torch.stack([delta.at_zero for delta in trace.deltas])
                 self.measured[tokens.stage][place] = mean, at_zero
-        if layer in self.plan.layers:
-            self._choose(layer, score_tokens(self.importances[tokens.stage], trace, tokens), tokens)
-        if layer in self.reopened and self.alive is not None:
-            self.candidates = torch.ones_like(self.alive)
+        self.after_reopening = layer in self.reopened
 
-    def _choose(self, layer: int, score: Tensor, tokens: TokenState) -> None:
+    def choose(self, layer: int, score: Tensor, tokens: TokenState) -> None:
+        """Note which tokens the plan would prune after a layer, by their scores (B, L)."""
         if self.alive is None:
             self.alive = self.candidates = torch.ones_like(score, dtype=torch.bool)
         spared = len(tokens.protected)

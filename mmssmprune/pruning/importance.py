@@ -6,7 +6,7 @@ the highest are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,12 +29,24 @@ def wide(x: Tensor) -> Tensor:
 class RawDelta:
     """Step sizes of one set of scan parameters before softplus: ``raw`` (B, K, D) + ``bias`` (D,).
 
-    ``at_zero`` (D,) is what that sum is at a token of zero features.
+    ``at_zero`` (D,) is what that sum is at a token of zero features. Of several sets: one more axis S before them.
     """
 
     raw: Tensor
     bias: Tensor
     at_zero: Tensor
+
+    @classmethod
+    def stack(cls, sets: Sequence[RawDelta]) -> RawDelta:
+        """Several sets as one."""
+        return cls(*(torch.stack(same) for same in zip(*((d.raw, d.bias, d.at_zero) for d in sets), strict=True)))
+
+    @property
+    def sets(self) -> tuple[RawDelta, ...]:
+        """Each set by itself."""
+        if self.bias.dim() == 1:
+            return (self,)
+        return tuple(RawDelta(*one) for one in zip(self.raw, self.bias, self.at_zero, strict=True))
 
     def value(self) -> Tensor:
         """The step sizes (B, K, D), in float32 or wider."""

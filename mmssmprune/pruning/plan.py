@@ -49,12 +49,13 @@ class PrunePlan:
     def tokens_per_layer(self, layers: range, length: int, reopened: Collection[int] = ()) -> list[int]:
         """Tokens that each of a stage's ``layers`` processes, from ``length`` at the first.
 
-        ``reopened`` are layers after whose pruning all cells become candidates of the next pruning layer; the layers
-        before that one still process the pruned number.
+        A pruning after the last layer of the stage before is where this one begins pruned. ``reopened`` are layers
+        after whose pruning all cells become candidates of the next pruning layer; the layers before that one still
+        process the pruned number.
         """
-        tokens = [length]
+        tokens = [self.keep_after(layers[0] - 1, length)]
         for layer in layers[:-1]:
-            alive = length if self._is_reopened_at(layer, reopened) else tokens[-1]
+            alive = length if self._is_reopened_at(layer, layers[0], reopened) else tokens[-1]
             tokens.append(self.keep_after(layer, alive))
         return tokens
 
@@ -63,10 +64,10 @@ class PrunePlan:
         tokens = [n for layers in stages for n in self.tokens_per_layer(layers, _CONTINUUM, reopened)]
         return sum(tokens) / (len(tokens) * _CONTINUUM)
 
-    def _is_reopened_at(self, layer: int, reopened: Collection[int]) -> bool:
-        """Whether the pruning layer ``layer`` may choose from all cells again."""
-        earlier = [i for i in self.layers if i < layer]
-        return layer in self.layers and bool(earlier) and any(earlier[-1] <= i < layer for i in reopened)
+    def _is_reopened_at(self, layer: int, first: int, reopened: Collection[int]) -> bool:
+        """Whether the pruning layer ``layer`` of the stage that starts at ``first`` may choose from all cells again."""
+        earlier = [i for i in self.layers if first - 1 <= i < layer]
+        return layer in self.layers and bool(earlier) and any(max(earlier[-1], first) <= i < layer for i in reopened)
 
 
 @dataclass(frozen=True)

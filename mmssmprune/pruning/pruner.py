@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .alignment import ALIGNMENT
@@ -18,7 +19,7 @@ from .kept_tokens import KeptTokens, gather_rows, most_similar
 from .plan import PLAN_KEYS, PlanTarget, PrunePlan, plan_from_config
 from .reduction import REDUCTION, Reduced
 from .restoration import FLOOR, RESTORATION
-from .scan_path import ScanPath
+from .scan_order import ScanOrder
 from .stage import Stage, default_layers
 from .token_state import TokenState
 
@@ -117,6 +118,8 @@ class TokenPruner(nn.Module):
             return
         self._check_keys(has_class_token)
         self.plan, self.target = plan_from_config(config, self.num_layers, default_layers(stages))
+        if has_class_token and any(layer in self.plan.layers for layer in self.stage_ends):
+            raise ValueError('pruning.layers names the last layer of a stage, which needs stages without class tokens')
         self.stages = nn.ModuleList(StageChoices(self.names, stage) for stage in stages)
 
     def _check_keys(self, has_class_token: bool) -> None:
@@ -185,14 +188,16 @@ class TokenPruner(nn.Module):
     def start(
         self,
         stage: int,
-        path: ScanPath,
+        order: ScanOrder,
         hw_shape: tuple[int, int],
         protected: Sequence[int] = (),
         pos_embed: Tensor | None = None,
     ) -> TokenState:
         """The state before the first layer of a stage: every cell alive."""
         alignment = None if self.plan is None else self.stages[stage].alignment
-        tokens = TokenState.dense(path, hw_shape, protected, alignment=alignment, stage=stage, pos_embed=pos_embed)
+        tokens = TokenState.dense(order, hw_shape, protected, alignment=alignment, stage=stage, pos_embed=pos_embed)
+        if self.recorder is not None:
+            self.recorder.start()
         for observer in self.observers:
             observer.started(tokens)
         return self._for_layer(self.numbers[stage][0], tokens)
@@ -215,11 +220,43 @@ class TokenPruner(nn.Module):
             observer.ran(layer, trace.y.shape[1])
         if self.recorder is not None:
             self.recorder.note(layer, tokens, trace)
-        elif self.plan is not None and layer in self.plan.layers:
+        if self.plan is not None and layer in self.plan.layers:
             score = score_tokens(self.stages[tokens.stage].importance, trace, tokens)
-            if tokens.reopened:
-                streams, tokens, trace, score = self._reopen(streams, tokens, trace, score)
-            streams, tokens = self._reduce(layer, streams, tokens, trace, score)
+            if layer in self.stage_ends:
+                tokens = replace(tokens, score=_of_every_position(score, tokens))  # for `begin`
+            elif self.recorder is not None:
+                self.recorder.choose(layer, score, tokens)
+            else:
+                if tokens.reopened:
+                    streams, tokens, trace, score = self._reopen(streams, tokens, trace, score)
+                streams, tokens = self._reduce(layer, streams, tokens, trace, score)
+        return streams, self._for_layer(layer + 1, tokens)
+
+    @property
+    def stage_ends(self) -> tuple[int, ...]:
+        """The last layer of each stage but the last: a pruning there takes place where the next stage begins."""
+        return tuple(numbers[-1] for numbers in self.numbers[:-1])
+
+    def begin(
+        self, streams: tuple[Tensor, ...], tokens: TokenState, before: TokenState
+    ) -> tuple[tuple[Tensor, ...], TokenState]:
+        """Prune before the first layer of a stage, where the plan prunes after the last one of the stage before.
+
+        Args:
+            streams: (B, L, C) each, all cells.
+            tokens: their state, from `start`.
+            before: the state at the end of the stage before; its scores decide, averaged over the cells of this grid.
+        """
+        layer = self.numbers[tokens.stage][0] - 1
+        if self.plan is None or layer not in self.plan.layers:
+            return streams, tokens
+        scores = before.score.transpose(1, 2).unflatten(2, before.hw_shape)
+        score = F.adaptive_avg_pool2d(scores, tokens.hw_shape).flatten(1)
+        if self.recorder is not None:
+            self.recorder.choose(layer, score, tokens)
+            return streams, tokens
+        # No layer has run on these tokens: where a reduction compares outputs it compares the features themselves.
+        streams, tokens = self._reduce(layer, streams, tokens, LayerTrace(sum(streams), ()), score)
         return streams, self._for_layer(layer + 1, tokens)
 
     def _reduce(
@@ -313,13 +350,13 @@ class TokenPruner(nn.Module):
 
     def end_stage(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[tuple[Tensor, ...], TokenState]:
         """Every cell alive again, as the strided convolution between two stages needs it."""
-        return self.restore(streams, tokens), tokens if tokens.kept is None else tokens.all_alive()
+        full = self.restore(streams, tokens)
+        return full, tokens if tokens.kept is None else replace(tokens.all_alive(), score=tokens.score)
 
     @contextmanager
     def measuring(self, output_layers: Collection[int]) -> Iterator[DeltaRecorder]:
         """Within the block nothing is pruned, and the step sizes of cells that would be are measured."""
-        importances = [choices.importance for choices in self.stages]
-        self.recorder = DeltaRecorder(self.plan, self.numbers, importances, self.reopened_after(output_layers))
+        self.recorder = DeltaRecorder(self.plan, self.numbers, self.reopened_after(output_layers))
         try:
             yield self.recorder
         finally:
@@ -342,3 +379,12 @@ class TokenPruner(nn.Module):
             if prefix + old in state_dict:
                 state_dict[prefix + new] = state_dict.pop(prefix + old)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _of_every_position(score: Tensor, tokens: TokenState) -> Tensor:
+    """(B, K) scores of the tokens at hand -> (B, L, 1): others as last seen, or else as the lowest of their image."""
+    score = score.unsqueeze(-1)
+    if tokens.kept is None:
+        return score
+    lowest = score.amin(1, keepdim=True).expand(-1, tokens.length, -1)
+    return tokens.kept.scatter(score, lowest if tokens.score is None else tokens.score)

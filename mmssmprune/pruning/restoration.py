@@ -96,7 +96,7 @@ def interpolate(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: T
 
 def _nearest_kept(tokens: TokenState, count: int) -> tuple[Tensor, Tensor]:
     """Squared distances and compact places (B, L, count) of the kept patches nearest to every position."""
-    whole = TokenState.dense(tokens.path, tokens.hw_shape, tokens.protected)
+    whole = TokenState.dense(tokens.dense_order, tokens.hw_shape, tokens.protected)
     width, kept = tokens.hw_shape[1], tokens.kept.index.shape[1]
     squared = 0
     for from_cell in (lambda cells: cells // width, lambda cells: cells % width):  # rows, then columns

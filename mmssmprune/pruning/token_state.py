@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .kept_tokens import KeptTokens, Places
-from .scan_path import ScanPath, Walk
+from .scan_order import ScanOrder
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class TokenState:
     A sequence is the cells of the grid ``hw_shape`` in raster order, with class tokens inserted at ``protected``.
 
     Attributes:
-        path: the dense walks over the whole sequence.
-        walk: the walks over the tokens at hand.
+        dense_order: how scans walk over the whole sequence.
+        scan_order: how they walk over the tokens at hand.
         hw_shape: the grid (h, w).
         kept: the positions still alive, or None while nothing is pruned.
         places: the same for convolutions.
@@ -54,8 +54,8 @@ class TokenState:
         reopened: whether all positions are candidates at the next pruning layer.
     """
 
-    path: ScanPath
-    walk: Walk
+    dense_order: ScanOrder
+    scan_order: ScanOrder
     hw_shape: tuple[int, int]
     kept: KeptTokens | None = None
     places: Places | None = None
@@ -73,19 +73,19 @@ class TokenState:
     reopened: bool = False
 
     @classmethod
-    def dense(cls, path: ScanPath, hw_shape: tuple[int, int], protected: Sequence[int] = (), **more) -> TokenState:
+    def dense(cls, order: ScanOrder, hw_shape: tuple[int, int], protected: Sequence[int] = (), **more) -> TokenState:
         """Every cell alive; ``more`` are further attributes."""
-        return cls(path, path.over(None), hw_shape, protected=tuple(protected), **more)
+        return cls(order, order, hw_shape, protected=tuple(protected), **more)
 
     def all_alive(self) -> TokenState:
         """The same with every cell alive again and nothing remembered."""
         kept = {name: getattr(self, name) for name in ('alignment', 'stage', 'layer', 'wants_directions', 'pos_embed')}
-        return TokenState.dense(self.path, self.hw_shape, self.protected, **kept)
+        return TokenState.dense(self.dense_order, self.hw_shape, self.protected, **kept)
 
     def keeping(self, kept: KeptTokens) -> TokenState:
         """The same with only these positions alive. All indices of a pruning stage are made here, once."""
         places = Places.of(kept.index, self.length)
-        return replace(self, kept=kept, places=places, walk=self.path.over(kept))
+        return replace(self, kept=kept, places=places, scan_order=self.dense_order.over(kept))
 
     def losing(self, features: Tensor) -> TokenState:
         """The same where pruned positions still show ``features`` (B, L, C) to convolutions."""
@@ -96,14 +96,14 @@ class TokenState:
     @property
     def length(self) -> int:
         """Number of positions in the whole sequence."""
-        return self.path.order.shape[1]
+        return self.dense_order.order.shape[1]
 
     @property
     def positions(self) -> Tensor:
         """Places of the tokens at hand in the whole sequence: (B, K), or (1, L) while nothing is pruned."""
         if self.kept is not None:
             return self.kept.index
-        return torch.arange(self.length, device=self.path.order.device)[None]
+        return torch.arange(self.length, device=self.dense_order.order.device)[None]
 
     @property
     def is_protected(self) -> Tensor:

@@ -15,7 +15,7 @@ from mmssmprune.models.layers.vim_block import VimMixer
 from mmssmprune.ops import aligned_selective_scan, selective_scan
 from mmssmprune.pruning import KeptTokens, Stage, TokenState, causal_conv_over_sequence, conv_over_grid
 from mmssmprune.pruning.alignment import ALIGNMENT
-from mmssmprune.pruning.scan_path import ScanPath, sequence_path, snake_path
+from mmssmprune.pruning.scan_order import ScanOrder, sequence_scan, snake_scan
 
 
 def visit(x: Tensor, order: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def plain_mamba(mixer: PlainMambaMixer, x: Tensor, tokens: TokenState) -> Tensor
     u = F.silu(conv_over_grid(x, mixer.conv2d, tokens))
     dt, B, C = mixer.x_proj(u).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
     delta, bias = mixer.dt_proj(dt), mixer.dt_proj.bias
-    walk, stored = tokens.walk, getattr(tokens.alignment, 'stored_delta', [[None]])[0][0]
+    walk, stored = tokens.scan_order, getattr(tokens.alignment, 'stored_delta', [[None]])[0][0]
     total = 0
     for r in range(4):
         order, move = (t.expand(len(x), 4, -1)[:, r] for t in (walk.order, walk.move))
@@ -73,7 +73,7 @@ def vim(mixer: VimMixer, x: Tensor, tokens: TokenState) -> Tensor:
         delta, bias = F.linear(dt, dt_proj.weight), dt_proj.bias
         order = torch.arange(x.shape[1]).expand(len(x), -1)
         order = order.flip(1) if r else order
-        gap = None if tokens.walk.gap is None else tokens.walk.gap[:, r]
+        gap = None if tokens.scan_order.gap is None else tokens.scan_order.gap[:, r]
         stored = getattr(tokens.alignment, 'stored_delta', [[None] * 2])[0][r]
         u, delta, B, C = (visit(t, order) for t in (u, delta, B, C))
         total = total + bring_home(scan_once(u, delta, bias, bias, A, B, C, D, gap, name_of(tokens), stored), order)
@@ -84,7 +84,7 @@ def name_of(tokens: TokenState) -> str:
     return next(name for name, made in ALIGNMENT.items() if tokens.alignment is made or type(tokens.alignment) is made)
 
 
-def tokens_over(path: ScanPath, kept: int | None, alignment: str, sets: int) -> TokenState:
+def tokens_over(path: ScanOrder, kept: int | None, alignment: str, sets: int) -> TokenState:
     """All cells of a 3 x 5 grid, or ``kept`` random ones of each of two images, with a stored delta that has zeros."""
     made = ALIGNMENT.make(alignment, Stage([None], 6, 12, sets))
     if kept is None:
@@ -101,11 +101,11 @@ def assert_same_mixing(mixer, step_by_step, tokens) -> None:
     with torch.no_grad():
         for parameter in mixer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    x = torch.randn(2, tokens.walk.order.shape[-1], 6, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, tokens.scan_order.order.shape[-1], 6, dtype=torch.float64, requires_grad=True)
     leaves = {'x': x, **dict(mixer.named_parameters())}
     outs = mixer(x, tokens)[0], step_by_step(mixer, x, tokens)
     trace = mixer(x, replace(tokens, wants_directions=True))[1]
-    assert len(trace.directions) == tokens.walk.order.shape[-2]
+    assert len(trace.directions) == tokens.scan_order.order.shape[-2]
     assert_same({'y': sum(trace.directions)}, {'y': mixer(x, tokens)[1].y})
     weight = torch.randn_like(x)
     assert_same({'out': outs[0]}, {'out': outs[1]})
@@ -117,10 +117,10 @@ def assert_same_mixing(mixer, step_by_step, tokens) -> None:
 @pytest.mark.parametrize('param_order', ['raster', 'scan'])
 def test_plain_mamba_mixer_step_by_step(param_order, alignment, kept):
     mixer = PlainMambaMixer(6, d_state=3, conv_size=3, param_order=param_order).double()
-    assert_same_mixing(mixer, plain_mamba, tokens_over(snake_path(3, 5), kept, alignment, 1))
+    assert_same_mixing(mixer, plain_mamba, tokens_over(snake_scan(3, 5), kept, alignment, 1))
 
 
 @pytest.mark.parametrize('kept', [None, 8])
 @pytest.mark.parametrize('alignment', ALIGNMENT)
 def test_vim_mixer_step_by_step(alignment, kept):
-    assert_same_mixing(VimMixer(6, d_state=3).double(), vim, tokens_over(sequence_path(15), kept, alignment, 2))
+    assert_same_mixing(VimMixer(6, d_state=3).double(), vim, tokens_over(sequence_scan(15), kept, alignment, 2))

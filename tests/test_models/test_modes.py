@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmssmprune.models.layers.deformable_attention import _as_tensor
 from mmssmprune.ops.kept_conv.inputs import _every_cell
-from mmssmprune.pruning import sequence_path, snake_path
+from mmssmprune.pruning import sequence_scan, snake_scan
 
-KEPT = (snake_path, sequence_path, _as_tensor, _every_cell)
+KEPT = (snake_scan, sequence_scan, _as_tensor, _every_cell)
 
 
 def forget() -> None:
@@ -104,18 +104,18 @@ def test_walks_made_in_inference_mode_can_be_trained_with():
     """A layer of one's own may hand `walk.order` to an operator whose backward keeps it."""
     forget()
     with torch.inference_mode():
-        path = snake_path(3, 5)
+        path = snake_scan(3, 5)
     x = torch.randn(15, requires_grad=True)
     x.index_select(0, path.order[0]).square().sum().backward()
     assert torch.allclose(x.grad, 2 * x)
-    assert snake_path(3, 5) is path
+    assert snake_scan(3, 5) is path
 
 
 def test_transforms_keep_nothing():
     forget()
-    torch.func.vmap(lambda x: x[snake_path(2, 7).order[0]])(torch.randn(3, 14))
-    torch.func.grad(lambda x: x[snake_path(2, 7).order[0]].sum())(torch.randn(14))
-    torch.func.jvp(lambda x: x[snake_path(2, 7).order[0]], (torch.randn(14),), (torch.randn(14),))
-    order = snake_path(2, 7).order
+    torch.func.vmap(lambda x: x[snake_scan(2, 7).order[0]])(torch.randn(3, 14))
+    torch.func.grad(lambda x: x[snake_scan(2, 7).order[0]].sum())(torch.randn(14))
+    torch.func.jvp(lambda x: x[snake_scan(2, 7).order[0]], (torch.randn(14),), (torch.randn(14),))
+    order = snake_scan(2, 7).order
     assert not torch._C._functorch.is_functorch_wrapped_tensor(order)
     assert order[0].tolist() == [*range(7), *range(13, 6, -1)]

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmssmprune.models import PlainMamba, PlainMambaAdapter
 from mmssmprune.models.layers.deformable_attention import grid_reference_points
-from mmssmprune.pruning import TokenState, snake_path
+from mmssmprune.pruning import TokenState, snake_scan
 
 EIGHT = dict(PLAIN_ARCH, num_layers=8)
 RUNS = [
@@ -41,7 +41,7 @@ def by_hand(model: PlainMambaAdapter, images: torch.Tensor, runs: list[list[int]
     c1, *levels = model.spm(images)
     c = torch.cat([level + model.level_embed[i] for i, level in enumerate(levels)], 1)
     x, hw = model.embed(images)
-    tokens = TokenState.dense(snake_path(*hw), hw)
+    tokens = TokenState.dense(snake_scan(*hw), hw)
     for interaction, run in zip(model.interactions, runs, strict=True):
         x = interaction.injector(x, grid_reference_points([hw], x), c, shapes)
         for layer in model.layers[run[0] : run[-1] + 1]:

@@ -12,7 +12,7 @@ from mmssmprune.analysis.cost.flops import count_flops
 from mmssmprune.models import PlainMamba, Vim
 from mmssmprune.models.flops import count_on_meta, on_meta
 from mmssmprune.models.plan_target import solve_for_target
-from mmssmprune.pruning import sequence_path, snake_path
+from mmssmprune.pruning import sequence_scan, snake_scan
 from mmssmprune.pruning.plan import PlanTarget
 
 PLAN = dict(layers=[1, 3, 5], keep_ratio=1.0)
@@ -69,8 +69,8 @@ def test_counts_without_numbers_equal_real_ones(kind, names):
 def test_solving_changes_nothing_but_the_ratio():
     model = make('plain_mamba', pruning=dict(layers=[0, 2], keep_ratio=1.0, importance='random')).train()
     images = torch.rand(2, 3, 64, 64)
-    snake_path.cache_clear()
-    sequence_path.cache_clear()
+    snake_scan.cache_clear()
+    sequence_scan.cache_clear()
     state, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
     solve_for_target(model, PlanTarget(flops_reduction=0.005, input_shape=(64, 64)))
     assert torch.equal(torch.get_rng_state(), generator)

@@ -10,7 +10,7 @@ from tiny_backbones import make
 from torch import Tensor, nn
 
 from mmssmprune.models.backbones import plain_mamba
-from mmssmprune.pruning import ScanPath, snake_path
+from mmssmprune.pruning import ScanOrder, snake_scan
 
 PRUNING = dict(layers=[0, 2], keep_ratio=0.55)
 HW = (3, 5)
@@ -44,11 +44,11 @@ def assert_mirrored(one: tuple, other: tuple, dims: list[int]) -> None:
         assert torch.allclose(a.flip([d + 1 for d in dims]), b, rtol=1e-9, atol=1e-9)
 
 
-def mirrored_path(height: int, width: int, device: str = 'cpu') -> ScanPath:
+def mirrored_scan(height: int, width: int, device: str = 'cpu') -> ScanOrder:
     """The snakes as a mirror shows them; each move keeps the name of the move it mirrors."""
-    path = snake_path(height, width)
+    path = snake_scan(height, width)
     order = path.order // width * width + (width - 1 - path.order % width)
-    return ScanPath(order, order.argsort(dim=-1), path.move)
+    return ScanOrder.of(order, path.move)
 
 
 @pytest.mark.parametrize('conv_fill', ['zero', 'hold'])
@@ -62,7 +62,7 @@ def test_plain_mamba_left_right(alignment, conv_fill, monkeypatch):
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.flip(3)
     seen = kept_cells(model, TOKENS)
-    monkeypatch.setattr(plain_mamba, 'snake_path', mirrored_path)
+    monkeypatch.setattr(plain_mamba, 'snake_scan', mirrored_scan)
     assert_mirrored(seen, kept_cells(mirrored, TOKENS.flip(2)), [2])
 
 

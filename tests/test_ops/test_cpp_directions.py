@@ -23,8 +23,8 @@ DIRECTIONS = {
     'gaps, own parameters': ((8, 9), 21, 16, dict(kept=40, own_parameters=True)),
     'gaps, own parameters, one input': ((8, 9), 21, 16, dict(kept=40, own_parameters=True, one_input=True)),
     'no directional B': ((5, 7), 24, 8, dict(without=('direction_B', 'D', 'z'))),
-    'sequence': ((6, 8), 40, 16, dict(snakes=False, own_parameters=True)),
-    'sequence with gaps': ((8, 9), 21, 16, dict(snakes=False, own_parameters=True, kept=33)),
+    'sequence': ((6, 8), 40, 16, dict(walk='sequence', own_parameters=True)),
+    'sequence with gaps': ((8, 9), 21, 16, dict(walk='sequence', own_parameters=True, kept=33)),
 }
 
 
@@ -72,7 +72,9 @@ def test_directions_read_any_layout(param_order, poisoned_memory):
 
 
 @NO_CPP
-@pytest.mark.parametrize('rest', [dict(kept=40), dict(snakes=False, own_parameters=True)], ids=['snakes', 'sequence'])
+@pytest.mark.parametrize(
+    'rest', [dict(kept=40), dict(walk='sequence', own_parameters=True)], ids=['snakes', 'sequence']
+)
 @pytest.mark.parametrize('param_order', ['raster', 'scan'])
 def test_threads_and_other_images_change_nothing(param_order, rest):
     leaves, options = multi_operands(3, (8, 9), 40, 4, **rest)
@@ -104,7 +106,7 @@ def test_threads_and_other_images_change_nothing(param_order, rest):
 @NO_CPP
 @pytest.mark.parametrize(('batch', 'tokens', 'dim'), [(2, 0, 5), (0, 4, 5), (2, 4, 0)])
 def test_nothing_to_scan(batch, tokens, dim, poisoned_memory):
-    leaves, options = multi_operands(2, (2, 2), 5, 3, snakes=False)
+    leaves, options = multi_operands(2, (2, 2), 5, 3, walk='sequence')
     for name, leaf in leaves.items():
         if name in ('u', 'delta', 'B', 'C', 'z'):
             leaf = leaf[..., :batch, :tokens, :]

@@ -27,7 +27,7 @@ def bound(name: str, backend: str | None):
     elif name == 'multi_scan':
         function, (leaves, options) = multi_scan, multi_operands(1, (2, 2), 1, 1, kept=3)
     elif name == 'multi_scan of Vim':
-        function, (leaves, options) = multi_scan, multi_operands(1, (1, 3), 1, 1, snakes=False, own_parameters=True)
+        function, (leaves, options) = multi_scan, multi_operands(1, (1, 3), 1, 1, walk='sequence', own_parameters=True)
     else:
         cells, slot = draw_cells(1, 6, 3)
         function, options = kept_conv, dict(cells=cells, slot=slot, hw_shape=(2, 3), origin=(-1, -1))

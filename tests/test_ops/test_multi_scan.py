@@ -9,8 +9,8 @@ from scan_operands import FAST, assert_same, grads_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmssmprune.ops import multi_scan
-from mmssmprune.ops.snakes import snake_moves, snake_order
-from mmssmprune.pruning.scan_path import snake_path
+from mmssmprune.ops.walks import line_order, snake_moves, snake_order
+from mmssmprune.pruning.scan_order import line_scan, snake_scan
 
 CASES = {
     'snakes': dict(),
@@ -18,17 +18,21 @@ CASES = {
     'snakes pruned carry': dict(kept=9, given_gap=False),
     'snakes own parameters': dict(own_parameters=True, kept=9),
     'snakes own parameters, one input': dict(own_parameters=True, one_input=True, kept=9),
-    'sequence': dict(snakes=False, own_parameters=True),
-    'sequence, one input': dict(snakes=False, own_parameters=True, one_input=True),
-    'sequence pruned': dict(snakes=False, own_parameters=True, kept=9),
+    'sequence': dict(walk='sequence', own_parameters=True),
+    'sequence, one input': dict(walk='sequence', own_parameters=True, one_input=True),
+    'sequence pruned': dict(walk='sequence', own_parameters=True, kept=9),
     'bare': dict(without=('D', 'z', 'delta_bias', 'direction_B')),
+    'lines': dict(walk='lines', own_parameters=True, one_input=True, without=('z',)),
+    'lines, one state': dict(walk='lines', own_parameters=True, one_input=True, d_state=1, hw_shape=(5, 3)),
+    'lines pruned': dict(walk='lines', own_parameters=True, one_input=True, d_state=1, kept=9),
 }
 
 
 @pytest.mark.parametrize('hw_shape', [(3, 5), (4, 2), (1, 4), (5, 1)])
 def test_walks_are_those_of_the_models(hw_shape):
-    path = snake_path(*hw_shape)
+    path = snake_scan(*hw_shape)
     assert torch.equal(snake_order(*hw_shape), path.order)
+    assert torch.equal(line_order(*hw_shape), line_scan(*hw_shape).order)
     if min(hw_shape) > 1:  # on a single line two moves have the same length
         assert torch.equal(snake_moves(path.order, hw_shape[1]), path.move)
 
@@ -67,9 +71,9 @@ def test_half_precision_is_rounded_once_inside_autocast_too(backend):
 def test_operator_passes_opcheck(backend):
     leaves, _ = multi_operands(1, (2, 2), 2, 1)
     operands = [leaves.get(n) for n in ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'direction_B')]
-    rest = (None, None, None, None, 4, 2, True, False, backend)
+    rest = (None, None, None, None, 4, 2, False, True, False, backend)
     torch.library.opcheck(torch.ops.mmssmprune.multi_scan.default, (*operands, *rest))
-    bare = (*operands[:5], *(None,) * 8, 2, 0, False, True, backend)
+    bare = (*operands[:5], *(None,) * 8, 2, 0, False, False, True, backend)
     torch.library.opcheck(torch.ops.mmssmprune.multi_scan.default, bare)
 
 

@@ -27,12 +27,14 @@ CASES = {
     'snakes': dict(hw_shape=(2, 3)),
     'snakes pruned': dict(kept=5),
     'snakes pruned carry': dict(kept=6, given_gap=False, without=('delta_bias',)),
-    'sequence': dict(snakes=False, own_parameters=True, hw_shape=(1, 7)),
-    'sequence pruned': dict(snakes=False, own_parameters=True, kept=5, batch=2),
+    'sequence': dict(walk='sequence', own_parameters=True, hw_shape=(1, 7)),
+    'sequence pruned': dict(walk='sequence', own_parameters=True, kept=5, batch=2),
     'snakes own parameters': dict(own_parameters=True, kept=5),
     'one input': dict(own_parameters=True, one_input=True, kept=5),
     'bare': dict(hw_shape=(3, 2), d_state=1, without=('D', 'z', 'delta_bias', 'direction_B')),
     'one token': dict(hw_shape=(1, 1), dim=1),
+    'lines, one state': dict(walk='lines', own_parameters=True, one_input=True, hw_shape=(2, 3), d_state=1),
+    'lines pruned': dict(walk='lines', own_parameters=True, one_input=True, d_state=1, kept=5, without=('z',)),
 }
 
 
@@ -127,7 +129,7 @@ def test_operator_passes_opcheck(launch, monkeypatch):
 @pytest.mark.parametrize('size', [0.0, 60.0, 3e4])
 def test_step_sizes_far_out_are_finite(size, launch, monkeypatch):
     cut(launch, monkeypatch, False)
-    leaves, options = multi_operands(1, (1, 3), 2, 2, snakes=False)
+    leaves, options = multi_operands(1, (1, 3), 2, 2, walk='sequence')
     leaves = rounded(leaves, torch.float32, DEVICE)
     leaves['delta'] = (
         torch.tensor([size, -size, size], device=DEVICE).view(1, 1, 3, 1).repeat(1, 1, 1, 2).requires_grad_()
@@ -142,7 +144,7 @@ def test_step_sizes_far_out_are_finite(size, launch, monkeypatch):
 
 @pytest.mark.parametrize('batch', [0, 1])
 def test_no_tokens(batch, launch):
-    leaves, options = multi_operands(1, (1, 2), 2, 2, snakes=False)
+    leaves, options = multi_operands(1, (1, 2), 2, 2, walk='sequence')
     leaves = rounded(leaves, torch.float32, DEVICE)
     leaves |= {n: leaves[n][:, :batch, :0] for n in ('u', 'delta', 'B', 'C')}
     leaves['z'] = leaves['z'][:batch, :0]
@@ -172,11 +174,12 @@ def test_single_scan_with_and_without_a_gap(softplus, launch, monkeypatch):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('kept', [None, 0.7])
 @pytest.mark.parametrize(
-    ('snakes', 'batch', 'hw_shape'), [(True, 2, (50, 84)), (True, 64, (14, 14)), (False, 8, (1, 197))]
+    ('walk', 'batch', 'hw_shape'),
+    [('snakes', 2, (50, 84)), ('snakes', 64, (14, 14)), ('sequence', 8, (1, 197)), ('lines', 2, (50, 84))],
 )
-def test_equals_naive_at_real_shapes(snakes, batch, hw_shape, kept, dtype, poisoned_memory):
+def test_equals_naive_at_real_shapes(walk, batch, hw_shape, kept, dtype, poisoned_memory):
     kept = kept and int(kept * hw_shape[0] * hw_shape[1])
     batch = min(batch, 4) if kept is None else batch
-    leaves, options = multi_operands(batch, hw_shape, 384, 16, snakes=snakes, own_parameters=not snakes, kept=kept)
+    leaves, options = multi_operands(batch, hw_shape, 384, 16, walk=walk, own_parameters=walk != 'snakes', kept=kept)
     rtol = 1e-4 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
     assert_equals_naive(leaves, options, 'triton', rtol, dtype, DEVICE)

@@ -14,7 +14,7 @@ from scan_operands import assert_same
 
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
 from mmssmprune.models.layers.vim_block import VimMixer
-from mmssmprune.pruning import ALIGNMENT, KeptTokens, Stage, TokenState, conv_over_grid, sequence_path, snake_path
+from mmssmprune.pruning import ALIGNMENT, KeptTokens, Stage, TokenState, conv_over_grid, sequence_scan, snake_scan
 from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
 
 ALIGNMENTS = ['none', 'carry', 'bias', 'calibrated', 'learned']
@@ -87,7 +87,7 @@ PATTERNS = {'random': [[1, 4, 5, 11, 13], [0, 2, 3, 9, 14]], 'all': [list(range(
 def test_plain_mamba_mixer_equals_masked_scan(alignment, pattern, fill):
     hw, rows = (5, 3), PATTERNS[pattern]
     mixer = randomise(PlainMambaMixer(8, d_state=3, conv_size=3, param_order='scan'))
-    path = snake_path(*hw)
+    path = snake_scan(*hw)
     tokens = keep(rows, path, hw, alignment)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
     lost = lost_features(rows, fill)
@@ -115,9 +115,9 @@ def plain_mamba_by_cells(mixer, x, lost, tokens, hw, alignment):
     at_zero = fixed_delta(tokens, 0, 2 * mixer.dt_proj.bias)
     spread = [tokens.kept.scatter(t) for t in (u, delta, B, C)]
     total = 0
-    for order, step in zip(tokens.path.order.tolist(), tokens.path.step, strict=True):
-        direction = tokens.path.order.tolist().index(order)
-        move_B = mixer.direction_Bs[tokens.path.move[direction, step]]  # by cell
+    for order, step in zip(tokens.dense_order.order.tolist(), tokens.dense_order.step, strict=True):
+        direction = tokens.dense_order.order.tolist().index(order)
+        move_B = mixer.direction_Bs[tokens.dense_order.move[direction, step]]  # by cell
         rows = []
         for b, cells in enumerate(tokens.kept.index.tolist()):
             u_b, delta_b, B_b, C_b = (t[b] for t in spread)
@@ -133,7 +133,7 @@ def plain_mamba_by_cells(mixer, x, lost, tokens, hw, alignment):
 def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
     rows = PATTERNS[pattern]
     mixer = randomise(VimMixer(8, d_state=3))
-    tokens = keep(rows, sequence_path(15), (1, 15), alignment, sets=2)
+    tokens = keep(rows, sequence_scan(15), (1, 15), alignment, sets=2)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
     lost = lost_features(rows, fill)
     compact, _ = mixer(x, tokens, lost)
@@ -150,7 +150,16 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
         at_zero = fixed_delta(tokens, direction, part['dt_proj'].bias)
         scans = [
             masked_scan(
-                u_b, d_b, A, B_b, C_b, part['D'], tokens.path.order[direction].tolist(), set(cells), alignment, at_zero
+                u_b,
+                d_b,
+                A,
+                B_b,
+                C_b,
+                part['D'],
+                tokens.dense_order.order[direction].tolist(),
+                set(cells),
+                alignment,
+                at_zero,
             )
             for u_b, d_b, B_b, C_b, cells in zip(*spread, tokens.kept.index.tolist(), strict=True)
         ]
@@ -162,7 +171,7 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
 def test_all_cells_kept_equals_dense(param_order):
     hw = (5, 3)
     mixer = randomise(PlainMambaMixer(8, d_state=3, conv_size=3, param_order=param_order))
-    path = snake_path(*hw)
+    path = snake_scan(*hw)
     x = torch.randn(2, 15, 8, dtype=torch.float64)
     dense, _ = mixer(x, TokenState.dense(path, hw))
     for alignment in ALIGNMENTS:
@@ -173,7 +182,7 @@ def test_all_cells_kept_equals_dense(param_order):
 def test_alignment_changes_what_a_gap_means():
     mixer = randomise(VimMixer(8, d_state=3))
     x = torch.randn(1, 3, 8, dtype=torch.float64)
-    outs = [mixer(x, keep([[0, 6, 14]], sequence_path(15), (1, 15), name, sets=2))[0] for name in ALIGNMENTS]
+    outs = [mixer(x, keep([[0, 6, 14]], sequence_scan(15), (1, 15), name, sets=2))[0] for name in ALIGNMENTS]
     assert all(not torch.allclose(a, b) for a, b in combinations(outs, 2))
 
 
@@ -182,7 +191,7 @@ def test_before_any_measurement_calibrated_is_carry_and_learned_is_bias():
     x = torch.randn(1, 3, 8, dtype=torch.float64)
     outs = {}
     for name in ALIGNMENTS:
-        tokens = keep([[0, 6, 14]], sequence_path(15), (1, 15), name, sets=2)
+        tokens = keep([[0, 6, 14]], sequence_scan(15), (1, 15), name, sets=2)
         if hasattr(tokens.alignment, 'stored_delta'):
             tokens.alignment.stored_delta.data.zero_()
         outs[name] = mixer(x, tokens)[0]

@@ -11,13 +11,13 @@ from mmssmprune.pruning import (
     causal_conv_over_sequence,
     conv_over_grid,
     module_over_grid,
-    sequence_path,
+    sequence_scan,
 )
 
 
 def state(kept: KeptTokens, hw: tuple[int, int]) -> TokenState:
     """Over a grid or, with one row, a sequence; the walks do not matter here."""
-    return TokenState.dense(sequence_path(hw[0] * hw[1]), hw).keeping(kept)
+    return TokenState.dense(sequence_scan(hw[0] * hw[1]), hw).keeping(kept)
 
 
 def masked(x: torch.Tensor, kept: KeptTokens) -> torch.Tensor:
@@ -60,7 +60,7 @@ def test_filled_cells_count_as_neighbours():
     x = torch.randn(2, 15, 4, dtype=torch.float64)
     tokens = state(kept, hw).losing(x)
     grid, line = nn.Conv2d(4, 4, 7, padding=3, groups=4).double(), nn.Conv1d(4, 4, 4, padding=3, groups=4).double()
-    every = TokenState.dense(tokens.path, hw)
+    every = TokenState.dense(tokens.dense_order, hw)
     for apply in (
         lambda x, tokens, fill: conv_over_grid(x, grid, tokens, fill),
         lambda x, tokens, fill: causal_conv_over_sequence(x, line, False, tokens, fill),

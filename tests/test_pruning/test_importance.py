@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from mmssmprune.pruning import IMPORTANCE, KeptTokens, LayerTrace, RawDelta, TokenState, sequence_path, snake_path
+from mmssmprune.pruning import IMPORTANCE, KeptTokens, LayerTrace, RawDelta, TokenState, sequence_scan, snake_scan
 
 Y = torch.tensor([[[1.0, -3.0], [-2.0, 0.5], [4.0, 0.0]]])
 
 
 def score(name: str, trace: LayerTrace, tokens: TokenState | None = None) -> torch.Tensor:
-    return IMPORTANCE[name](trace, tokens or TokenState.dense(snake_path(1, 3), (1, 3)))
+    return IMPORTANCE[name](trace, tokens or TokenState.dense(snake_scan(1, 3), (1, 3)))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_delta_is_the_mean_step_size_of_all_directions():
 
 def test_cls_similarity_is_the_cosine_to_the_class_token():
     y = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]], [[0.0, 1.0], [-5.0, 0.0], [1.0, 0.0]]])
-    tokens = TokenState.dense(sequence_path(3), (1, 2), protected=(1,))
+    tokens = TokenState.dense(sequence_scan(3), (1, 2), protected=(1,))
     expected = torch.tensor([[0.0, 1.0, math.sqrt(0.5)], [0.0, 1.0, -1.0]])
     assert torch.allclose(score('cls_similarity', LayerTrace(y, ()), tokens), expected, atol=1e-6)
 
@@ -45,7 +45,7 @@ def test_cls_similarity_is_the_cosine_to_the_class_token():
 @pytest.mark.parametrize(('count', 'per_block'), [(16, 1), (32, 2), (48, 3)])
 def test_grid_keeps_an_even_pattern(count, per_block):
     hw = (8, 8)
-    tokens = TokenState.dense(snake_path(*hw), hw)
+    tokens = TokenState.dense(snake_scan(*hw), hw)
     scores = score('grid', LayerTrace(torch.zeros(1, 64, 1), ()), tokens)
     kept = torch.zeros(64).index_fill(0, scores[0].argsort(descending=True, stable=True)[:count], 1)
     blocks = kept.view(4, 2, 4, 2).sum((1, 3))
@@ -54,7 +54,7 @@ def test_grid_keeps_an_even_pattern(count, per_block):
 
 def test_grid_scores_belong_to_cells_not_to_ranks():
     hw = (4, 4)
-    path = sequence_path(17)
+    path = sequence_scan(17)
     dense = TokenState.dense(path, hw, protected=(8,))
     kept = KeptTokens(torch.tensor([[1, 5, 8, 9, 16]]), 17)
     pruned = TokenState.dense(path, hw, (8,)).keeping(kept)
@@ -74,7 +74,7 @@ def test_random_differs_between_images_and_repeats_with_the_seed():
 
 
 def test_cells_leave_out_class_tokens():
-    tokens = TokenState.dense(sequence_path(6), (2, 2), protected=(0, 5))
+    tokens = TokenState.dense(sequence_scan(6), (2, 2), protected=(0, 5))
     assert tokens.cells.tolist() == [[-1, 0, 1, 2, 3, -1]]
-    tokens = TokenState.dense(sequence_path(5), (2, 2), protected=(2,))
+    tokens = TokenState.dense(sequence_scan(5), (2, 2), protected=(2,))
     assert tokens.cells.tolist() == [[0, 1, -1, 2, 3]]

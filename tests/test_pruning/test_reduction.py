@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmssmprune.pruning import REDUCTION, KeptTokens, LayerTrace, TokenState, sequence_path, snake_path
+from mmssmprune.pruning import REDUCTION, KeptTokens, LayerTrace, TokenState, sequence_scan, snake_scan
 
 
 def dense(length: int, protected: tuple[int, ...] = ()) -> TokenState:
-    return TokenState.dense(sequence_path(length), (1, length - len(protected)), protected)
+    return TokenState.dense(sequence_scan(length), (1, length - len(protected)), protected)
 
 
 def reduce(name: str, x: torch.Tensor, y: torch.Tensor, tokens: TokenState, keep: int, score=None):
@@ -137,7 +137,7 @@ def test_evit_fuses_in_float64_where_the_model_does(protected):
 
 
 def test_merge_weighs_by_how_much_a_token_stands_for():
-    path = snake_path(1, 9)
+    path = snake_scan(1, 9)
     kept = KeptTokens(torch.tensor([[0, 2, 4, 6]]), 9)
     leader = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3, 3]])
     tokens = replace(TokenState.dense(path, (1, 9)).keeping(kept), leader=leader)

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmssmprune.pruning import RESTORATION, KeptTokens, Stage, TokenState, sequence_path, snake_path
+from mmssmprune.pruning import RESTORATION, KeptTokens, Stage, TokenState, sequence_scan, snake_scan
 
 HW = (4, 5)
 MADE = {name: RESTORATION.make(name, Stage([None], embed_dims=3, d_inner=6)) for name in RESTORATION}
 
 
 def state(rows: list[list[int]], protected: tuple[int, ...] = ()) -> TokenState:
-    path = sequence_path(20 + len(protected)) if protected else snake_path(*HW)
+    path = sequence_scan(20 + len(protected)) if protected else snake_scan(*HW)
     kept = KeptTokens(torch.tensor(rows), 20 + len(protected))
     leader = torch.arange(kept.length).remainder(len(rows[0])).expand(len(rows), -1)
     leader = leader.scatter(1, kept.index, torch.arange(len(rows[0])).expand_as(kept.index))

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmssmprune.ops import multi_scan, selective_scan
 from mmssmprune.ops.scan import mamba_ssm
 from mmssmprune.pruning.kept_tokens import KeptTokens
-from mmssmprune.pruning.scan_path import ScanPath, sequence_path, snake_path
+from mmssmprune.pruning.scan_order import ScanOrder, sequence_scan, snake_scan
 
 # Name: (directions, channels inside the mixer, whether each direction has parameters of its own).
 FAMILIES = {
@@ -59,10 +59,10 @@ class ScanCase:
         return self.batch * directions * dim * D_STATE * self.tokens
 
     @property
-    def path(self) -> ScanPath:
+    def path(self) -> ScanOrder:
         """The walks of the family over this grid."""
         height, width = self.hw_shape
-        return snake_path(height, width) if FAMILIES[self.family][0] == 4 else sequence_path(height * width)
+        return snake_scan(height, width) if FAMILIES[self.family][0] == 4 else sequence_scan(height * width)
 
 
 def parse_case(text: str) -> ScanCase:

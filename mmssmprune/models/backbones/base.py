@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,13 +17,18 @@ from mmssmprune._values import flag, is_list, is_whole, whole
 from mmssmprune.checkpoints.grids import GRID, recorded_grid, stored_grid, with_grid
 from mmssmprune.models.layers.patch_embed import resize_pos_embed
 from mmssmprune.models.plan_target import solve_for_target
-from mmssmprune.pruning import ALIGNMENT, ScanPath, Stage, TokenPruner, TokenState
+from mmssmprune.pruning import ALIGNMENT, ScanOrder, Stage, TokenPruner, TokenState
 
 
 def resolve_arch(
-    arch: str | Mapping[str, Any], zoo: Mapping[str, dict], overrides: Mapping[str, Any]
+    arch: str | Mapping[str, Any],
+    zoo: Mapping[str, dict],
+    overrides: Mapping[str, Any],
+    needed: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType({'embed_dims': whole, 'num_layers': whole}),
 ) -> dict[str, Any]:
     """Return the settings of ``arch`` (a name in ``zoo`` in any case, or a dict) with ``overrides`` that are not None.
+
+    ``needed`` are those that have to be there, and what checks them.
 
     Raises:
         ValueError: an unknown name, or a dict or overrides that leave a setting open or name an unknown one.
@@ -40,12 +46,10 @@ def resolve_arch(
     unknown = [key for key in settings if key not in known]
     if unknown:
         raise ValueError(f'arch has an unknown key {unknown[0]!r}; the keys are {", ".join(known)}')
-    missing = [key for key in ('embed_dims', 'num_layers') if key not in settings]
+    missing = [key for key in needed if key not in settings]
     if missing:
         raise ValueError(f'arch needs {missing[0]!r}; give a name ({", ".join(zoo)}) or all settings')
-    for key in ('embed_dims', 'num_layers'):
-        settings[key] = whole(key, settings[key])
-    return settings
+    return settings | {key: check(key, settings[key]) for key, check in needed.items()}
 
 
 def resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
@@ -90,7 +94,7 @@ class PrunableBackbone(BaseModule):
     """Base of the backbones: the loop over stages and layers, in which tokens die and return.
 
     A backbone states its `stages`, the token grids of an image (`grids_of`), how an image becomes tokens (`embed`), how
-    scans walk over a grid (`scan_path`), and what is returned of an output layer (`output`). Its constructor ends with
+    scans walk over a grid (`scan_order`), and what is returned of an output layer (`output`). Its constructor ends with
     `set_pruning`, once all modules are there; that of a subclass which adds modules ends with it again.
 
     Args:
@@ -98,7 +102,7 @@ class PrunableBackbone(BaseModule):
         init_cfg: as in mmengine; ``type='Pretrained'`` loads by key and reports every mismatch by name.
         out_type: what forward returns, one of the class's ``out_types``.
 
-    ``out_indices`` (ascending) are the layers whose output is returned.
+    ``out_indices`` (ascending) are the layers whose output is returned, or, where a class says so, the stages.
     """
 
     # Modules that a classification checkpoint does not have and that start from their own initialisation.
@@ -151,7 +155,7 @@ class PrunableBackbone(BaseModule):
         """(B, 3, H, W) -> the tokens (B, L, C) of the first stage, class tokens included, and its grid (h, w)."""
         raise NotImplementedError
 
-    def scan_path(self, hw_shape: tuple[int, int], device: torch.device) -> ScanPath:
+    def scan_order(self, hw_shape: tuple[int, int], device: torch.device) -> ScanOrder:
         """How scans walk over the sequence on the grid ``hw_shape``."""
         raise NotImplementedError
 
@@ -166,13 +170,16 @@ class PrunableBackbone(BaseModule):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> per out_index what `output` returns: a map (B, C, h, w), or as ``out_type`` says."""
         self.calibrate_if_due(images)
-        outs, stages = [], self.stages
+        outs, stages, tokens = [], self.stages, None
         x, hw_shape = self.embed(images)
         for number, stage in enumerate(stages):
+            before = tokens
             streams, tokens = self.enter(number, x, hw_shape)  # every cell alive
+            if before is not None:
+                streams, tokens = self.pruner.begin(streams, tokens, before)  # a stage may begin pruned
             for layer in stage.numbers:
                 streams, tokens = self.run_layer(stage, layer, streams, tokens)  # where tokens die
-                if layer in self.out_indices:
+                if layer in self.returned_layers:
                     outs.append(self.output(layer, streams, tokens))  # where they return
             if number + 1 < len(stages):
                 x, hw_shape = self.leave(stage, streams, hw_shape)
@@ -184,8 +191,8 @@ class PrunableBackbone(BaseModule):
         pos_embed = self.pos_embed_of(hw_shape) if needs_positions and number == 0 else None
         if needs_positions and pos_embed is None:
             pos_embed = x.new_zeros(1, 1, x.shape[-1])
-        path = self.scan_path(hw_shape, x.device)
-        return (x,), self.pruner.start(number, path, hw_shape, self.class_token_places(hw_shape), pos_embed)
+        order = self.scan_order(hw_shape, x.device)
+        return (x,), self.pruner.start(number, order, hw_shape, self.class_token_places(hw_shape), pos_embed)
 
     def run_layer(
         self, stage: Stage, layer: int, streams: tuple[Tensor, ...], tokens: TokenState
@@ -240,9 +247,14 @@ class PrunableBackbone(BaseModule):
         return [n + self.num_extra_tokens for n in self.pruner.tokens_per_layer(cells, self.output_layers)]
 
     @property
+    def returned_layers(self) -> tuple[int, ...]:
+        """Layers whose output is returned."""
+        return self.out_indices
+
+    @property
     def output_layers(self) -> tuple[int, ...]:
         """Layers after which all cells are read, whether or not they are returned."""
-        return self.out_indices
+        return self.returned_layers
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter for layer-wise learning-rate decay, and the number of depths, as in mmpretrain.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmssmprune._values import arguments, flag, is_list, is_whole, mapping, positive, rate, sides, whole
 from mmssmprune.models.layers.patch_embed import ConvStemPatchEmbed, check_image_size, resize_pos_embed
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaLayer, PlainMambaMixer
-from mmssmprune.pruning import ScanPath, Stage, TokenState, snake_path
+from mmssmprune.pruning import ScanOrder, Stage, TokenState, snake_scan
 
 from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
 
@@ -214,9 +214,9 @@ class PlainMamba(PrunableBackbone):
         """The token grid (h, w) of an image of (H, W) pixels, in a list."""
         return [self.patch_embed.grid_of(hw)]
 
-    def scan_path(self, hw_shape: tuple[int, int], device: torch.device) -> ScanPath:
+    def scan_order(self, hw_shape: tuple[int, int], device: torch.device) -> ScanOrder:
         """Four snakes."""
-        return snake_path(*hw_shape, device)
+        return snake_scan(*hw_shape, device)
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) -> tokens with positions (B, h*w, C) and the grid (h, w)."""

@@ -13,7 +13,7 @@ from mmssmprune.models.layers.drop_path import DropPath
 from mmssmprune.models.layers.norm import make_norm
 from mmssmprune.models.layers.patch_embed import ConvPatchEmbed, resize_pos_embed
 from mmssmprune.models.layers.vim_block import RMSNorm, VimBlock, VimMixer
-from mmssmprune.pruning import ScanPath, Stage, TokenState, sequence_path
+from mmssmprune.pruning import ScanOrder, Stage, TokenState, sequence_scan
 from mmssmprune.pruning.kept_tokens import gather_rows
 
 from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
@@ -166,9 +166,9 @@ class Vim(PrunableBackbone):
         """The token grid (h, w) of an image of (H, W) pixels, in a list."""
         return [self.patch_embed.grid_of(hw)]
 
-    def scan_path(self, hw_shape: tuple[int, int], device: torch.device) -> ScanPath:
+    def scan_order(self, hw_shape: tuple[int, int], device: torch.device) -> ScanOrder:
         """The sequence forward and backward."""
-        return sequence_path(hw_shape[0] * hw_shape[1] + self.num_extra_tokens, device)
+        return sequence_scan(hw_shape[0] * hw_shape[1] + self.num_extra_tokens, device)
 
     @property
     def num_extra_tokens(self) -> int:

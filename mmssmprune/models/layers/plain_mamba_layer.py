@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmssmprune._values import flag, whole
 from mmssmprune.models.layers.drop_path import DropPath
 from mmssmprune.models.layers.projection import mixer_sizes, project_x_half
-from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, module_over_grid, scan_over_walk
+from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, module_over_grid, scan_over_tokens
 
 PARAM_ORDERS = ('raster', 'scan')
 
@@ -87,7 +87,7 @@ class PlainMambaMixer(nn.Module):
         The directions are summed, not averaged, so D u counts four times.
         """
         A = -torch.exp(self.A_log)
-        return scan_over_walk(u, (raw_delta,), A, B, C, self.D, z, tokens, self.direction_Bs, self.param_order)
+        return scan_over_tokens(u, raw_delta, A, B, C, self.D, z, tokens, self.direction_Bs, self.param_order)
 
 
 class PlainMambaLayer(nn.Module):

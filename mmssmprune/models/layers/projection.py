@@ -1,9 +1,10 @@
-"""The widths of a Mamba mixer, and its input projection in parts."""
+"""The widths of a Mamba mixer, its input projection in parts, and where its step sizes start."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,3 +24,13 @@ def project_x_half(x: Tensor, in_proj: nn.Linear) -> Tensor:
     """(..., C) -> (..., d_inner): the half of ``in_proj`` that feeds the convolution; the gate is left out."""
     half = in_proj.out_features // 2
     return F.linear(x, in_proj.weight[:half], None if in_proj.bias is None else in_proj.bias[:half])
+
+
+def start_step_sizes(weight: Tensor, bias: Tensor, smallest: float = 1e-3, largest: float = 0.1) -> None:
+    """Start a step-size projection (..., D, R) as Mamba does: step sizes at zero, softplus(bias) (..., D), are
+    log-uniform between the two.
+    """
+    nn.init.uniform_(weight, -(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5)
+    delta = torch.exp(torch.rand(bias.shape) * math.log(largest / smallest) + math.log(smallest))
+    with torch.no_grad():
+        bias.copy_(delta + torch.log(-torch.expm1(-delta)))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mmssmprune._values import flag, whole
 from mmssmprune.models.layers.drop_path import DropPath
-from mmssmprune.models.layers.projection import mixer_sizes, project_x_half
-from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, causal_conv_over_sequence, scan_over_walk
+from mmssmprune.models.layers.projection import mixer_sizes, project_x_half, start_step_sizes
+from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, causal_conv_over_sequence, scan_over_tokens
 
 
 class RMSNorm(nn.Module):
@@ -84,7 +84,7 @@ class VimMixer(nn.Module):
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
         for dt_proj in (self.dt_proj, self.dt_proj_b):
-            _initialise_step_size(dt_proj)
+            start_step_sizes(dt_proj.weight, dt_proj.bias)
 
     def forward(self, x: Tensor, tokens: TokenState, lost: Tensor | None = None) -> tuple[Tensor, LayerTrace]:
         """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from, both in sequence order.
@@ -127,7 +127,9 @@ class VimMixer(nn.Module):
         Kept tokens are in sequence order, so the walk is the sequence itself whatever was pruned.
         """
         A, D = -torch.exp(torch.stack([self.A_log, self.A_b_log])), torch.stack([self.D, self.D_b])
-        return scan_over_walk(torch.stack(u), raw_delta, A, torch.stack(B), torch.stack(C), D, z, tokens)
+        return scan_over_tokens(
+            torch.stack(u), RawDelta.stack(raw_delta), A, torch.stack(B), torch.stack(C), D, z, tokens
+        )
 
 
 class VimBlock(nn.Module):
@@ -167,12 +169,3 @@ class VimBlock(nn.Module):
 
     def _normed(self, x: Tensor) -> Tensor:
         return self.norm(x).to(self.norm.weight.dtype)
-
-
-def _initialise_step_size(dt_proj: nn.Linear, smallest: float = 1e-3, largest: float = 0.1) -> None:
-    """Mamba's start: step sizes log-uniform between the two, through an inverse softplus."""
-    bound = dt_proj.in_features**-0.5
-    nn.init.uniform_(dt_proj.weight, -bound, bound)
-    dt = torch.exp(torch.rand(dt_proj.out_features) * math.log(largest / smallest) + math.log(smallest))
-    with torch.no_grad():
-        dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))

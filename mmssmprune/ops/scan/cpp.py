@@ -59,8 +59,8 @@ def _small_scans(dtype: torch.dtype) -> list[ScanInputs]:
     operands[2] -= 2
     gap = torch.arange(torch.Size(walk).numel(), device='cpu').view(walk) % 3
     sizes = -wave(1, dim).sign() * wave(1, dim)
-    one = ScanInputs(*operands, *(None,) * 5, 1, 0, True, False, gap_time=wave(*sequence) + 1)
-    return [one, ScanInputs(*operands, wave(5, d_state), sizes, None, None, gap, 4, 6, True, False)]
+    one = ScanInputs(*operands, *(None,) * 5, 1, 0, False, True, False, gap_time=wave(*sequence) + 1)
+    return [one, ScanInputs(*operands, wave(5, d_state), sizes, None, None, gap, 4, 6, False, True, False)]
 
 
 def unfilled(p: ScanInputs) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import compile_cpp
-from ..snakes import snake_moves, snake_order
+from ..walks import grid_order, snake_moves
 from .inputs import ScanInputs, index_error
 
 SOURCE = Path(__file__).with_name('scan.cpp')
@@ -80,9 +80,9 @@ def _weights(p: ScanInputs, rows: int, padded: int) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _snakes(height: int, width: int) -> tuple[Tensor, Tensor]:
+def _over_grid(walk: str, height: int, width: int) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
-        order = snake_order(height, width)
+        order = grid_order(walk, height, width)
         return tuple(t[None].int().contiguous() for t in (order, snake_moves(order, width)))
 
 
@@ -90,7 +90,7 @@ def _walk(p: ScanInputs) -> dict[str, Tensor | None]:
     """The walks as the source takes them; it knows the sequence by itself."""
     walk = {name: None if index is None else _checked(name, index, limit) for name, index, limit in p.index_limits()}
     if p.width and p.order is None:
-        order, move = _snakes(p.u.shape[2] // p.width, p.width)
+        order, move = _over_grid('lines' if p.lines else 'snakes', p.u.shape[2] // p.width, p.width)
         walk |= dict(order=order, move=None if p.direction_B is None else move)
     return walk
 

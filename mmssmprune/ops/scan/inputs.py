@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import can_be_read
-from ..snakes import snake_moves, snake_order
+from ..walks import grid_order, snake_moves
 
 
 @dataclass
@@ -18,8 +18,9 @@ class ScanInputs:
     Shapes, with S sets of parameters, 1 or R: ``u`` (1 or S, B, K, D); ``delta`` (S, B, K, D); ``A`` (S, D, N); ``B``,
     ``C`` (S, B, K, N); ``D``, ``delta_bias``, ``delta_gap`` (S, D); ``z`` (B, K, D); ``direction_B`` (M, N); integers
     ``order``, ``move`` (1 or B, R, K) and ``gap`` (B, R, K). The rest as in `mmssmprune.ops.multi_scan`; ``width`` is
-    that of the grid, or 0 where the dense walk is the sequence itself. Without ``keep_states`` no backward will follow.
-    ``gap_time`` (R, B, K, D) is further time that passes before each step: it decays the state, and brings no input.
+    that of the grid, which ``lines`` or else snakes walk over, or 0 where the dense walk is the sequence itself.
+    Without ``keep_states`` no backward will follow. ``gap_time`` (R, B, K, D) is further time that passes before each
+    step: it decays the state, and brings no input.
     """
 
     u: Tensor
@@ -37,6 +38,7 @@ class ScanInputs:
     gap: Tensor | None
     directions: int
     width: int
+    lines: bool
     delta_softplus: bool
     permute_params: bool
     keep_states: bool = True
@@ -62,7 +64,7 @@ class ScanInputs:
     def with_tensors(self, tensors: list[Tensor | None]) -> ScanInputs:
         """The same scan of other floating-point operands."""
         *tensors, gap_time = tensors
-        walk = (self.order, self.move, self.gap, self.directions, self.width)
+        walk = (self.order, self.move, self.gap, self.directions, self.width, self.lines)
         return ScanInputs(*tensors, *walk, self.delta_softplus, self.permute_params, self.keep_states, gap_time)
 
     def wide(self) -> ScanInputs:
@@ -101,8 +103,8 @@ class ScanInputs:
         if self.width == 0:
             cells = torch.arange(length, device=self.u.device)
             return torch.stack([cells, cells.flip(0)])[None], None
-        order = snake_order(length // self.width, self.width, self.u.device)
-        return order[None], snake_moves(order, self.width)[None]
+        order = grid_order('lines' if self.lines else 'snakes', length // self.width, self.width, self.u.device)
+        return order[None], None if self.lines else snake_moves(order, self.width)[None]
 
 
 def index_error(name: str, limit: int, repeated: bool = False) -> ValueError:

@@ -11,6 +11,7 @@ from ..backends import Backends
 from ..checks import check_kind
 from ..derivatives import gradients, needs_plain_torch
 from ..flop_formulas import flops_of
+from ..walks import GRID_WALKS
 from . import cpp, mamba_ssm, naive, sequences, triton
 from . import torch as chunked
 from .inputs import ScanInputs
@@ -25,7 +26,7 @@ SCAN_BACKENDS = Backends(
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
     'Tensor? direction_B, Tensor? delta_gap, Tensor? order, Tensor? move, Tensor? gap, int directions, int width, '
-    'bool delta_softplus, bool permute_params, str backend'
+    'bool lines, bool delta_softplus, bool permute_params, str backend'
 )
 PARAM_ORDERS = ('raster', 'scan')
 
@@ -49,6 +50,7 @@ def multi_scan(
     move: Tensor | None = None,
     direction_B: Tensor | None = None,
     hw_shape: tuple[int, int] | None = None,
+    walk: str = 'snakes',
     gap: Tensor | None = None,
     delta_gap: Tensor | None = None,
     delta_softplus: bool = True,
@@ -73,11 +75,12 @@ def multi_scan(
         B, C: (S, B, K, N) input and output vectors.
         D, delta_bias: (S, D) skip weight and bias of the step size.
         z: (B, K, D) gate.
-        order: (R, K) or (B, R, K) integers. None: with ``hw_shape`` PlainMamba's four snakes over the grid, without it
-            the sequence forward and backward.
+        order: (R, K) or (B, R, K) integers. None: with ``hw_shape`` the four walks over the grid that ``walk`` names,
+            without it the sequence forward and backward.
         move: shaped as ``order``, the row of ``direction_B`` for each step; not needed for the snakes.
         direction_B: (M, N) what is added to B; the snakes use row 0 at their start, then 1 right, 2 left, 3 up, 4 down.
         hw_shape: (H, W) with H W = K.
+        walk: ``'snakes'`` (PlainMamba), or ``'lines'``: rows, columns and the reverse of both (VMamba).
         gap: (B, R, K) integers: pruned cells just before each token in scan order.
         delta_gap: (S, D) step size of each of those cells; where negative, and where None, it is the delta of the
             step before.
@@ -97,6 +100,8 @@ def multi_scan(
     """
     if param_order not in PARAM_ORDERS:
         raise ValueError(f'param_order is {param_order!r}; the names are {", ".join(PARAM_ORDERS)}')
+    if walk not in GRID_WALKS:
+        raise ValueError(f'walk is {walk!r}; the names are {", ".join(GRID_WALKS)}')
     if u.dim() == 3:
         u = u.unsqueeze(0)
         if A.dim() == 2:
@@ -107,7 +112,8 @@ def multi_scan(
     directions = order.shape[1] if order is not None and order.dim() == 3 else 2 if hw_shape is None else 4
     width = 0 if order is not None or hw_shape is None else hw_shape[1]
     operands = (u, delta, A, B, C, D, z, delta_bias, direction_B, delta_gap, order, move, gap)
-    p = ScanInputs(*operands, directions, width, delta_softplus, param_order == 'scan')
+    lines = width > 0 and walk == 'lines'
+    p = ScanInputs(*operands, directions, width, lines, delta_softplus, param_order == 'scan')
     _check(p, hw_shape)
     return run(p, backend)
 
@@ -120,7 +126,7 @@ def run(p: ScanInputs, backend: str | None) -> Tensor:
         return sequences.plain_scan(p)
     *tensors, gap_time = p.tensors
     trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in p.tensors)
-    options = (p.directions, p.width, p.delta_softplus, p.permute_params, name, trained, gap_time)
+    options = (p.directions, p.width, p.lines, p.delta_softplus, p.permute_params, name, trained, gap_time)
     return torch.ops.mmssmprune.multi_scan(*tensors, p.order, p.move, p.gap, *options)[0]
 
 
@@ -134,7 +140,7 @@ def _check(p: ScanInputs, hw_shape: tuple[int, int] | None) -> None:
         raise ValueError(f'{name} has {sets} sets of parameters for {p.directions} directions; it must be 1 or as many')
     if p.width and hw_shape[0] * hw_shape[1] != tokens:
         raise ValueError(f'hw_shape {tuple(hw_shape)} must have as many cells as u has tokens, {tokens}')
-    if p.direction_B is not None and p.move is None and not p.width:
+    if p.direction_B is not None and p.move is None and (p.lines or not p.width):
         raise ValueError('direction_B needs move, which only the snakes over hw_shape know by themselves')
     d_state = p.A.shape[2]
     sequence, vector, state = (sets, batch, tokens, dim), (sets, dim), (sets, batch, tokens, d_state)
@@ -165,13 +171,13 @@ def _check(p: ScanInputs, hw_shape: tuple[int, int] | None) -> None:
 
 def _inputs(operands) -> tuple[ScanInputs, str, ModuleType]:
     """The operands of the operator, of which the last two may be left out, and the backend with its module."""
-    backend = operands[17]
-    return ScanInputs(*operands[:17], *operands[18:]), backend, SCAN_BACKENDS.modules[backend]
+    backend = operands[18]
+    return ScanInputs(*operands[:18], *operands[19:]), backend, SCAN_BACKENDS.modules[backend]
 
 
 def _backward_inputs(operands) -> tuple[ScanInputs, str, ModuleType]:
     """Those of the backward operator, which has no ``keep_states``."""
-    return _inputs((*operands[:18], True, *operands[18:]))
+    return _inputs((*operands[:19], True, *operands[19:]))
 
 
 def _forward(*operands):
@@ -221,14 +227,14 @@ def _(grad_out, total, saved, *operands):
 
 
 def _save(ctx, inputs, output):
-    ctx.options, ctx.keep_states = inputs[13:18], inputs[18]
-    ctx.save_for_backward(*output[1:], *inputs[:13], inputs[19])
+    ctx.options, ctx.keep_states = inputs[13:19], inputs[19]
+    ctx.save_for_backward(*output[1:], *inputs[:13], inputs[20])
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx, grad_out, grad_total, grad_saved):
     if grad_out is None:
-        return (None,) * 20
+        return (None,) * 21
     if not ctx.keep_states:
         raise RuntimeError('a multi_scan with keep_states=False has no gradient')
     total, saved, *tensors, gap_time = ctx.saved_tensors  # once: gradient checkpointing allows no second look
@@ -241,13 +247,13 @@ def _differentiate(ctx, grad_out, grad_total, grad_saved):
     else:
         grads = sequences.backward(p, module.scan, grad_out)
     *grads, by_gap_time = (None if t is None else g for t, g in zip(p.tensors, grads, strict=True))
-    return (*grads, *(None,) * 9, by_gap_time)
+    return (*grads, *(None,) * 10, by_gap_time)
 
 
 def _save_again(ctx, inputs, output):
     grad_out, _, _, *tensors = inputs[:16]
-    ctx.options = inputs[16:20]
-    ctx.save_for_backward(grad_out, *tensors, inputs[21])
+    ctx.options = inputs[16:21]
+    ctx.save_for_backward(grad_out, *tensors, inputs[22])
 
 
 def _differentiate_again(ctx, grads):
@@ -259,7 +265,7 @@ def _differentiate_again(ctx, grads):
         return sequences.plain_backward(ScanInputs(*operands, *walk, *ctx.options, gap_time=gap_time), grad_out)
 
     by_grad_out, *found, by_gap_time = gradients(backward, [grad_out, *tensors[:10], gap_time], grads)
-    return by_grad_out, None, None, *found, *(None,) * 8, by_gap_time
+    return by_grad_out, None, None, *found, *(None,) * 9, by_gap_time
 
 
 torch.library.register_autograd('mmssmprune::multi_scan', _differentiate, setup_context=_save)

@@ -121,7 +121,7 @@ def run_scan(
     u, delta, B, C, z, gap_time = (None if t is None else t.transpose(1, 2) for t in (u, delta, B, C, z, gap_time))
     sets = [None if t is None else t[None] for t in (u, delta, A, B, C, D, delta_bias, gap_time)]
     u, delta, A, B, C, D, delta_bias, gap_time = sets
-    walk = dict(direction_B=None, delta_gap=None, order=None, move=None, gap=None, directions=1, width=0)
+    walk = dict(direction_B=None, delta_gap=None, order=None, move=None, gap=None, directions=1, width=0, lines=False)
     options = dict(delta_softplus=delta_softplus, permute_params=True, gap_time=gap_time)
     p = ScanInputs(u, delta, A, B, C, D, z, delta_bias, **walk, **options)
     device_type = u.device.type

@@ -12,7 +12,7 @@ from torch import Tensor
 from triton.language import constexpr
 
 from ..inputs import ScanInputs
-from .arguments import ARRAY, SEQUENCE, SNAKE, Grads, Inputs, Plan, Rows, Walk
+from .arguments import ARRAY, LINES, SEQUENCE, SNAKE, Grads, Inputs, Plan, Rows, Walk
 from .backward_kernels import carry_kernel, grads_kernel
 from .forward_kernels import combine_kernel, ends_kernel, gate_kernel, ungate_kernel, walk_kernel
 
@@ -79,7 +79,7 @@ def _cut(p: ScanInputs, chunk: int, shape: Shape) -> _Cut:
     block_d = min(triton.next_power_of_2(channels), max(shape.states // block_n, 1))
     blocks, chunks = triton.cdiv(channels, block_d), triton.cdiv(tokens, chunk)
     apart = chunks > 1 and batch * blocks < ENOUGH_PROGRAMS
-    path = ARRAY if p.order is not None else SNAKE if p.width else SEQUENCE
+    path = ARRAY if p.order is not None else SEQUENCE if not p.width else LINES if p.lines else SNAKE
     moves = 1 if p.direction_B is None else triton.next_power_of_2(len(p.direction_B))
     numbers = (p.directions, inputs, p.sets, path.value, p.permute_params, p.delta_softplus, apart, chunk, shape.steps)
     plan = Plan(*(constexpr(number) for number in (*numbers, block_d, block_n, moves)))

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
-# How a walk is known: from an array, as the four snakes over a grid, or as the sequence forward and backward.
-ARRAY, SNAKE, SEQUENCE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+# How a walk is known: from an array, as the four snakes or lines over a grid, or as the sequence forward and backward.
+ARRAY, SNAKE, LINES, SEQUENCE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 
 
 class Rows(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arguments import ARRAY, SEQUENCE
+from .arguments import ARRAY, LINES, SEQUENCE
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -144,6 +144,10 @@ def cell_at(walk, b, r: tl.constexpr, t, inside, plan):
         cell = tl.load(walk.order + b * walk.order_batch + tl.cast(r, tl.int64) * walk.tokens + t, inside, 0)
     elif plan.PATH == SEQUENCE:
         cell = walk.tokens - 1 - t if r == 1 else t
+    elif plan.PATH == LINES:
+        s = walk.tokens - 1 - t if r >= 2 else t
+        height = walk.tokens // walk.width
+        cell = s if r % 2 == 0 else (s % height) * walk.width + s // height
     else:
         s = walk.tokens - 1 - t if r % 2 == 1 else t
         line_length = walk.width if r < 2 else walk.tokens // walk.width

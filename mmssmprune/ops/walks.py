@@ -1,4 +1,4 @@
-"""PlainMamba's four walks over a grid, and the moves that they make."""
+"""The four walks of a family over a grid: PlainMamba's snakes, and VMamba's lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The move by which a walk reached a cell: the rows of PlainMamba's direction_Bs.
+# The move by which a snake reached a cell: the rows of PlainMamba's direction_Bs.
 START, RIGHT, LEFT, UP, DOWN = range(5)
 
 
@@ -30,3 +30,22 @@ def snake_moves(order: Tensor, width: int) -> Tensor:
     """The move that reached each cell of walks (R, L) over a grid of this width; the first is reached by `START`."""
     down, right = (order // width).diff(), (order % width).diff()
     return F.pad(RIGHT * (right > 0) + LEFT * (right < 0) + UP * (down < 0) + DOWN * (down > 0), (1, 0), value=START)
+
+
+def line_order(height: int, width: int, device: torch.device | str = 'cpu') -> Tensor:
+    """The cell visited at each step row by row, column by column, and the reverse of both, (4, H*W).
+
+    Every line starts at its top or left end again (VMamba's cross-scan, arXiv 2401.10166, section 4.3).
+    """
+    cells = torch.arange(height * width, device=device).view(height, width)
+    rows, columns = cells.flatten(), cells.t().flatten()
+    return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])
+
+
+# The walks that the scan knows over a grid of a given shape.
+GRID_WALKS = ('snakes', 'lines')
+
+
+def grid_order(walk: str, height: int, width: int, device: torch.device | str = 'cpu') -> Tensor:
+    """The cell visited at each step (4, H*W) of one of `GRID_WALKS`."""
+    return (snake_order if walk == 'snakes' else line_order)(height, width, device)
