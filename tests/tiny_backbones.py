@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from mmssmprune import models
-from mmssmprune.models import PlainMamba, Vim
+from mmssmprune.models import PlainMamba, Vim, VMamba
 from mmssmprune.models.backbones import PrunableBackbone
 
 PLAIN_ARCH = dict(embed_dims=24, num_layers=4, num_convs=1, layers_with_dwconv=(0,))
 PLAIN_ARCH['mixer_cfg'] = dict(d_state=4, conv_size=3)
 VIM_ARCH = dict(embed_dims=24, num_layers=4, mixer_cfg=dict(d_state=4))
+# Of the layers of PRUNING the first is inside the first stage, and with the other one the third stage begins pruned.
+VMAMBA_ARCH = dict(embed_dims=8, depths=(2, 1, 2, 1))
 FOUR = (0, 1, 2, 3)
 PRUNING = dict(layers=[0, 2], keep_ratio=0.6)
 
@@ -25,6 +28,10 @@ MAKERS = {
     ),
     'vim_cls': lambda **k: Vim(VIM_ARCH, img_size=64, out_indices=FOUR, **k),
     'vim_double': lambda **k: Vim(VIM_ARCH, img_size=64, out_indices=FOUR, use_double_cls_token=True, **k),
+    'vmamba': lambda **k: VMamba(VMAMBA_ARCH, **k),
+    'vmamba_gated': lambda **k: VMamba(
+        dict(VMAMBA_ARCH, gated=True, d_state=3, mlp_ratio=0, patch_embed_version='v1', downsample_version='v1'), **k
+    ),
 }
 # One vector per image, for a classifier.
 VECTOR_MAKERS = {
@@ -35,6 +42,7 @@ VECTOR_MAKERS = {
         VIM_ARCH, img_size=64, out_type='cls_token', use_double_cls_token=True, **k
     ),
     'vim_avg': lambda **k: Vim(VIM_ARCH, img_size=64, out_type='avg_featmap', **k),
+    'vmamba_avg': lambda **k: VMamba(VMAMBA_ARCH, out_indices=-1, out_type='avg_featmap', **k),
     'vim_avg_no_cls': lambda **k: Vim(VIM_ARCH, img_size=64, out_type='avg_featmap', if_cls_token=False, **k),
 }
 
@@ -50,3 +58,8 @@ def make(kind: str, **kwargs) -> PrunableBackbone:
         if name.endswith('gamma'):
             torch.nn.init.constant_(parameter, 0.5)
     return model.eval()
+
+
+def layers_of(model: PrunableBackbone) -> list[nn.Module]:
+    """The layers of all stages, in order."""
+    return [layer for stage in model.stages for layer in stage.layers]

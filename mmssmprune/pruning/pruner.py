@@ -70,12 +70,24 @@ class Observer(Protocol):
 
 
 class StageChoices(nn.Module):
-    """The choices of one stage, with the parameters and buffers that some of them own."""
+    """The choices of one stage, with the parameters and buffers that some of them own; None where it asks for none.
 
-    def __init__(self, names: Mapping[str, str], stage: Stage):
+    Args:
+        names: that of each kind.
+        stage: the stage.
+        layers: after which layers the plan prunes.
+        is_last: whether there is no stage after it.
+    """
+
+    def __init__(self, names: Mapping[str, str], stage: Stage, layers: Collection[int], is_last: bool):
         super().__init__()
+        first, last = stage.numbers[0], stage.numbers[-1]
+        is_scored = any(layer in stage.numbers for layer in layers)
+        # What is scored last is for the stage after it, which then begins pruned.
+        self.prunes = any(first - 1 <= layer < last + is_last for layer in layers)
         for kind in reversed(KINDS):  # the order of the parameters, by which optimizers of older trainings know them
-            setattr(self, kind, KINDS[kind].make(names[kind], stage))
+            is_used = is_scored if kind == 'importance' else self.prunes
+            setattr(self, kind, KINDS[kind].make(names[kind], stage) if is_used else None)
 
 
 class TokenPruner(nn.Module):
@@ -120,7 +132,9 @@ class TokenPruner(nn.Module):
         self.plan, self.target = plan_from_config(config, self.num_layers, default_layers(stages))
         if has_class_token and any(layer in self.plan.layers for layer in self.stage_ends):
             raise ValueError('pruning.layers names the last layer of a stage, which needs stages without class tokens')
-        self.stages = nn.ModuleList(StageChoices(self.names, stage) for stage in stages)
+        self.stages = nn.ModuleList(
+            StageChoices(self.names, stage, self.plan.layers, is_last=stage is stages[-1]) for stage in stages
+        )
 
     def _check_keys(self, has_class_token: bool) -> None:
         known = (*PLAN_KEYS, *DEFAULTS)
@@ -159,12 +173,17 @@ class TokenPruner(nn.Module):
     @property
     def learns_delta(self) -> bool:
         """Whether what calibration stores is only the start of something that is trained."""
-        return any(choices.alignment.learns for choices in self.stages)
+        return any(alignment.learns for alignment in self.alignments)
 
     @property
     def calibrated_batches(self) -> int:
         """How many batches were measured."""
-        return max(int(choices.alignment.calibrated_batches) for choices in self.stages)
+        return max((int(alignment.calibrated_batches) for alignment in self.alignments), default=0)
+
+    @property
+    def alignments(self) -> list[nn.Module]:
+        """Those that calibration passes write to, of every stage that prunes."""
+        return [choices.alignment for choices in self.stages if choices.prunes]
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
         """Change the ratios of an existing plan; raises ValueError where nothing is pruned or a ratio is wrong."""
@@ -364,8 +383,8 @@ class TokenPruner(nn.Module):
 
     def forget_calibration(self) -> None:
         """Start the averages anew."""
-        for choices in self.stages:
-            choices.alignment.forget()
+        for alignment in self.alignments:
+            alignment.forget()
 
     def average_in(self, recorder: DeltaRecorder) -> None:
         """Average what a calibration pass measured into what is stored; a stage without a pruning keeps its own."""

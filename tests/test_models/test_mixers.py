@@ -1,4 +1,4 @@
-"""Both mixers against the same thing step by step: every direction permuted, scanned alone, brought home, summed."""
+"""The mixers against the same thing step by step: every direction permuted, scanned alone, brought home, summed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
 from mmssmprune.models.layers.vim_block import VimMixer
+from mmssmprune.models.layers.vss_block import SS2D
 from mmssmprune.ops import aligned_selective_scan, selective_scan
 from mmssmprune.pruning import KeptTokens, Stage, TokenState, causal_conv_over_sequence, conv_over_grid
 from mmssmprune.pruning.alignment import ALIGNMENT
-from mmssmprune.pruning.scan_order import ScanOrder, sequence_scan, snake_scan
+from mmssmprune.pruning.scan_order import ScanOrder, line_scan, sequence_scan, snake_scan
 
 
 def visit(x: Tensor, order: Tensor) -> Tensor:
@@ -80,6 +81,25 @@ def vim(mixer: VimMixer, x: Tensor, tokens: TokenState) -> Tensor:
     return mixer.out_proj(total * F.silu(z) / 2)
 
 
+def ss2d(mixer: SS2D, x: Tensor, tokens: TokenState) -> Tensor:
+    x, z = mixer.in_proj(x).chunk(2, dim=-1) if mixer.gated else (mixer.in_proj(x), None)
+    u = F.silu(conv_over_grid(x, mixer.conv2d, tokens))
+    total = 0
+    for r in range(4):
+        own = slice(r * mixer.d_inner, (r + 1) * mixer.d_inner)
+        order = tokens.scan_order.order.expand(len(x), 4, -1)[:, r]
+        gap = None if tokens.scan_order.gap is None else tokens.scan_order.gap[:, r]
+        stored = getattr(tokens.alignment, 'stored_delta', [[None] * 4])[0][r]
+        dt, B, C = F.linear(u, mixer.x_proj_weight[r]).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
+        delta, bias = F.linear(dt, mixer.dt_projs_weight[r]), mixer.dt_projs_bias[r]
+        at_step = [visit(t, order) for t in (u, delta, B, C)]
+        A, D = -torch.exp(mixer.A_logs[own]), mixer.Ds[own]
+        y = scan_once(*at_step[:2], bias, bias, A, *at_step[2:], D, gap, name_of(tokens), stored)
+        total = total + bring_home(y, order)
+    y = mixer.out_norm(total)
+    return mixer.out_proj(y if z is None else y * F.silu(z))
+
+
 def name_of(tokens: TokenState) -> str:
     return next(name for name, made in ALIGNMENT.items() if tokens.alignment is made or type(tokens.alignment) is made)
 
@@ -124,3 +144,11 @@ def test_plain_mamba_mixer_step_by_step(param_order, alignment, kept):
 @pytest.mark.parametrize('alignment', ALIGNMENT)
 def test_vim_mixer_step_by_step(alignment, kept):
     assert_same_mixing(VimMixer(6, d_state=3).double(), vim, tokens_over(sequence_scan(15), kept, alignment, 2))
+
+
+@pytest.mark.parametrize('kept', [None, 8])
+@pytest.mark.parametrize('alignment', ALIGNMENT)
+@pytest.mark.parametrize('settings', [dict(), dict(d_state=3, gated=True, conv_bias=True)], ids=['one state', 'gated'])
+def test_ss2d_step_by_step(settings, alignment, kept):
+    mixer = SS2D(6, ssm_ratio=2.0, **settings).double()
+    assert_same_mixing(mixer, ss2d, tokens_over(line_scan(3, 5), kept, alignment, 4))

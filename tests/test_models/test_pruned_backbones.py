@@ -7,7 +7,7 @@ from itertools import pairwise, product
 import pytest
 import torch
 from mmengine.registry import MODELS
-from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, make
+from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, layers_of, make
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,12 +53,9 @@ def test_dense_weights_load_into_a_pruned_model_and_back(kind):
     pruned = make(kind, pruning=dict(layers=[0, 2], keep_ratio=1, alignment='learned', restoration='mask_token'))
     missing, unexpected = pruned.load_state_dict(dense.state_dict(), strict=False)
     assert unexpected == []
-    stage = 'pruner.stages.0.'
-    assert sorted(missing) == [
-        f'{stage}alignment.calibrated_batches',
-        f'{stage}alignment.stored_delta',
-        f'{stage}restoration.mask_token',
-    ]
+    names = ('alignment.calibrated_batches', 'alignment.stored_delta', 'restoration.mask_token')
+    stages = (0, 2) if kind.startswith('vmamba') else (0,)  # those that prune
+    assert sorted(missing) == [f'pruner.stages.{stage}.{name}' for stage in stages for name in names]
     assert all(torch.equal(a, b) for a, b in zip(dense(images), pruned(images), strict=True))
 
 
@@ -124,9 +121,10 @@ def rows_seen(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
 
         return hook
 
+    layers = nn.ModuleList(layers_of(model))
     handles = [
         module.register_forward_hook(count(name))
-        for name, module in model.layers.named_modules()
+        for name, module in layers.named_modules()
         if isinstance(module, nn.Linear)
     ]
     sum(o.sum() for o in model(images)).backward()
@@ -149,7 +147,9 @@ def test_later_layers_run_on_kept_tokens_only(kind, with_cp, names, monkeypatch)
     model = make(kind, pruning=PRUNING | names, with_cp=with_cp).train()
     hw = (64, 96)
     plan = model.tokens_per_layer(hw)
-    assert plan == [n + len(getattr(model, '_cls_names', ())) for n in (24, 15, 15, 9)]
+    of_stages = (384, 231, 96, 15, 15, 6)  # 16x24, 8x12, 4x6 cells, of which 60 % from the first block on, 2x3
+    expected = of_stages if kind.startswith('vmamba') else (24, 15, 15, 9)
+    assert plan == [n + len(getattr(model, '_cls_names', ())) for n in expected]
     rows = rows_seen(model, torch.randn(2, 3, *hw))
     for name, seen in rows.items():
         if not name.endswith('dt_proj'):
@@ -244,14 +244,15 @@ def test_autocast_is_close_to_float32(kind, names):
             model.set_keep_ratio(0.5)
             assert all(o.isfinite().all() for o in model(images))
     for a, b in zip(exact, half, strict=True):
-        assert (a - b).norm() <= 0.1 * a.norm()
+        # VMamba's last map of 2x2 cells is behind 23 random projections.
+        assert (a - b).norm() <= (0.3 if kind.startswith('vmamba') else 0.1) * a.norm()
 
 
 PER_STAGE = dict(layers=[0, 1, 2], keep_ratio=0.5, regime='per_stage')
 
 
 @pytest.mark.parametrize('names', [{}, dict(reduction='merge'), dict(reduction='evit'), dict(restoration='follow')])
-@pytest.mark.parametrize('kind', MAKERS)
+@pytest.mark.parametrize('kind', [kind for kind in MAKERS if not kind.startswith('vmamba')])
 def test_after_a_tap_every_cell_may_come_back(kind, names):
     model = make(kind, pruning=PER_STAGE | names)
     extra = len(getattr(model, '_cls_names', ()))

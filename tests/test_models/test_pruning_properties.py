@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_backbones import MAKERS, make
+from tiny_backbones import MAKERS, layers_of, make
 
 from mmssmprune.pruning import IMPORTANCE
 from mmssmprune.pruning.pruner import CHOICES
@@ -34,7 +34,7 @@ def test_any_pruning_runs_and_trains(kind, data):
     batch, size = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([(32, 32), (32, 96), (64, 32)]))
     model = make(kind, pruning=pruning).train(data.draw(st.booleans()))
     rows, expected = [], [tuple(out.shape) for out in make(kind)(torch.zeros(batch, 3, *size))]
-    for layer in model.layers:
+    for layer in layers_of(model):
         layer.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
     model.calibration_interval = 10**9  # its passes are dense; here rows are counted
     model._forwards = 1

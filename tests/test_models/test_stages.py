@@ -64,14 +64,62 @@ def test_rows_per_layer_are_the_plan(regime, with_cp):
     assert rows[: len(plan)] == plan
 
 
-def test_a_stage_begins_with_every_cell():
-    with_first, without = (
-        make_four_stages(pruning=dict(layers=layers, keep_ratio=0.5, restoration='hold')) for layers in ([1, 4], [4])
-    )
+def test_a_stage_begins_with_every_cell_unless_the_plan_prunes_where_it_begins():
+    scores, begun = [], []
+    model = make_four_stages(pruning=dict(layers=[2, 3, 4], keep_ratio=0.5)).double()
+    begin = model.pruner.begin
+
+    def watched(streams, tokens, before):
+        found = begin(streams, tokens, before)
+        scores.append(before.score)
+        begun.append(found[1].kept)
+        return found
+
+    model.pruner.begin = watched
     with torch.no_grad():
-        a, b = with_first(images()), without(images())
-    # What was pruned after the last layer of a stage is remembered as it was, so nothing has changed at its end.
-    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        model(images(dtype=torch.float64))
+    assert [kept is None for kept in begun] == [True, False, True]
+    assert scores[1].shape == (2, 117, 1)  # of pruned cells too
+    for score, kept in zip(scores[1], begun[1].index, strict=True):
+        # 5x7 cells from 9x13: row i is the mean of rows floor(9 i / 5) to ceil(9 (i + 1) / 5).
+        grid = score.view(9, 13)
+        pooled = torch.stack(
+            [
+                grid[9 * i // 5 : -(-9 * (i + 1) // 5), 13 * j // 7 : -(-13 * (j + 1) // 7)].mean()
+                for i in range(5)
+                for j in range(7)
+            ]
+        )
+        assert kept.tolist() == sorted(pooled.topk(18).indices.tolist())
+
+
+BEGUN = [1, 3, 4, 7]  # where the second, the third and the last stage begin, and inside the third
+
+
+@pytest.mark.parametrize('names', NAMES, ids=str)
+def test_stages_that_begin_pruned_prove_the_same(names):
+    pruning = dict(layers=BEGUN, keep_ratio=1, **names)
+    dense, model = make_four_stages(), make_four_stages(pruning=pruning)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(dense(images()), model(images()), strict=True))
+    model.set_keep_ratio(0.6)
+    plan = model.tokens_per_layer(HW)
+    per_output = names.get('regime', '').startswith('per_')
+    # What the third stage's begin left is what its pruning may choose from: no output lies between them.
+    assert plan == [468, 468, 71, 71, 21, 13, 13, 13, 8, 8], per_output
+    rows = []
+    for stage in model.stages:
+        for layer in stage.layers:
+            layer.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+    with torch.no_grad():
+        together = model.double()(images(dtype=torch.float64))
+        assert rows == plan
+        alone = model(images(dtype=torch.float64)[1:])
+    for whole, one in zip(together, alone, strict=True):
+        assert torch.allclose(whole[1], one[0], rtol=1e-9, atol=1e-9)
+    outs = model.float().train()(images())
+    sum(out.square().sum() for out in outs).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
 @pytest.mark.parametrize('saved', [0.1, 0.2])
@@ -89,14 +137,14 @@ def test_a_target_prunes_the_deepest_stage_unless_told():
 
 @pytest.mark.parametrize('alignment', ['calibrated', 'learned'])
 def test_every_stage_measures_its_own_deltas(alignment):
-    model = make_four_stages(pruning=dict(layers=[0, 4], keep_ratio=0.5, alignment=alignment))
+    model = make_four_stages(pruning=dict(layers=[0, 4, 7], keep_ratio=0.5, alignment=alignment))
     model.calibrate(images())
-    stored = [choices.alignment.stored_delta.detach() for choices in model.pruner.stages]
-    inner = [stage.d_inner for stage in model.stages]
-    assert [tuple(s.shape) for s in stored] == [(d, 1, n) for d, n in zip(DEPTHS, inner, strict=True)]
-    measured = [[bool(layer.abs().sum() > 0) for layer in s] for s in stored]
-    assert measured == [[False, True], [False] * 2, [False, True, True, True], [False] * 2]
-    assert model.pruner.plan.keep_ratios == (0.5, 0.5)
+    assert model.pruner.stages[1].alignment is None  # nothing is pruned there
+    stored = {i: model.pruner.stages[i].alignment.stored_delta.detach() for i in (0, 2, 3)}
+    assert [tuple(s.shape) for s in stored.values()] == [(DEPTHS[i], 1, model.stages[i].d_inner) for i in stored]
+    measured = [[bool(layer.abs().sum() > 0) for layer in s] for s in stored.values()]
+    assert measured == [[False, True], [False, True, True, True], [True, True]]
+    assert model.pruner.plan.keep_ratios == (0.5, 0.5, 0.5)
 
 
 def test_depths_for_layer_decay_count_through_the_stages():

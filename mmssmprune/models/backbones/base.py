@@ -134,8 +134,9 @@ class PrunableBackbone(BaseModule):
             ValueError: the dict does not suit this backbone, or its target is out of reach.
         """
         has_class_token = self.num_extra_tokens > 0
-        self.pruner = TokenPruner(pruning, self.stages, has_class_token, restores=not self.returns_vector)
-        if self.returns_vector and self.pruner.config.get('restoration') is not None:
+        restores = not self.returns_vector or len(self.stages) > 1  # between stages every cell returns
+        self.pruner = TokenPruner(pruning, self.stages, has_class_token, restores)
+        if not restores and self.pruner.config.get('restoration') is not None:
             raise ValueError(
                 f'pruning.restoration is about maps, and out_type {self.out_type!r} returns none; leave it out'
             )
