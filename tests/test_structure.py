@@ -15,8 +15,6 @@ ROOMS = ('ops', 'pruning', 'checkpoints', 'models', 'datasets', 'engine', 'analy
 # The same for the folders of analysis. Of its files only the model zoo, which tabulates, imports from them.
 ANALYSIS = ('cost', 'speed', 'token_pictures', 'comparison', 'evidence')
 TREES = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob('*.py'))}
-# Still twice; a name goes from this list with its second class.
-KNOWN_CLASSES = {'Panel', 'Places', 'Walk', '_View'}
 
 
 def imported(file: Path, tree: ast.AST) -> Iterator[str]:
@@ -80,4 +78,4 @@ def test_no_class_name_stands_for_two_things():
             if isinstance(node, ast.ClassDef):
                 files[node.name].append(file.as_posix())
     twice = {name: places for name, places in files.items() if len(places) > 1}
-    assert {name: places for name, places in twice.items() if name not in KNOWN_CLASSES} == {}
+    assert twice == {}

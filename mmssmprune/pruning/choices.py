@@ -14,7 +14,7 @@ NEEDS = {
     'class_token': 'the sequence has at least one class token; other models refuse the choice',
     'directions': '`LayerTrace.directions`, the output of every direction of the scan, at the layers that are scored',
     'calibration': 'passes over the dense model that measure the step sizes of cells which would be pruned',
-    'held': 'the features that every position had when it was pruned',
+    'remembered': 'the features that every position had when it was pruned',
     'leader': '`TokenState.leader`, for each position the kept token that resembled it most when it was pruned',
     'pos_embed': "the model's position embedding",
     'training': 'its parameters mean nothing before they are trained: loading says so where a checkpoint has none',

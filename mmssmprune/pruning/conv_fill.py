@@ -22,15 +22,15 @@ register_conv_fill = CONV_FILL.register
 
 
 @register_conv_fill
-def zero(held: tuple[Tensor, ...]) -> None:
+def zero(remembered: tuple[Tensor, ...]) -> None:
     """A pruned neighbour is zero, as the padding is."""
     return None
 
 
-@register_conv_fill(needs='held')
-def hold(held: tuple[Tensor, ...]) -> Tensor:
+@register_conv_fill(needs='remembered')
+def hold(remembered: tuple[Tensor, ...]) -> Tensor:
     """A pruned neighbour has its last known features; it thereby costs about a fifth of a kept one in each layer."""
-    return sum(held)
+    return sum(remembered)
 
 
 def conv_over_grid(x: Tensor, conv: nn.Conv2d, tokens: TokenState, fill: Tensor | None = None) -> Tensor:

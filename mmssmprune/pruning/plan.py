@@ -138,8 +138,8 @@ def overridden(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
         before: as the config has it.
         after: the same after the change.
     """
-    held = {key for key in PLAN_KEYS if after.get(key) is not None}
-    new = {key for key in held if after[key] != before.get(key)}
+    stated = {key for key in PLAN_KEYS if after.get(key) is not None}
+    new = {key for key in stated if after[key] != before.get(key)}
     spacing = {'start', 'every'}
     gone = set()
     if new.intersection(DECIDING):
@@ -152,7 +152,7 @@ def overridden(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
         gone.add('layers')
     result = {key: value for key, value in after.items() if key not in gone}
     had_target = any(before.get(key) is not None for key in TARGETS)
-    if had_target and 'keep_ratio' in new and not (held - gone) & {'layers', *spacing}:
+    if had_target and 'keep_ratio' in new and not (stated - gone) & {'layers', *spacing}:
         result['layers'] = DEFAULT_LAYERS
     return result
 

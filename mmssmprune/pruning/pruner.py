@@ -291,7 +291,7 @@ class TokenPruner(nn.Module):
         if self.names['regime'] == 'per_output':
             column = score.unsqueeze(-1)
             tokens = replace(tokens, score=tokens.kept.scatter(column, tokens.score) if tokens.kept else column)
-        held = self._held(streams, tokens)
+        remembered = self._remembered(streams, tokens)
         reduced = choices.reduction(streams, tokens, trace, score, keep)
         kept = KeptTokens(reduced.chosen, alive) if tokens.kept is None else tokens.kept.subset(reduced.chosen)
         leader = reduced.into
@@ -300,26 +300,26 @@ class TokenPruner(nn.Module):
         if leader is not None and tokens.leader is not None:
             leader = leader.gather(1, tokens.leader)
         fused = reduced.into is not None
-        if fused and not self.needs('held', 'conv_fill'):
-            held = ()  # every position shows its leader
-        tokens = replace(tokens.keeping(kept), held=held, leader=leader, fused=fused)
-        shown = choices.conv_fill(held)
+        if fused and not self.needs('remembered', 'conv_fill'):
+            remembered = ()  # every position shows its leader
+        tokens = replace(tokens.keeping(kept), remembered=remembered, leader=leader, fused=fused)
+        shown = choices.conv_fill(remembered)
         tokens = tokens if shown is None else tokens.losing(shown)
         for observer in self.observers:
             observer.reduced(layer, before, tokens, score, reduced)
         return reduced.streams, tokens
 
-    def _held(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
+    def _remembered(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
         """Every position of every stream: the tokens at hand as they are, the others as they are remembered."""
-        remembers = self.needs('held', 'restoration')
-        if not (remembers and not tokens.fused) and not self.needs('held', 'conv_fill'):
+        remembers = self.needs('remembered', 'restoration')
+        if not (remembers and not tokens.fused) and not self.needs('remembered', 'conv_fill'):
             return ()
         if tokens.kept is None:
             return streams
         restoration = self.stages[tokens.stage].restoration
         return tuple(
-            restoration(x, tokens, held, None) if remembers else tokens.kept.scatter(x, held)
-            for x, held in zip(streams, tokens.held, strict=True)
+            restoration(x, tokens, remembered, None) if remembers else tokens.kept.scatter(x, remembered)
+            for x, remembered in zip(streams, tokens.remembered, strict=True)
         )
 
     def _reopen(
@@ -362,10 +362,10 @@ class TokenPruner(nn.Module):
         if tokens.fused:
             return tuple(gather_rows(x, tokens.leader) for x in streams)
         restoration = self.stages[tokens.stage].restoration
-        held = tokens.held or (None,) * len(streams)
+        remembered = tokens.remembered or (None,) * len(streams)
         positions = (*[None] * (len(streams) - 1), tokens.pos_embed)
-        # The first ones only may be asked for, so there may be more of what is held.
-        return tuple(restoration(x, tokens, h, p) for x, h, p in zip(streams, held, positions, strict=False))
+        # The first ones only may be asked for, so there may be more of what is remembered.
+        return tuple(restoration(x, tokens, h, p) for x, h, p in zip(streams, remembered, positions, strict=False))
 
     def end_stage(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[tuple[Tensor, ...], TokenState]:
         """Every cell alive again, as the strided convolution between two stages needs it."""

@@ -1,7 +1,7 @@
 """Dense heads need every cell: how the compact sequence becomes a full map again.
 
 Kept tokens are always exact; the choices differ in what the other cells show. Every one takes the compact tokens of a
-stream (B, K, C), their `TokenState`, every position as it was when pruned ``held`` (B, L, C), and the position
+stream (B, K, C), their `TokenState`, every position as it was when pruned ``remembered`` (B, L, C), and the position
 embedding ``pos_embed`` (1, L, C) that the stream carries, the last two None where the choice does not need them, and
 returns (B, L, C). Of several streams, which the reader adds up, only the last carries the positions; for the others
 ``pos_embed`` is None, and for a model without any it is zero.
@@ -25,40 +25,40 @@ FLOOR = 'zero'
 NEIGHBOURS = 4
 
 
-@register_restoration(needs='held')
-def hold(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
+@register_restoration(needs='remembered')
+def hold(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the value it had when it was pruned."""
-    return tokens.kept.scatter(x, held)
+    return tokens.kept.scatter(x, remembered)
 
 
-@register_restoration(needs='held')
-def drift(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
+@register_restoration(needs='remembered')
+def drift(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the value it had when it was pruned, moved as the nearest kept cell moved since.
 
     Ours: what the layers after a pruning add to a token varies slowly over the image, so a neighbour tells most of it.
     """
     _, index = _nearest_kept(tokens, 1)
-    return _moved_with(x, tokens, held, index.squeeze(2))
+    return _moved_with(x, tokens, remembered, index.squeeze(2))
 
 
-@register_restoration(needs=('held', 'leader'))
-def follow(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
+@register_restoration(needs=('remembered', 'leader'))
+def follow(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the value it had when it was pruned, moved as the kept token moved that resembled it most.
 
     Ours: the likeness (cosine of the features, see `TokenPruner`) is measured once, at the pruning. Of merging
     (ToMe) this keeps the idea that a similar token stands for a lost one, but not the loss of the cell's own features.
     """
-    return _moved_with(x, tokens, held, tokens.leader)
+    return _moved_with(x, tokens, remembered, tokens.leader)
 
 
-def _moved_with(x: Tensor, tokens: TokenState, held: Tensor, leader: Tensor) -> Tensor:
-    """``held``, plus at each pruned position the change since then of the token at hand ``leader`` (B, L)."""
-    change = x - tokens.kept.gather(held)
-    return tokens.kept.scatter(x, held + gather_rows(change, leader))
+def _moved_with(x: Tensor, tokens: TokenState, remembered: Tensor, leader: Tensor) -> Tensor:
+    """``remembered``, plus at each pruned position the change since then of the token at hand ``leader`` (B, L)."""
+    change = x - tokens.kept.gather(remembered)
+    return tokens.kept.scatter(x, remembered + gather_rows(change, leader))
 
 
 @register_restoration
-def zero(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
+def zero(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell is zero: the floor of the ablation."""
     return tokens.kept.scatter(x)
 
@@ -71,21 +71,21 @@ class MaskToken(nn.Module):
         super().__init__()
         self.mask_token = nn.Parameter(torch.zeros(1, 1, stage.embed_dims))
 
-    def forward(self, x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Tensor | None) -> Tensor:
         """(B, K, C) -> (B, L, C)."""
         shown = None if pos_embed is None else (self.mask_token + pos_embed).expand(len(x), tokens.length, -1)
         return tokens.kept.scatter(x, shown)
 
 
 @register_restoration
-def nearest(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
+def nearest(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the kept cell nearest to it on the grid, the earlier one of two as near."""
     _, index = _nearest_kept(tokens, 1)
     return tokens.kept.scatter(x, gather_rows(x, index.squeeze(2)))
 
 
 @register_restoration
-def interpolate(x: Tensor, tokens: TokenState, held: Tensor | None, pos_embed: Tensor | None) -> Tensor:
+def interpolate(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the kept cells around it, weighted by a Gaussian as wide as the nearest is far."""
     squared, index = _nearest_kept(tokens, NEIGHBOURS)
     squared = squared.to(torch.promote_types(x.dtype, torch.float32))

@@ -124,9 +124,9 @@ class _Watch:
         taps.append(Tap(self._layer, _to_map(kept, tokens, False), _whole_to_map(norm, tokens)))
 
 
-def _to_map(values: Tensor, tokens: TokenState, blank: float | bool) -> Tensor:
-    """(B, K) of the tokens at hand -> (B, h, w) on the CPU, ``blank`` at the other cells."""
-    whole = torch.full((len(values), tokens.length), blank, dtype=values.dtype, device=values.device)
+def _to_map(values: Tensor, tokens: TokenState, elsewhere: float | bool) -> Tensor:
+    """(B, K) of the tokens at hand -> (B, h, w) on the CPU, ``elsewhere`` at the other cells."""
+    whole = torch.full((len(values), tokens.length), elsewhere, dtype=values.dtype, device=values.device)
     return _whole_to_map(whole.scatter(1, tokens.positions.expand(len(values), -1), values), tokens)
 
 

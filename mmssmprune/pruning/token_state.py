@@ -45,7 +45,7 @@ class TokenState:
         layer: place in the stage of the layer that comes next, where the alignment asks for it.
         wants_directions: whether that layer is to show the output of every direction.
         pos_embed: (1, L, C) the position embedding, where a restoration needs it.
-        held: per stream (B, L, C), every position as it was when it was pruned; empty where no choice needs it.
+        remembered: per stream (B, L, C), every position as it was when it was pruned; empty where no choice needs it.
         lost: the pruned cells with their features, where the conv_fill shows them to convolutions.
         leader: (B, L) the token at hand that stands for each position, where tokens were fused or the restoration
             needs to know which one resembled it most.
@@ -65,7 +65,7 @@ class TokenState:
     layer: int = 0
     wants_directions: bool = False
     pos_embed: Tensor | None = None
-    held: tuple[Tensor, ...] = ()
+    remembered: tuple[Tensor, ...] = ()
     lost: LostTokens | None = None
     leader: Tensor | None = None
     fused: bool = False

@@ -206,7 +206,7 @@ def test_vector_restores_nothing_and_trains_every_parameter(kind, conv_fill, mon
     layers_of(model)[-1].register_forward_pre_hook(lambda _, args: states.append(args[-1]))
     model(torch.randn(2, 3, 64, 64))[0].square().sum().backward()
     assert (states[-1].leader is None) == (not restores or states[-1].kept is None)
-    assert bool(states[-1].held) == (states[-1].kept is not None and (restores or conv_fill == 'hold'))
+    assert bool(states[-1].remembered) == (states[-1].kept is not None and (restores or conv_fill == 'hold'))
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 

@@ -25,8 +25,8 @@ PLAIN = [[0, 6, 7, 13, 19], [1, 2, 3, 10, 15]]
 def restore(name: str, x: torch.Tensor, tokens: TokenState) -> torch.Tensor:
     torch.manual_seed(1)
     length = tokens.kept.length
-    held, blank = torch.randn(len(x), length, x.shape[2]), torch.randn(1, length, x.shape[2])
-    return MADE[name](x, tokens, held, blank)
+    remembered, pos_embed = torch.randn(len(x), length, x.shape[2]), torch.randn(1, length, x.shape[2])
+    return MADE[name](x, tokens, remembered, pos_embed)
 
 
 @pytest.mark.parametrize('name', RESTORATION)
@@ -73,33 +73,33 @@ def test_class_tokens_are_no_neighbours():
 
 def test_what_pruned_cells_show():
     tokens, x = state(PLAIN), torch.randn(2, 5, 3)
-    held, blank = torch.randn(2, 20, 3), torch.randn(1, 20, 3)
+    remembered, pos_embed = torch.randn(2, 20, 3), torch.randn(1, 20, 3)
     pruned = torch.ones(2, 20, dtype=torch.bool).scatter(1, tokens.kept.index, False)
-    assert torch.equal(MADE['hold'](x, tokens, held, None)[pruned], held[pruned])
-    assert torch.equal(MADE['mask_token'](x, tokens, None, blank)[pruned], blank.expand(2, -1, -1)[pruned])
+    assert torch.equal(MADE['hold'](x, tokens, remembered, None)[pruned], remembered[pruned])
+    assert torch.equal(MADE['mask_token'](x, tokens, None, pos_embed)[pruned], pos_embed.expand(2, -1, -1)[pruned])
     assert (MADE['mask_token'](x, tokens, None, None)[pruned] == 0).all()
     assert (MADE['zero'](x, tokens, None, None)[pruned] == 0).all()
 
 
 def test_pruned_cells_move_with_their_neighbour_or_their_likeness():
-    tokens, held = state(PLAIN), torch.randn(2, 20, 3)
+    tokens, remembered = state(PLAIN), torch.randn(2, 20, 3)
     step = torch.randn(2, 5, 3)
-    x = tokens.kept.gather(held) + step
-    drifted, followed = (MADE[name](x, tokens, held, None) for name in ('drift', 'follow'))
+    x = tokens.kept.gather(remembered) + step
+    drifted, followed = (MADE[name](x, tokens, remembered, None) for name in ('drift', 'follow'))
     for b, row in enumerate(PLAIN):
         for cell in set(range(20)) - set(row):
             distances = [(cell // 5 - k // 5) ** 2 + (cell % 5 - k % 5) ** 2 for k in row]
-            moved = held[b, cell] + step[b, distances.index(min(distances))]
+            moved = remembered[b, cell] + step[b, distances.index(min(distances))]
             assert torch.allclose(drifted[b, cell], moved, atol=1e-6)
-            assert torch.allclose(followed[b, cell], held[b, cell] + step[b, tokens.leader[b, cell]], atol=1e-6)
+            assert torch.allclose(followed[b, cell], remembered[b, cell] + step[b, tokens.leader[b, cell]], atol=1e-6)
 
 
 @pytest.mark.parametrize('name', ['hold', 'drift', 'follow', 'mask_token'])
 def test_gradients_reach_what_stands_at_pruned_cells(name):
     tokens, x = state(PLAIN), torch.randn(2, 5, 3)
-    held, blank = torch.randn(2, 20, 3, requires_grad=True), torch.randn(1, 20, 3, requires_grad=True)
-    MADE[name](x, tokens, held, blank).square().sum().backward()
-    source = blank if name == 'mask_token' else held
+    remembered, pos_embed = torch.randn(2, 20, 3, requires_grad=True), torch.randn(1, 20, 3, requires_grad=True)
+    MADE[name](x, tokens, remembered, pos_embed).square().sum().backward()
+    source = pos_embed if name == 'mask_token' else remembered
     for b, row in enumerate(PLAIN):
         grad = source.grad[0 if name == 'mask_token' else b].abs().sum(-1)
         assert (grad[[cell for cell in range(20) if cell not in row]] > 0).all()

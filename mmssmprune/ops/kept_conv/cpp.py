@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_name('kept_conv.cpp')
 PAD = 16  # so many channels hold any vector
 
 
-class _View(ctypes.Structure):
+class _TokenView(ctypes.Structure):
     _fields_ = [('data', ctypes.c_void_p), ('batch', ctypes.c_int64), ('token', ctypes.c_int64)]
 
 
@@ -31,7 +31,7 @@ class _Conv(ctypes.Structure):
     _buffers = ('slot', 'out_cells', 'weight', 'bias', 'rows', 'map')
     _sizes = ('batch', 'tokens', 'outputs', 'channels', 'padded', 'height', 'width', 'kernel_height', 'kernel_width')
     _fields_ = [
-        *((name, _View) for name in _views),
+        *((name, _TokenView) for name in _views),
         *((name, ctypes.c_void_p) for name in _buffers),
         *((name, ctypes.c_int64) for name in (*_sizes, 'top', 'left', 'threads')),
     ]
@@ -121,7 +121,7 @@ def _call(p: ConvInputs, weight: Tensor, bias: Tensor | None, **tensors: Tensor)
     conv = _Conv(**dict(zip(_Conv._sizes, sizes, strict=True)), top=p.top, left=p.left, threads=torch.get_num_threads())
     for name, tensor in tensors.items():
         pointer = tensor.data_ptr()
-        setattr(conv, name, _View(pointer, *tensor.stride()[:2]) if name in _Conv._views else pointer)
+        setattr(conv, name, _TokenView(pointer, *tensor.stride()[:2]) if name in _Conv._views else pointer)
     library = _load()[0]
     run = library.kept_conv_double if weight.dtype == torch.float64 else library.kept_conv_float
     run(ctypes.byref(conv))
