@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_backbones import PLAIN_ARCH, VIM_ARCH
+from tiny_backbones import PLAIN_ARCH, VIM_ARCH, VMAMBA_ARCH
 
 from mmssmprune.analysis import TokenVisualizationHook
 from mmssmprune.engine.distillation import DistillationHook
 from mmssmprune.engine.keep_ratio_hooks import ElasticKeepRatioHook, KeepRatioWarmupHook
 from mmssmprune.engine.layer_decay import LayerDecayOptimWrapperConstructor
-from mmssmprune.models import PlainMamba, PlainMambaAdapter, SimpleFeaturePyramid, Vim
+from mmssmprune.models import PlainMamba, PlainMambaAdapter, SimpleFeaturePyramid, Vim, VMamba
 from mmssmprune.pruning import make_plan
 
 NAN = float('nan')
@@ -68,6 +68,24 @@ VIM = {
         ('if_cls_token', 'use_middle_cls_token', 'use_double_cls_token', 'if_divide_out', 'with_fpn'), NO_FLAG
     ),
 }
+VMAMBA = {
+    **{name: BAD[name] for name in ('in_channels', 'out_type', 'drop_path_rate', 'with_cp', 'init_cfg', 'pruning')},
+    'arch': (5, True, 1.5, 'x', [], {}, dict(embed_dims=8), dict(VMAMBA_ARCH, num_layers=4), dict(depths=[1])),
+    'out_indices': (*NO_LAYERS, [0, 0], [1, 0]),
+    'patch_size': (*NO_COUNT, None, 3),
+    'patch_norm': NO_FLAG,
+    'embed_dims': (0, -1, 1.5, True, '8', NAN, [], [8, 16], [8, 16, 32, 0]),
+    'depths': (0, 5, True, 'x', [], [0, 1], [1.5], [True]),
+    'ssm_ratio': (0, -1, NAN, True, '1', 1e-3),
+    'd_state': NO_COUNT,
+    'dt_rank': (*NO_COUNT, 'x'),
+    'conv_size': (*NO_COUNT, 2),
+    'conv_bias': (1, 'True', [True]),
+    'gated': (1, 'True', [True]),
+    'mlp_ratio': (-1, NAN, True, '4'),
+    'patch_embed_version': (5, 'v3'),
+    'downsample_version': (5, 'v4'),
+}
 ADAPTER = {
     'interaction_indexes': (5, True, 'x', [], [5], [[]], [(0, 1)], [(0, 4)], [(1, 3)], [(2, 3), (0, 1)], [(0, 1.5)]),
     'conv_inplane': NO_COUNT,
@@ -108,6 +126,11 @@ def test_plain_mamba(name, value):
 @pytest.mark.parametrize(('name', 'value'), cases(BAD, VIM), ids=shown)
 def test_vim(name, value):
     refuses(Vim, **{'arch': VIM_ARCH, 'img_size': 64, name: value})
+
+
+@pytest.mark.parametrize(('name', 'value'), cases(VMAMBA), ids=shown)
+def test_vmamba(name, value):
+    refuses(VMamba, **{'arch': VMAMBA_ARCH, name: value})
 
 
 @pytest.mark.parametrize(('name', 'value'), cases(ADAPTER), ids=shown)
