@@ -124,7 +124,7 @@ def test_states_are_kept_for_training_alone():
     with torch.no_grad():
         assert torch.equal(multi_scan(**leaves, **options, backend='cpp'), trained)
     names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'direction_B')
-    operands = (*(leaves[name] for name in names), *(None,) * 4, 4, 8, True, False, 'cpp')
+    operands = (*(leaves[name] for name in names), *(None,) * 4, 4, 8, False, True, False, 'cpp')
     assert torch.ops.mmssmprune.multi_scan(*operands)[2].shape == (2, 4, 3, 4, 32)
     out, _, saved = torch.ops.mmssmprune.multi_scan(*operands, False)
     assert saved.shape == (2, 4, 1, 4, 32)

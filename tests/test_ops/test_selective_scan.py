@@ -116,9 +116,9 @@ def test_operator_passes_opcheck(backend):
     u, delta, A, B, C, D, z, bias = (t if t.dim() < 3 else t.transpose(1, 2) for t in operands)
     u, delta, A, B, C, D, bias = (t[None] for t in (u, delta, A, B, C, D, bias))
     gap_time = torch.rand(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    rest = (*(None,) * 5, 1, 0, True, True, backend, True)
+    rest = (*(None,) * 5, 1, 0, False, True, True, backend, True)
     torch.library.opcheck(torch.ops.mmssmprune.multi_scan.default, (u, delta, A, B, C, D, z, bias, *rest, gap_time))
-    bare = (u, delta, A, B, C, *(None,) * 8, 1, 0, False, False, backend)
+    bare = (u, delta, A, B, C, *(None,) * 8, 1, 0, False, False, False, backend)
     torch.library.opcheck(torch.ops.mmssmprune.multi_scan.default, bare)
 
 

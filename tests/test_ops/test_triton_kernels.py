@@ -120,7 +120,7 @@ def test_operator_passes_opcheck(launch, monkeypatch):
     leaves, _ = multi_operands(1, (1, 2), 2, 1)
     leaves = rounded(leaves, torch.float32, DEVICE)
     operands = [leaves.get(n) for n in ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'direction_B')]
-    rest = (None, None, None, None, 4, 2, True, False, 'triton')
+    rest = (None, None, None, None, 4, 2, False, True, False, 'triton')
     torch.library.opcheck(
         torch.ops.mmssmprune.multi_scan.default, (*operands, *rest), test_utils=('test_schema', 'test_faketensor')
     )

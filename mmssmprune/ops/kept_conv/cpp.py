@@ -20,21 +20,9 @@ SOURCE = Path(__file__).with_name('kept_conv.cpp')
 PAD = 16  # so many channels hold any vector
 
 
-class _TokenView(ctypes.Structure):
-    _fields_ = [('data', ctypes.c_void_p), ('batch', ctypes.c_int64), ('token', ctypes.c_int64)]
-
-
-class _Conv(ctypes.Structure):
-    """``Conv`` in the source."""
-
-    _views = ('x', 'out', 'grad_out')
-    _buffers = ('slot', 'out_cells', 'weight', 'bias', 'rows', 'map')
-    _sizes = ('batch', 'tokens', 'outputs', 'channels', 'padded', 'height', 'width', 'kernel_height', 'kernel_width')
-    _fields_ = [
-        *((name, _TokenView) for name in _views),
-        *((name, ctypes.c_void_p) for name in _buffers),
-        *((name, ctypes.c_int64) for name in (*_sizes, 'top', 'left', 'threads')),
-    ]
+# ``Conv`` in the source, in its order: tensors with the strides of batch and token, then pointers, then numbers.
+VIEWS = ('x', 'out', 'grad_out')
+BUFFERS = ('slot', 'out_cells', 'weight', 'bias', 'rows', 'map')
 
 
 def problem(device_type: str = 'cpu', dtype: torch.dtype = torch.float32) -> str | None:
@@ -112,16 +100,17 @@ def _call(p: ConvInputs, weight: Tensor, bias: Tensor | None, **tensors: Tensor)
     tensors |= {'x': p.x.to(weight.dtype), 'weight': weight, 'rows': weight.new_empty((kh * kw + 2) * padded)}
     tensors |= {'slot': p.slot.to(torch.int32).contiguous(), 'out_cells': p.out_cells.to(torch.int64).contiguous()}
     tensors['map'] = p.slot.new_empty(batch * (p.height + kh - 1) * (p.width + kw - 1), dtype=torch.int64)
-    for name in _Conv._views:
+    for name in VIEWS:
         if name in tensors and tensors[name].stride(2) != 1:
             tensors[name] = tensors[name].contiguous()
     if bias is not None:
         tensors['bias'] = bias
-    sizes = (batch, tokens, p.out_cells.shape[1], channels, padded, p.height, p.width, kh, kw)
-    conv = _Conv(**dict(zip(_Conv._sizes, sizes, strict=True)), top=p.top, left=p.left, threads=torch.get_num_threads())
-    for name, tensor in tensors.items():
-        pointer = tensor.data_ptr()
-        setattr(conv, name, _TokenView(pointer, *tensor.stride()[:2]) if name in _Conv._views else pointer)
+    fields = []
+    for name in VIEWS:
+        fields += (tensors[name].data_ptr(), *tensors[name].stride()[:2]) if name in tensors else (0, 0, 0)
+    fields += (tensors[name].data_ptr() if name in tensors else 0 for name in BUFFERS)
+    fields += (batch, tokens, p.out_cells.shape[1], channels, padded, p.height, p.width, kh, kw, p.top, p.left)
+    conv = (ctypes.c_int64 * (len(fields) + 1))(*fields, torch.get_num_threads())
     library = _load()[0]
     run = library.kept_conv_double if weight.dtype == torch.float64 else library.kept_conv_float
-    run(ctypes.byref(conv))
+    run(conv)

@@ -18,28 +18,13 @@ SOURCE = Path(__file__).with_name('scan.cpp')
 PAD = 16  # so many channels hold any vector
 
 
-class _View(ctypes.Structure):
-    _fields_ = [('data', ctypes.c_void_p), *((name, ctypes.c_int64) for name in ('set', 'batch', 'token', 'channel'))]
-
-
-class _Scan(ctypes.Structure):
-    """``Scan`` in the source.
-
-    ``weights`` (S, N + 3, D) has the rows of A transposed, then D, delta_bias and delta_gap; ``sums`` (B, S, N + 3, D)
-    are their gradients. ``saved`` (B, R, chunks, N, D) holds states, ``carry`` (B, R, N + 1, D) the gradient of one and
-    that of the delta before it; ``dmoves`` (parts * B, M, N) that of direction_B. N and D are padded in all of these.
-    """
-
-    _operands = ('u', 'delta', 'z', 'gap_time', 'B', 'C', 'grad_out', 'total')
-    _views = (*_operands, 'out', 'dy', 'du', 'ddelta', 'dz', 'dgap_time', 'dB', 'dC')
-    _buffers = ('weights', 'saved', 'carry', 'sums', 'direction_B', 'dmoves', 'order', 'move', 'gap')
-    _sizes = ('batch', 'dim', 'states', 'length', 'padded', 'padded_states', 'directions', 'inputs', 'sets', 'together')
-    _options = ('permute', 'softplus', 'given_gap', 'moves', 'order_batch', 'move_batch', 'saved_chunk')
-    _fields_ = [
-        *((name, _View) for name in _views),
-        *((name, ctypes.c_void_p) for name in _buffers),
-        *((name, ctypes.c_int64) for name in (*_sizes, *_options, 'parts', 'threads')),
-    ]
+# ``Scan`` in the source, in its order: tensors with the strides of set, batch, token and channel, then pointers, then
+# numbers. ``weights`` (S, N + 3, D) has the rows of A transposed, then D, delta_bias and delta_gap; ``sums`` (B, S,
+# N + 3, D) are their gradients. ``saved`` (B, R, chunks, N, D) holds states, ``carry`` (B, R, N + 1, D) the gradient
+# of one and that of the delta before it; ``dmoves`` (parts * B, M, N) that of direction_B. All have N and D padded.
+VIEWS = ('u', 'delta', 'z', 'gap_time', 'B', 'C', 'grad_out', 'total')
+VIEWS += ('out', 'dy', 'du', 'ddelta', 'dz', 'dgap_time', 'dB', 'dC')
+BUFFERS = ('weights', 'saved', 'carry', 'sums', 'direction_B', 'dmoves', 'order', 'move', 'gap')
 
 
 @cache
@@ -116,37 +101,34 @@ def call_source(p: ScanInputs, saved: Tensor, **tensors: Tensor | None) -> None:
     if p.direction_B is not None:
         pad = states - p.direction_B.shape[1]
         tensors['direction_B'] = (F.pad(p.direction_B, (0, pad)) if pad else p.direction_B).contiguous()
-    strides = (0 if t is None or len(t) == 1 else t.stride(0) for t in (tensors['order'], tensors['move']))
-    order_batch, move_batch = strides
-    scan = _Scan(
-        batch=batch,
-        dim=dim,
-        states=p.A.shape[2],
-        length=tokens,
-        padded=padded,
-        padded_states=states,
-        directions=p.directions,
-        inputs=inputs,
-        sets=p.sets,
-        together=_together(p),
-        permute=p.permute_params,
-        softplus=p.delta_softplus,
-        given_gap=p.delta_gap is not None,
-        moves=0 if p.direction_B is None else len(p.direction_B),
-        order_batch=order_batch,
-        move_batch=move_batch,
-        saved_chunk=states * padded if p.keep_states else 0,
-        parts=parts_of(batch, padded),
-        threads=torch.get_num_threads(),
+    # Tensors are alive until the source returns, so pointers are safe; views have any layout, buffers are contiguous.
+    fields = []
+    for name in VIEWS:
+        fields += _view(tensors.get(name))
+    for name in BUFFERS:
+        tensor = tensors.get(name)
+        fields.append(0 if tensor is None else tensor.data_ptr())
+    fields += (batch, dim, p.A.shape[2], tokens, padded, states, p.directions, inputs, p.A.shape[0], _together(p))
+    fields += (p.permute_params, p.delta_softplus, p.delta_gap is not None)
+    fields += (
+        0 if p.direction_B is None else len(p.direction_B),
+        *map(_batch_stride, (tensors['order'], tensors['move'])),
     )
-    # Every tensor is alive until the source returns, so pointers are safe; those of views carry their strides, which is
-    # why any layout is read without a copy. Buffers are contiguous.
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            pointer = tensor.data_ptr()
-            strides = tensor.stride()[-3:]
-            by_set = tensor.stride(0) if tensor.dim() == 4 and len(tensor) > 1 else 0  # what all share has one set
-            setattr(scan, name, _View(pointer, by_set, *strides) if name in _Scan._views else pointer)
+    fields += (states * padded if p.keep_states else 0, parts_of(batch, padded), torch.get_num_threads())
+    scan = (ctypes.c_int64 * len(fields))(*fields)
     library = load()[0]
     run = library.scan_double if p.u.dtype == torch.float64 else library.scan_float
-    run(ctypes.byref(scan), 'grad_out' in tensors)
+    run(scan, 'grad_out' in tensors)
+
+
+def _view(x: Tensor | None) -> tuple[int, ...]:
+    """Pointer and strides; what all sets share has one set."""
+    if x is None:
+        return (0, 0, 0, 0, 0)
+    strides = x.stride()
+    return (x.data_ptr(), strides[0] if len(strides) == 4 and x.shape[0] > 1 else 0, *strides[-3:])
+
+
+def _batch_stride(index: Tensor | None) -> int:
+    """From image to image; 0 where all share one walk."""
+    return 0 if index is None or index.shape[0] == 1 else index.stride(0)
