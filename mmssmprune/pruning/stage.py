@@ -32,12 +32,13 @@ class Stage:
 
 
 def default_layers(stages: Sequence[Stage]) -> list[int]:
-    """Where a target prunes unless told: once, before the deepest stage begins, or after its first quarter where it is
-    the first one; 24 layers -> [5], stages of 2, 2, 8 and 2 -> [3].
+    """Where a target prunes unless told: of several stages the deepest one and those after it begin pruned; a single
+    one is pruned once, after its first quarter. Stages of 2, 2, 8 and 2 layers -> [3, 11]; 24 layers -> [5].
 
-    Of the plans that were compared (docs/findings.md) it was never behind, and it reaches the furthest.
+    Of the plans that were compared (docs/findings.md) these kept most, and they reach the furthest.
     """
-    numbers = max((stage.numbers for stage in stages), key=len)
-    if numbers[0] > 0:
-        return [numbers[0] - 1]
+    deepest = max(range(len(stages)), key=lambda i: len(stages[i].numbers))
+    if deepest > 0:
+        return [stage.numbers[0] - 1 for stage in stages[deepest:]]
+    numbers = stages[0].numbers
     return [numbers[max(len(numbers) // 4 - 1, 0)]] if len(numbers) > 1 else []

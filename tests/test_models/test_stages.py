@@ -129,10 +129,14 @@ def test_flops_targets_are_met(saved):
     assert 1 - count_on_meta(on_meta(model), HW) / dense == pytest.approx(saved, abs=0.005)
 
 
-def test_unless_told_the_deepest_stage_begins_pruned_for_a_target():
+def test_unless_told_the_deepest_stage_and_those_after_it_begin_pruned_for_a_target():
     model = make_four_stages(pruning=dict(tokens=0.8))
-    assert model.pruner.plan.layers == (3,)
-    assert sum(model.tokens_per_layer((1024, 1024))[4:8]) / (4 * 64 * 64) == pytest.approx(1 - 0.2 * 10 / 4, abs=0.01)
+    assert model.pruner.plan.layers == (3, 7)
+    shares = [
+        n / (h * w)
+        for n, (h, w) in zip(model.tokens_per_layer((1024, 1024))[4::4], model.grids_of((1024, 1024))[2:], strict=True)
+    ]
+    assert shares == pytest.approx([1 - 0.2 * 10 / 6] * 2, abs=0.01)
 
 
 @pytest.mark.parametrize('alignment', ['calibrated', 'learned'])
