@@ -130,10 +130,11 @@ def test_token_share_is_the_mean_product_of_ratios():
     assert make_plan([0, 1], [0.9, 0.3], 3).token_share([range(3)]) == pytest.approx((1 + 0.9 + 0.27) / 3)
 
 
-def test_the_default_layer_ends_the_first_quarter():
+def test_by_default_a_single_stage_is_pruned_after_its_first_quarter_and_deep_stages_begin_pruned():
     assert [default_layers(stages(n)) for n in (24, 8, 36)] == [[5], [1], [8]]
     assert [default_layers(stages(n)) for n in (4, 3, 2, 1)] == [[0], [0], [0], []]
-    assert default_layers(stages(2, 2, 8, 2)) == [5]
+    assert default_layers(stages(2, 2, 8, 2)) == [3, 11]
+    assert default_layers(stages(4, 2, 2)) == [0]
 
 
 def test_targets_and_where_they_prune():
