@@ -14,7 +14,17 @@ from scan_operands import assert_same
 
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
 from mmssmprune.models.layers.vim_block import VimMixer
-from mmssmprune.pruning import ALIGNMENT, KeptTokens, Stage, TokenState, conv_over_grid, sequence_scan, snake_scan
+from mmssmprune.models.layers.vss_block import SS2D
+from mmssmprune.pruning import (
+    ALIGNMENT,
+    KeptTokens,
+    Stage,
+    TokenState,
+    conv_over_grid,
+    line_scan,
+    sequence_scan,
+    snake_scan,
+)
 from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
 
 ALIGNMENTS = ['none', 'carry', 'bias', 'calibrated', 'learned']
@@ -165,6 +175,35 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
         ]
         total = total + tokens.kept.gather(torch.stack(scans))
     compare(mixer, x, lost, tokens, compact, mixer.out_proj(total * F.silu(z) / 2))
+
+
+@pytest.mark.parametrize('fill', ['zero', 'hold'])
+@pytest.mark.parametrize('alignment', ALIGNMENTS)
+@pytest.mark.parametrize('pattern', PATTERNS)
+@pytest.mark.parametrize('gated', [False, True])
+def test_ss2d_equals_masked_scan(gated, alignment, pattern, fill):
+    hw, rows = (5, 3), PATTERNS[pattern]
+    mixer = randomise(SS2D(8, d_state=3 if gated else 1, gated=gated))
+    tokens = keep(rows, line_scan(*hw), hw, alignment, sets=4)
+    x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
+    lost = lost_features(rows, fill)
+    compact, _ = mixer(x, tokens, lost)
+    inner, *z = mixer.in_proj(x).split(mixer.d_inner, -1)
+    u = F.silu(conv_over_grid(inner, mixer.conv2d, tokens, None if lost is None else mixer.in_proj(lost)[..., :16]))
+    total = 0
+    for r, order in enumerate(tokens.dense_order.order.tolist()):
+        own = slice(16 * r, 16 * (r + 1))
+        dt, B, C = F.linear(u, mixer.x_proj_weight[r]).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
+        delta = F.softplus(F.linear(dt, mixer.dt_projs_weight[r]) + mixer.dt_projs_bias[r])
+        spread = [tokens.kept.scatter(t) for t in (u, delta, B, C)]
+        at_zero, A, D = fixed_delta(tokens, r, mixer.dt_projs_bias[r]), -torch.exp(mixer.A_logs[own]), mixer.Ds[own]
+        scans = [
+            masked_scan(u_b, d_b, A, B_b, C_b, D, order, set(cells), alignment, at_zero)
+            for u_b, d_b, B_b, C_b, cells in zip(*spread, tokens.kept.index.tolist(), strict=True)
+        ]
+        total = total + tokens.kept.gather(torch.stack(scans))
+    y = mixer.out_norm(total)
+    compare(mixer, x, lost, tokens, compact, mixer.out_proj(y * F.silu(z[0]) if gated else y))
 
 
 @pytest.mark.parametrize('param_order', ['raster', 'scan'])
