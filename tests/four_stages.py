@@ -55,11 +55,11 @@ class FourStages(PrunableBackbone):
         return x.transpose(1, 2).unflatten(2, tokens.hw_shape).contiguous()
 
     def leave(
-        self, stage: Stage, streams: tuple[Tensor, ...], hw_shape: tuple[int, int]
+        self, number: int, streams: tuple[Tensor, ...], hw_shape: tuple[int, int]
     ) -> tuple[Tensor, tuple[int, int]]:
         (x,) = streams
         grid = x.transpose(1, 2).unflatten(2, hw_shape).contiguous()
-        grid = self.downsamples[self.stages.index(stage)](grid)
+        grid = self.downsamples[number](grid)
         return grid.flatten(2).transpose(1, 2).contiguous(), tuple(grid.shape[2:])
 
 

@@ -283,7 +283,7 @@ def test_a_cell_that_comes_back_brings_what_its_map_showed():
 
 
 @pytest.mark.parametrize('names', [{}, dict(conv_fill='hold', restoration='follow', alignment='calibrated')])
-@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls'])
+@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls', 'vmamba'])
 def test_torch_compile_gives_the_same(kind, names):
     images = torch.randn(2, 3, 64, 96)
     for model in (make(kind), make(kind, pruning=PRUNING | names)):
@@ -306,7 +306,7 @@ class _Operators(TorchDispatchMode):
 
 
 @pytest.mark.parametrize('names', [{}, *({key: name} for key, names in CHOICES.items() for name in names)], ids=str)
-@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls'])
+@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls', 'vmamba'])
 def test_forward_and_backward_never_ask_the_device(kind, names):
     """No host synchronisation: nothing waits for the numbers of a device, and none are sent to it.
 

@@ -164,8 +164,8 @@ class PrunableBackbone(BaseModule):
         """What is returned of an output layer, whose tokens are ``streams`` (B, K, C)."""
         raise NotImplementedError
 
-    def leave(self, stage: Stage, streams: tuple[Tensor, ...], hw_shape: tuple[int, int]) -> tuple[Tensor, tuple]:
-        """From all tokens (B, L, C) of a stage to those of the next one and its grid; not called for the last stage."""
+    def leave(self, number: int, streams: tuple[Tensor, ...], hw_shape: tuple[int, int]) -> tuple[Tensor, tuple]:
+        """From all tokens (B, L, C) of stage ``number`` to those of the next one and its grid."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -183,7 +183,7 @@ class PrunableBackbone(BaseModule):
                 if layer in self.returned_layers:
                     outs.append(self.output(layer, streams, tokens))  # where they return
             if number + 1 < len(stages):
-                x, hw_shape = self.leave(stage, streams, hw_shape)
+                x, hw_shape = self.leave(number, streams, hw_shape)
         return tuple(outs)
 
     def enter(self, number: int, x: Tensor, hw_shape: tuple[int, int]) -> tuple[tuple[Tensor, ...], TokenState]:

@@ -206,9 +206,8 @@ class VMamba(PrunableBackbone):
         (x,) = self.pruner.restore(streams, tokens)
         return norm(x).transpose(1, 2).unflatten(2, tokens.hw_shape).contiguous()
 
-    def leave(self, stage: Stage, streams: tuple[Tensor, ...], hw_shape: tuple[int, int]) -> tuple[Tensor, tuple]:
+    def leave(self, number: int, streams: tuple[Tensor, ...], hw_shape: tuple[int, int]) -> tuple[Tensor, tuple]:
         """Downsample; the map that is returned was normalised, this one is not."""
-        number = self.stages.index(stage)
         x = self.layers[number]['downsample'](streams[0].unflatten(1, hw_shape))
         return x.flatten(1, 2), (x.shape[1], x.shape[2])
 
