@@ -48,7 +48,7 @@ def measure_state_memory(backbone: PrunableBackbone, images: Tensor) -> list[Lay
         *features, tokens = args
         found.append(_look(len(found), layer, features, tokens, out[-1]))
 
-    hooks = [layer.register_forward_hook(look) for layer in backbone.layers]
+    hooks = [layer.register_forward_hook(look) for stage in backbone.stages for layer in stage.layers]
     training = backbone.training
     try:
         backbone.eval()(images)
@@ -66,12 +66,11 @@ def _look(index: int, layer: nn.Module, features: list[Any], tokens: TokenState,
         # forward, not a call: hooks are not to see this pass
         unaligned = layer.forward(*features, replace(tokens, alignment=None))[-1].y
         change = float((trace.y - unaligned).norm() / unaligned.norm())
-    return LayerMemory(index, _memory(layer, trace), mean_gap, change)
+    return LayerMemory(index, _memory(trace), mean_gap, change)
 
 
-def _memory(layer: nn.Module, trace: LayerTrace) -> tuple[float, ...]:
-    mixer = getattr(layer, 'mamba', None) or layer.mixer
-    decays = [mixer.A_log, *([mixer.A_b_log] if hasattr(mixer, 'A_b_log') else [])]
-    rates = [delta.value().mean((0, 1))[:, None] * A.exp() for delta, A in zip(trace.deltas, decays, strict=True)]
+def _memory(trace: LayerTrace) -> tuple[float, ...]:
+    decays = trace.A.unflatten(0, (len(trace.deltas), -1)) if trace.A.dim() == 2 else trace.A
+    rates = [delta.value().mean((0, 1))[:, None] * -A for delta, A in zip(trace.deltas, decays, strict=True)]
     cells = 1 / torch.stack(rates).float().flatten()
     return tuple(float(q) for q in torch.quantile(cells, torch.tensor(QUANTILES, device=cells.device)))

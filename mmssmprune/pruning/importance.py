@@ -61,11 +61,13 @@ class LayerTrace:
         y: (B, K, D) the gated SSM output, summed over directions.
         deltas: the step sizes, per set of scan parameters.
         directions: (B, K, D) each, what every direction adds to y; only where a choice needs ``'directions'``.
+        A: (S, D, N), or (D, N) where all directions share it: the decay rates, negative; None where no scan has run.
     """
 
     y: Tensor
     deltas: tuple[RawDelta, ...]
     directions: tuple[Tensor, ...] = ()
+    A: Tensor | None = None
 
 
 @register_importance

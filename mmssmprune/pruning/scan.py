@@ -40,7 +40,7 @@ def scan_over_tokens(
     directions = ()
     if tokens.wants_directions:
         directions = _each_direction(operands, common, tokens.scan_order, gaps, sets=len(delta.sets))
-    return LayerTrace(y, delta.sets, directions)
+    return LayerTrace(y, delta.sets, directions, A)
 
 
 @torch.no_grad()  # what is read from it is a choice, which has no gradient

@@ -19,6 +19,13 @@ def test_every_layer_is_looked_into(kind):
     assert all(low <= median <= high for low, median, high in (found.memory for found in layers))
 
 
+def test_stages_are_looked_into_layer_by_layer():
+    layers = measure_state_memory(make('vmamba', pruning=dict(layers=[0, 2], keep_ratio=0.5)), IMAGES)
+    assert [found.layer for found in layers] == [0, 1, 2, 3, 4, 5]
+    assert [found.mean_gap > 0 for found in layers] == [False, True, False, True, True, False]
+    assert [found.change is None for found in layers] == [True, False, True, False, False, True]
+
+
 def test_memory_by_hand():
     model = make('vim_seg', pruning=dict(layers=[0], keep_ratio=0.5))
     for layer in model.layers:  # a constant delta of softplus(0) = ln 2, and rates 1 to 4
