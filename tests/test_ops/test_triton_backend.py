@@ -34,8 +34,8 @@ def test_mixers_are_the_official_ones_in_the_interpreter():
 
 
 def kernels_compiled_for(capability: str, cache: Path, *choice: str) -> list[str]:
-    variables = {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(cache), 'PYTHONPATH': str(HERE.parent)}
-    done = run_python(str(HERE.parent / 'triton_targets.py'), capability, *choice, **variables)
+    variables = {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(cache)}
+    done = run_python('tests/helpers/triton_targets.py', capability, *choice, **variables)
     assert done.returncode == 0, done.stderr[-3000:]
     return [line.split()[0] for line in done.stdout.splitlines() if '_kernel ' in line]
 

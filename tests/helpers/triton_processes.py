@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 NEEDS_TRITON = pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='Triton is not installed')
 
 
