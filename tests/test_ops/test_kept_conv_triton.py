@@ -20,6 +20,12 @@ def test_kernels_are_right_in_the_interpreter():
 
 
 @NEEDS_TRITON
+@pytest.mark.slow
+def test_every_case_is_right_in_the_interpreter():
+    assert_passes_in_the_interpreter(HERE / 'test_kept_conv_kernels.py', '-m', 'slow')
+
+
+@NEEDS_TRITON
 def test_kernels_compile_for_a_gpu(tmp_path):
     """The interpreter takes what the compiler refuses, so the compiler has its say as well."""
     variables = {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(tmp_path)}

@@ -21,6 +21,12 @@ def test_kernels_are_right_in_the_interpreter():
 
 
 @NEEDS_TRITON
+@pytest.mark.slow
+def test_every_case_is_right_in_the_interpreter():
+    assert_passes_in_the_interpreter(HERE / 'test_triton_kernels.py', '-m', 'slow')
+
+
+@NEEDS_TRITON
 def test_mixers_are_the_official_ones_in_the_interpreter():
     """The smallest golden cases of either family; the interpreter takes minutes for a whole model."""
     cases = 'float32 and mixer and (3x4 or L12)'
