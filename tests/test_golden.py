@@ -1,7 +1,7 @@
 """Every golden case: numbers of the official models, reproduced in float64 (gradients too) and in float32.
 
-Each case runs with every backend, of the scan and of the convolution alike; `MMSSMPRUNE_SCAN_BACKEND=NAME` names
-another one to run it with.
+Each case runs with every backend, of the scan and of the convolution alike, the largest with the slower backends in the
+slow tests; `MMSSMPRUNE_SCAN_BACKEND=NAME` names another one to run it with.
 The cases are in tests/data/golden; another folder is taken from the environment variable MMSSMPRUNE_GOLDEN.
 """
 
@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 import torch
 from golden_families import BUILDERS, Subject, build_selective_scan
-from scan_operands import FAST
+from scan_operands import NO_CPP
 
 from mmssmprune.ops.kept_conv import CONV_BACKENDS
-from mmssmprune.ops.scan import SCAN_BACKENDS
+from mmssmprune.ops.scan import SCAN_BACKENDS, cpp
 
 FOLDER = Path(os.environ.get('MMSSMPRUNE_GOLDEN', Path(__file__).parent / 'data' / 'golden'))
 CASES = sorted(p.stem for p in FOLDER.glob('*.npz'))
+# Images of 224x224. The small cases show with every backend that the models use it rightly.
+LARGE = ('pm_l1_full_224', 'vim_t_full_224', 'vim_t_d4_224')
 RELATIVE = {'float32': 1e-6, 'float64': 1e-10}
 
 
@@ -37,14 +39,25 @@ def read(case: str) -> tuple[dict, dict[str, np.ndarray]]:
     return json.loads(arrays.pop('meta').tobytes()), arrays
 
 
-@pytest.fixture(
-    params=[os.environ[SCAN_BACKENDS.variable]] if SCAN_BACKENDS.variable in os.environ else ['naive', *FAST]
-)
+@pytest.fixture
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the backend that runs every scan and every convolution over tokens."""
     monkeypatch.setenv(SCAN_BACKENDS.variable, request.param)
     monkeypatch.setenv(CONV_BACKENDS.variable, request.param)
     return request.param
+
+
+def with_backends(cases: list[str]) -> pytest.MarkDecorator:
+    """Each case with each backend. The quick tests have a large case with the fastest backend alone."""
+    chosen = os.environ.get(SCAN_BACKENDS.variable)
+    fastest = chosen or ('cpp' if cpp.problem() is None else 'torch')
+    pairs = []
+    for case in cases:
+        for name in [chosen] if chosen else ['naive', 'torch', 'cpp']:
+            marks = [NO_CPP] if name == 'cpp' else []
+            marks += [pytest.mark.slow] if case in LARGE and name != fastest else []
+            pairs.append(pytest.param(case, name, marks=marks, id=f'{name}-{case}'))
+    return pytest.mark.parametrize(('case', 'backend'), pairs, indirect=['backend'])
 
 
 def build_subject(meta: dict, arrays: dict, dtype: torch.dtype, backend: str) -> Subject:
@@ -84,7 +97,7 @@ def assert_close(name: str, actual: np.ndarray, expected: np.ndarray) -> None:
     assert error <= RELATIVE[expected.dtype.name], f'{name}: relative error {error:.3g}'
 
 
-@pytest.mark.parametrize('case', CASES)
+@with_backends(CASES)
 def test_float64(case: str, backend: str):
     meta, arrays = read(case)
     subject = build_subject(meta, arrays, torch.float64, backend)
@@ -148,7 +161,7 @@ def check_running_statistics(arrays: dict, subject: Subject) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize('case', [c for c in CASES if 'f32_maxdiff' in read(c)[0]])
+@with_backends([case for case in CASES if 'f32_maxdiff' in read(case)[0]])
 def test_float32(case: str, backend: str):
     """Allow five times what the official float32 run itself is off, or 2e-5 of the largest value."""
     meta, arrays = read(case)

@@ -17,8 +17,8 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from test_tools.tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, make_det_data, make_seg_data, write_config
-from test_tools.tiny_runs import tool_environment as environment
+from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, make_det_data, make_seg_data, write_config
+from tiny_runs import tool_environment as environment
 
 from mmssmprune.analysis.evidence import runs
 from mmssmprune.analysis.evidence.metrics import split

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
-from test_engine.tiny_training import backbone_cfg, build, detector_cfg, segmentor_cfg
+from tiny_training import backbone_cfg, build, detector_cfg, segmentor_cfg
 
 from mmssmprune.analysis.token_pictures import figure, page, predictions, sources
 from mmssmprune.analysis.token_pictures.observe import Observation, observe

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmssmprune.engine.runner_setup import load_config
+from mmssmprune.pruning.plan import PLAN_KEYS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 # Classification needs mmpretrain and has tests of its own.
@@ -28,6 +31,24 @@ def load(path: Path) -> Config:
 
 def build(cfg: Config) -> torch.nn.Module:
     return MODELS.build(cfg.model)
+
+
+@cache
+def metafile(family: Path) -> dict:
+    return yaml.safe_load((family / 'metafile.yml').read_text(encoding='utf-8'))
+
+
+def listed(config: Path) -> dict:
+    """What the metafile says of a config."""
+    models = {model['Name']: model for model in metafile(config.parent)['Models']}
+    return models[config.stem]
+
+
+def with_listed_plan(pruning: dict, config: Path) -> dict:
+    """The pruning dict with the plan in the metafile in the place of a target, which takes seconds to solve."""
+    others = {name: value for name, value in pruning.items() if name not in PLAN_KEYS}
+    said = listed(config)['Metadata']
+    return {**others, 'layers': said['Pruned After Layers'], 'keep_ratio': said['Keep Ratios']}
 
 
 def shrink(cfg: Config, side: int) -> Config:

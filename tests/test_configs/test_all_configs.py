@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from config_files import ALL, REAL, build, load, shrink
+from config_files import ALL, REAL, build, listed, load, shrink, with_listed_plan
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
@@ -37,8 +37,10 @@ PUBLISHED_SIZE = {
 }
 
 
-# The others of a kind train and predict in the slow tests; all are built and counted in the quick ones.
+# The others of a kind train and predict in the slow tests, and their targets are solved there. The quick ones build
+# them with the plan in the metafile, and take the FLOPs from it, which test_model_zoo.py counts.
 QUICK = re.compile(r'-(l1|t)(_|-flops30_|-top70_)|-(evit|merge)-')
+TARGETS = [path for path in REAL if 'flops' in path.stem and not QUICK.search(path.stem)]
 quick = pytest.mark.parametrize('built', ALL, indirect=True, ids=lambda path: path.stem)
 slow_if_large = pytest.mark.parametrize(
     'built',
@@ -47,6 +49,7 @@ slow_if_large = pytest.mark.parametrize(
 )
 # What a plan was solved to, for the backbones of one config that several configs have.
 solved: dict[str, dict] = {}
+solved_ratios: dict[str, list[float]] = {}
 
 
 @dataclass
@@ -65,12 +68,15 @@ def built(request) -> Built:
         shrink(cfg, SIDE)
     backbone = cfg.model.backbone.to_dict()
     key = json.dumps(backbone)
+    from_metafile = request.param in TARGETS
     if key in solved:
         cfg.model.backbone.pruning = solved[key]
+    elif from_metafile:
+        cfg.model.backbone.pruning = with_listed_plan(backbone['pruning'], request.param)
     torch.manual_seed(0)
     model = build(cfg)
     plan = model.backbone.pruner.plan
-    if plan is not None:
+    if plan is not None and not from_metafile:
         given = {name: value for name, value in backbone['pruning'].items() if name not in PLAN_KEYS}
         solved[key] = dict(given, layers=list(plan.layers), keep_ratio=list(plan.keep_ratios))
     return Built(request.param, cfg, backbone, model)
@@ -111,10 +117,32 @@ def test_saves_the_flops_it_promises(built: Built):
     if 'flops_reduction' not in pruning:
         pytest.skip('no FLOPs are promised')
     shape = tuple(pruning['input_shape'])
-    saved = 1 - count_on_meta(on_meta(built.model.backbone), shape) / dense_flops(json.dumps(config), shape)
+    if built.path in TARGETS:
+        saved = listed_reduction(built.path, shape)
+    else:
+        saved = 1 - count_on_meta(on_meta(built.model.backbone), shape) / dense_flops(json.dumps(config), shape)
     assert saved == pytest.approx(pruning['flops_reduction'], abs=0.01)
     tokens = built.model.backbone.tokens_per_layer(shape)
     assert min(tokens) > 0.05 * tokens[0], 'so few tokens cannot show an image'
+
+
+def listed_reduction(path: Path, shape: tuple[int, int]) -> float:
+    """The share of the dense backbone's FLOPs that is saved by what the metafile lists at this shape."""
+    name = re.sub(r'-flops.*?(_[a-z-]+_).*', r'\1', path.stem)
+    (dense,) = [other for other in path.parent.glob(f'{name}*.py') if other.stem.startswith(name)]
+    pruned, whole = (listed(config)['Metadata'] for config in (path, dense))
+    assert tuple(pruned['Input Size']) == tuple(whole['Input Size']) == shape
+    return 1 - pruned['Backbone FLOPs'] / whole['Backbone FLOPs']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', TARGETS, ids=lambda path: path.stem)
+def test_a_target_is_solved_to_the_listed_plan(path: Path):
+    cfg = load(path)
+    key = json.dumps(cfg.model.backbone.to_dict())
+    if key not in solved_ratios:
+        solved_ratios[key] = list(MODELS.build(cfg.model.backbone).pruner.plan.keep_ratios)
+    assert solved_ratios[key] == pytest.approx(listed(path)['Metadata']['Keep Ratios'], abs=1e-4)
 
 
 def seed() -> None:

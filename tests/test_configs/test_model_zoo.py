@@ -1,35 +1,24 @@
 """The numbers in READMEs, metafiles and model-index.yml are those that the configs give today.
 
-test_all_configs.py solves the plans that are targets; here they are taken from the metafile, which saves the time.
+test_all_configs.py solves the plans that are targets, some of them in its slow tests; here they are taken from the
+metafile, which saves the time.
 """
 
 from __future__ import annotations
 
 import copy
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
-from config_files import CONFIGS
+from config_files import CONFIGS, listed, metafile, with_listed_plan
 
 from mmssmprune.analysis import model_zoo
 from mmssmprune.analysis.comparison.entries import find_entries
 from mmssmprune.analysis.cost.model_cost import build_without_weights
-from mmssmprune.pruning.plan import PLAN_KEYS
 
 FAMILIES = [CONFIGS / 'plain_mamba', CONFIGS / 'vim']
 ZOO = [path for family in FAMILIES for path in model_zoo.zoo_configs(family)]
-
-
-@cache
-def metafile(family: Path) -> dict:
-    return yaml.safe_load((family / 'metafile.yml').read_text(encoding='utf-8'))
-
-
-def listed(config: Path) -> dict:
-    models = {model['Name']: model for model in metafile(config.parent)['Models']}
-    return models[config.stem]
 
 
 @pytest.mark.parametrize('path', ZOO, ids=lambda path: path.stem)
@@ -39,9 +28,7 @@ def test_numbers_have_not_drifted(path: Path):
     entry, model = find_entries([str(path)])[0], listed(path)
     cfg = copy.deepcopy(entry.cfg)
     if entry.pruning:
-        others = {name: value for name, value in entry.pruning.items() if name not in PLAN_KEYS}
-        plan = {'layers': model['Metadata']['Pruned After Layers'], 'keep_ratio': model['Metadata']['Keep Ratios']}
-        cfg.model.backbone.pruning = {**others, **plan}
+        cfg.model.backbone.pruning = with_listed_plan(entry.pruning, path)
     cfg.model.backbone.init_cfg = None
     counted = model_zoo.zoo_entry(entry, build_without_weights(cfg))
     assert model_zoo.metafile_model(counted) == model

@@ -10,6 +10,7 @@ import torch
 from config_files import REAL, build, load, shrink
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from solve_once import solve_each_target_once
 from stand_in_data import make_ade20k, make_coco
 
 from mmssmprune.engine.runner_setup import build_runner
@@ -33,6 +34,7 @@ def shorten(cfg: Config, work_dir: Path) -> Config:
 
 @pytest.mark.parametrize('path', SHORT, ids=lambda path: path.stem)
 def test_starts_from_a_dense_model(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    solve_each_target_once(monkeypatch)
     monkeypatch.setenv('MMSSMPRUNE_DATA_ROOT', str(tmp_path))
     (make_coco if 'coco' in path.stem else make_ade20k)(tmp_path)
     cfg = shorten(load(path), tmp_path / path.stem)

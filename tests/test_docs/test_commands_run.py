@@ -25,6 +25,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine_state import forget_earlier_runs
 from pages import REPO, code_blocks, pages, prose
+from solve_once import solve_each_target_once
 from user_folder import (
     RELEASED,
     make_user_folder,
@@ -155,6 +156,7 @@ def user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     monkeypatch.setattr(runner_setup, 'build_runner', build_and_stop)
     monkeypatch.setattr(measure, 'build_runner', build_and_stop)
+    solve_each_target_once(monkeypatch)
     yield folder
 
 

@@ -19,7 +19,7 @@ from stand_in_imagenet import make_imagenet
 from mmssmprune.datasets import Settings, make_data_set
 from mmssmprune.engine.runner_setup import load_config
 
-# Released files by the name under which the configs and pages know them, and what tests/official_files.py calls them.
+# Released files by the name under which the configs and pages know them, and what official_files.py calls them.
 RELEASED = {
     **{f'{level}.pth': f'plain_mamba_{level}' for level in ('l1', 'l2', 'l3')},
     **{'vim_t_midclstok_76p1acc.pth': 'vim_tiny', 'vim_s_midclstok_80p5acc.pth': 'vim_small'},

@@ -361,7 +361,7 @@ def test_all_ranks_stop_where_one_diverges_and_none_trains_in_a_used_work_dir(tm
     run, busy = tmp_path / 'run', tmp_path / 'busy'
     busy.mkdir()
     here = Path(__file__).resolve().parent
-    paths = [here, here.parent, here.parents[1], os.environ.get('PYTHONPATH', '')]
+    paths = [here, here.parent / 'helpers', here.parents[1], os.environ.get('PYTHONPATH', '')]
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)), 'OMP_NUM_THREADS': '1'}
     launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     command = [*launcher, str(here / 'diverging_ranks.py'), str(run), str(busy), str(tmp_path)]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='two processes
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the two ranks report of all trainings; a hang ends as a failure after five minutes."""
     folder = tmp_path_factory.mktemp('ranks')
-    paths = [HERE, HERE.parent, HERE.parents[1], os.environ.get('PYTHONPATH', '')]
+    paths = [HERE, HERE.parent / 'helpers', HERE.parents[1], os.environ.get('PYTHONPATH', '')]
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)), 'OMP_NUM_THREADS': '1'}
     launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     command = [*launcher, str(HERE / 'two_processes.py'), str(folder)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, product
+from collections.abc import Iterable, Iterator
+from itertools import combinations, pairwise, product
 
 import pytest
 import torch
@@ -21,29 +22,44 @@ NEEDS_CLASS_TOKEN = IMPORTANCE.needing('class_token')
 WITH_CLASS_TOKEN = ('vim_cls', 'vim_double')
 
 
-# The whole product for one backbone of either family; the others differ outside the pruned layers.
-WHOLE_PRODUCT = ('plain_mamba', 'vim_cls')
+# One backbone of either family has more combinations; the others differ outside the pruned layers.
+OF_A_FAMILY = ('plain_mamba', 'vim_cls')
 
 
-def combinations_for(kind: str) -> list[dict[str, str]]:
-    """The combinations of names to prove for a kind of backbone: all, or each name once among the defaults."""
-    choices = dict(CHOICES)
-    if kind not in WITH_CLASS_TOKEN:
-        choices['importance'] = tuple(n for n in choices['importance'] if n not in NEEDS_CLASS_TOKEN)
-    if kind in WHOLE_PRODUCT:
-        return [dict(zip(choices, names, strict=True)) for names in product(*choices.values())]
-    return [{key: name} for key, names in choices.items() for name in names]
+def choices_for(kind: str) -> dict[str, tuple[str, ...]]:
+    """The names that a kind of backbone can have."""
+    without = () if kind in WITH_CLASS_TOKEN else NEEDS_CLASS_TOKEN
+    return {key: tuple(name for name in names if name not in without) for key, names in CHOICES.items()}
 
 
-@pytest.mark.parametrize('kind', MAKERS)
-def test_keep_ratio_one_is_dense_bit_for_bit(kind):
+def each_name(kind: str) -> Iterator[dict[str, str]]:
+    """Each name once among the defaults, or for one backbone of a family every two names."""
+    names = [(key, name) for key, names in choices_for(kind).items() for name in names]
+    for together in combinations(names, 2) if kind in OF_A_FAMILY else zip(names):
+        if len(dict(together)) == len(together):  # no two names of one choice
+            yield dict(together)
+
+
+def assert_ratio_one_is_dense(kind: str, combined: Iterable[dict[str, str]]) -> None:
     images = torch.randn(1, 3, 32, 32)
     model = make(kind)
     with torch.no_grad():
         expected = model(images)
-        for names in combinations_for(kind):
+        for names in combined:
             model.set_pruning(dict(layers=[0, 2], keep_ratio=1, **names))
             assert all(torch.equal(a, b) for a, b in zip(expected, model(images), strict=True)), names
+
+
+@pytest.mark.parametrize('kind', MAKERS)
+def test_keep_ratio_one_is_dense_bit_for_bit(kind):
+    assert_ratio_one_is_dense(kind, each_name(kind))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', OF_A_FAMILY)
+def test_keep_ratio_one_is_dense_with_all_names_combined(kind):
+    choices = choices_for(kind)
+    assert_ratio_one_is_dense(kind, (dict(zip(choices, names, strict=True)) for names in product(*choices.values())))
 
 
 @pytest.mark.parametrize('kind', MAKERS)

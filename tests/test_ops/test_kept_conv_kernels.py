@@ -21,15 +21,18 @@ pytestmark = pytest.mark.skipif(
     triton.problem(DEVICE) is not None, reason=f'no Triton kernels in this process: {triton.problem(DEVICE)}'
 )
 ON_GPU = pytest.mark.skipif(DEVICE != 'cuda', reason='real shapes need a GPU')
+# The interpreter takes seconds for each, and others of the quick tests go the same way through the kernels.
+SLOW = [pytest.mark.slow] if INTERPRETED else []
+SLOW_CASES = ('PlainMamba, nothing pruned', 'PlainMamba dense', 'one cell')
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', [pytest.param(c, marks=SLOW if c in SLOW_CASES else []) for c in CASES])
 def test_equals_the_whole_grid(case, poisoned_memory):
     leaves, options = conv_operands(case, batch=1 if 'PlainMamba' in case else 2)
     assert_equals_whole_grid(leaves, options, 'triton', 2e-6, torch.float32, DEVICE)
 
 
-@pytest.mark.parametrize('programs', [1, 12, 10**9])
+@pytest.mark.parametrize('programs', [pytest.param(1, marks=SLOW), 12, pytest.param(10**9, marks=SLOW)])
 def test_sums_do_not_depend_on_how_the_work_is_cut(programs, monkeypatch, poisoned_memory):
     """Several blocks of outputs and of channels; all in one part, some parts of several blocks, a part for each."""
     from mmssmprune.ops.kept_conv import triton_kernels
@@ -42,7 +45,7 @@ def test_sums_do_not_depend_on_how_the_work_is_cut(programs, monkeypatch, poison
     assert_equals_whole_grid(leaves, options, 'triton', 2e-6, torch.float32, DEVICE)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, pytest.param(torch.float16, marks=SLOW)])
 def test_half_precision_operands_and_results(dtype, poisoned_memory):
     leaves, options = conv_operands('wide, at other cells')
     assert_equals_whole_grid(leaves, options, 'triton', torch.finfo(dtype).eps, dtype, DEVICE)

@@ -20,10 +20,16 @@ def test_kernels_are_right_in_the_interpreter():
 
 
 @NEEDS_TRITON
+@pytest.mark.slow
+def test_every_case_is_right_in_the_interpreter():
+    assert_passes_in_the_interpreter(HERE / 'test_kept_conv_kernels.py', '-m', 'slow')
+
+
+@NEEDS_TRITON
 def test_kernels_compile_for_a_gpu(tmp_path):
     """The interpreter takes what the compiler refuses, so the compiler has its say as well."""
-    variables = {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(tmp_path), 'PYTHONPATH': str(HERE.parent)}
-    done = run_python(str(HERE.parent / 'kept_conv_targets.py'), '90', **variables)
+    variables = {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(tmp_path)}
+    done = run_python('tests/helpers/kept_conv_targets.py', '90', **variables)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line.split()[0] for line in done.stdout.splitlines()] == ['conv_kernel', 'sums_kernel', 'conv_kernel']
 

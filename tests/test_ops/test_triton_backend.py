@@ -21,6 +21,12 @@ def test_kernels_are_right_in_the_interpreter():
 
 
 @NEEDS_TRITON
+@pytest.mark.slow
+def test_every_case_is_right_in_the_interpreter():
+    assert_passes_in_the_interpreter(HERE / 'test_triton_kernels.py', '-m', 'slow')
+
+
+@NEEDS_TRITON
 def test_mixers_are_the_official_ones_in_the_interpreter():
     """The smallest golden cases of either family; the interpreter takes minutes for a whole model."""
     cases = 'float32 and mixer and (3x4 or L12)'
@@ -34,8 +40,8 @@ def test_mixers_are_the_official_ones_in_the_interpreter():
 
 
 def kernels_compiled_for(capability: str, cache: Path, *choice: str) -> list[str]:
-    variables = {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(cache), 'PYTHONPATH': str(HERE.parent)}
-    done = run_python(str(HERE.parent / 'triton_targets.py'), capability, *choice, **variables)
+    variables = {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(cache)}
+    done = run_python('tests/helpers/triton_targets.py', capability, *choice, **variables)
     assert done.returncode == 0, done.stderr[-3000:]
     return [line.split()[0] for line in done.stdout.splitlines() if '_kernel ' in line]
 

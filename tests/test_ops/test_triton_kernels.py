@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(
     triton.problem(DEVICE) is not None, reason=f'no Triton kernels in this process: {triton.problem(DEVICE)}'
 )
 ON_GPU = pytest.mark.skipif(DEVICE != 'cuda', reason='real shapes need a GPU')
+# The interpreter takes seconds for each: without a GPU the quick tests have one way through every kernel.
+SLOW = [pytest.mark.slow] if INTERPRETED else []
 
 CASES = {
     'snakes': dict(hw_shape=(2, 3)),
@@ -36,6 +38,14 @@ CASES = {
     'lines, one state': dict(walk='lines', own_parameters=True, one_input=True, hw_shape=(2, 3), d_state=1),
     'lines pruned': dict(walk='lines', own_parameters=True, one_input=True, d_state=1, kept=5, without=('z',)),
 }
+# Of the interpreter's quick tests, by case: which have their walks cut into chunks, and which have them whole.
+QUICK_APART = ('snakes pruned', 'sequence', 'bare', 'one token')
+QUICK_WHOLE = ('snakes', 'snakes pruned carry', 'sequence pruned', 'one input', 'one token')
+EVERY_CASE = [
+    pytest.param(case, apart, id=f'{case}-{"chunks apart" if apart else "whole walks"}', marks=[] if quick else SLOW)
+    for case in CASES
+    for apart, quick in ((False, case in QUICK_WHOLE), (True, case in QUICK_APART))
+]
 
 
 @pytest.fixture
@@ -54,21 +64,22 @@ def cut(launch, monkeypatch, apart: bool) -> None:
     monkeypatch.setattr(launch, 'ENOUGH_PROGRAMS', 10**9 if apart else 0)
 
 
-@pytest.mark.parametrize('apart', [False, True], ids=['whole walks', 'chunks apart'])
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize(('case', 'apart'), EVERY_CASE)
 def test_equals_naive(case, apart, launch, monkeypatch, poisoned_memory):
     cut(launch, monkeypatch, apart)
     leaves, options = multi_operands(**{'batch': 1, 'hw_shape': (3, 3), 'dim': 3, **CASES[case]})
     assert_equals_naive(leaves, options, 'triton', 2e-6, torch.float32, DEVICE)
 
 
-def test_equals_naive_at_odd_sizes(launch, monkeypatch, poisoned_memory):
+@pytest.mark.parametrize(('batch', 'hw_shape'), [(1, (2, 3)), pytest.param(2, (3, 5), marks=SLOW)])
+def test_equals_naive_at_odd_sizes(batch, hw_shape, launch, monkeypatch, poisoned_memory):
+    """Blocks of channels and chunks that are not full."""
     cut(launch, monkeypatch, False)
-    leaves, options = multi_operands(2, (3, 5), 5, 3)
+    leaves, options = multi_operands(batch, hw_shape, 5, 3)
     assert_equals_naive(leaves, options, 'triton', 2e-6, torch.float32, DEVICE)
 
 
-@pytest.mark.parametrize('apart', [False, True], ids=['whole walks', 'chunks apart'])
+@pytest.mark.parametrize('apart', [False, pytest.param(True, marks=SLOW)], ids=['whole walks', 'chunks apart'])
 def test_equals_naive_with_everything_permuted(apart, launch, monkeypatch, poisoned_memory):
     """Four directions that share their parameters but not the places where they read them."""
     cut(launch, monkeypatch, apart)
@@ -76,7 +87,7 @@ def test_equals_naive_with_everything_permuted(apart, launch, monkeypatch, poiso
     assert_equals_naive(leaves, {**options, 'param_order': 'scan'}, 'triton', 2e-6, torch.float32, DEVICE)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, pytest.param(torch.float16, marks=SLOW)])
 def test_half_precision_operands_and_results(dtype, launch, monkeypatch, poisoned_memory):
     """Only results are rounded: the reference has the same rounded operands."""
     cut(launch, monkeypatch, False)
@@ -104,8 +115,9 @@ def test_reads_any_layout(launch, monkeypatch):
     )
 
 
-def test_two_runs_are_equal_bit_for_bit(launch, monkeypatch):
-    cut(launch, monkeypatch, True)
+@pytest.mark.parametrize('apart', [pytest.param(True, marks=SLOW)], ids=['chunks apart'])
+def test_two_runs_are_equal_bit_for_bit(apart, launch, monkeypatch):
+    cut(launch, monkeypatch, apart)
     leaves, options = multi_operands(1, (2, 3), 2, 1)
     leaves = rounded(leaves, torch.float32, DEVICE)
     runs = []

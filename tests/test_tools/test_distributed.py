@@ -110,6 +110,8 @@ def test_two_processes_measure_the_same_miou(trained: tuple[Path, Path, str], to
     assert len(maps[0]) == 5
 
 
+# The same launcher, sampler and gathering as for mIoU above, with the boxes of another metric.
+@pytest.mark.slow
 def test_two_processes_measure_the_same_map(tool: Tool, tmp_path: Path):
     data = make_det_data(tmp_path / 'data', train=8, val=5)
     config = write_config(tmp_path / 'tiny_dist_det.py', DET_CONFIG, data, iters=40, interval=40, pruning=PRUNING)

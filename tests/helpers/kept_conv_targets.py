@@ -1,7 +1,7 @@
 """Compile the Triton kernels of the convolution for a GPU that is not there; forward and backward, 3x3.
 
-Usage: python tests/kept_conv_targets.py COMPUTE_CAPABILITY   (80, 90, ...); not with TRITON_INTERPRET=1. Prints one
-line per kernel: its name, and the size of its machine code.
+Usage: python tests/helpers/kept_conv_targets.py COMPUTE_CAPABILITY   (80, 90, ...); not with TRITON_INTERPRET=1.
+Prints one line per kernel: its name, and the size of its machine code.
 """
 
 from __future__ import annotations

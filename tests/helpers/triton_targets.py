@@ -1,7 +1,8 @@
 """Compile the Triton kernels of a forward and backward pass for a GPU that is not there.
 
-Usage: python tests/triton_targets.py COMPUTE_CAPABILITY [all]   (80, 90, ...); not with TRITON_INTERPRET=1. Prints one
-line per kernel: its name, and the size of its machine code. Without `all` only Vim's two directions, chunks apart.
+Usage: python tests/helpers/triton_targets.py COMPUTE_CAPABILITY [all]   (80, 90, ...); not with TRITON_INTERPRET=1.
+Prints one line per kernel: its name, and the size of its machine code. Without `all` only Vim's two directions,
+chunks apart.
 """
 
 from __future__ import annotations

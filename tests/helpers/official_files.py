@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-KEYS = json.loads((Path(__file__).parent / 'data' / 'official_keys.json').read_text())
+KEYS = json.loads((Path(__file__).parents[1] / 'data' / 'official_keys.json').read_text())
 Shapes = dict[str, list[int]]
 
 
