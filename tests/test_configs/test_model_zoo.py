@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from config_files import CONFIGS, listed, metafile, with_listed_plan
+from config_files import CONFIGS, PLAIN_MAMBA, VIM, VMAMBA, listed, metafile, with_listed_plan
 
 from mmssmprune.analysis import model_zoo
 from mmssmprune.analysis.comparison.entries import find_entries
 from mmssmprune.analysis.cost.model_cost import build_without_weights
 
-FAMILIES = [CONFIGS / 'plain_mamba', CONFIGS / 'vim']
+FAMILIES = [PLAIN_MAMBA, VIM, VMAMBA]
 ZOO = [path for family in FAMILIES for path in model_zoo.zoo_configs(family)]
 
 
