@@ -107,6 +107,8 @@ class PrunableBackbone(BaseModule):
 
     # Modules that a classification checkpoint does not have and that start from their own initialisation.
     optional_in_checkpoint: tuple[str, ...] = ('pruner.',)
+    # How the keys start that only a file may have, for a model of another kind; None: any, which are logged.
+    unused_in_checkpoint: tuple[str, ...] | None = None
     # 'featmap' is a map per out_index; the other names, as in mmpretrain, are one vector per image for a classifier.
     out_types: tuple[str, ...] = ('featmap',)
     # In training every so many batches, one dense pass without gradients renews what `calibrated` has stored.
