@@ -142,12 +142,12 @@ def plan_lines(cost: dict, conventions: list[str]) -> str:
 
 def conventions_table(names: list[str]) -> Table:
     """What each convention counts, and who counts so."""
-    from mmssmprune.analysis.cost.conventions import convention_named
+    from mmssmprune.analysis.cost.conventions import conventions_named
 
     table = Table('convention', 'counts', 'as in')
     for name in names:
-        convention = convention_named(name)
-        table.add_row(name, convention.rule, convention.source)
+        for convention in conventions_named(name):
+            table.add_row(name, convention.rule, convention.source)
     return table
 
 
