@@ -154,6 +154,12 @@ class PrunableBackbone(BaseModule):
         """The token grid (h, w) of each stage for an image of (H, W) pixels."""
         raise NotImplementedError
 
+    @property
+    def cell_places(self) -> list[tuple[int, float]]:
+        """Per stage: pixels of the image from cell to cell, and from its border to the middle of the first cell."""
+        embed = self.patch_embed
+        return [(getattr(embed, 'stride', embed.patch_size), embed.patch_size / 2)]
+
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) -> the tokens (B, L, C) of the first stage, class tokens included, and its grid (h, w)."""
         raise NotImplementedError

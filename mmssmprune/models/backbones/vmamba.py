@@ -195,6 +195,18 @@ class VMamba(PrunableBackbone):
             grids.append(layer['downsample'].grid_of(grids[-1]))
         return grids
 
+    @property
+    def cell_places(self) -> list[tuple[int, float]]:
+        """As in the base; padded convolutions look at the first pixel, from stage to stage."""
+        stride, middle = 1, 0.5
+        places = []
+        for part in (self.patch_embed, *(layer['downsample'] for layer in self.layers[: self.out_indices[-1]])):
+            for side, step, padding in part.windows:
+                middle += stride * ((side - 1) / 2 - padding)
+                stride *= step
+            places.append((stride, middle))
+        return places
+
     def scan_order(self, hw_shape: tuple[int, int], device: torch.device) -> ScanOrder:
         """Rows, columns and the reverse of both."""
         return line_scan(*hw_shape, device)
