@@ -32,6 +32,7 @@ _PAPERS = {
         'Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model',
         '2401.09417',
     ),
+    'vmamba': ('VMamba', 'VMamba: Visual State Space Model', '2401.10166'),
 }
 
 

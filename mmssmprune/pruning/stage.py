@@ -32,9 +32,12 @@ class Stage:
 
 
 def default_layers(stages: Sequence[Stage]) -> list[int]:
-    """Where a target prunes unless told: once, after the first quarter of the deepest stage; 24 layers -> [5].
+    """Where a target prunes unless told: once, after the first quarter of the layers; 24 layers -> [5].
 
-    Of the plans that were compared (docs/findings.md) it kept most in both families, and it reaches the furthest.
+    Of several stages the deepest begins pruned: 2, 2, 8 and 2 layers -> [3]. After a quarter of it too little would be
+    left to save. Of the plans for one stage that were compared (docs/findings.md) the first quarter kept most.
     """
     numbers = max((stage.numbers for stage in stages), key=len)
+    if numbers and numbers[0]:
+        return [numbers[0] - 1]
     return [numbers[max(len(numbers) // 4 - 1, 0)]] if len(numbers) > 1 else []

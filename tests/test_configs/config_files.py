@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 # Classification needs mmpretrain and has tests of its own.
 ALL = sorted(p for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts and 'in1k' not in p.stem)
 REAL = [path for path in ALL if 'mini' not in path.stem]
-PLAIN_MAMBA, VIM = CONFIGS / 'plain_mamba', CONFIGS / 'vim'
+PLAIN_MAMBA, VIM, VMAMBA = (CONFIGS / family for family in ('plain_mamba', 'vim', 'vmamba'))
 
 
 def load(path: Path) -> Config:
@@ -33,11 +33,13 @@ def build(cfg: Config) -> torch.nn.Module:
 def shrink(cfg: Config, side: int) -> Config:
     """Make images about ``side`` pixels large and boxes, which are not under test, few; the architecture stays."""
     for part in (cfg.train_dataloader, cfg.test_dataloader):
-        for transform in part.dataset.pipeline:
+        for transform in _transforms(part.dataset.pipeline):
             if 'crop_size' in transform:
                 transform.crop_size = (side, side)
             if 'scale' in transform:  # a bound for the longer side, and for segmentation one for the shorter
                 transform.scale = (side, side) if cfg.default_scope == 'mmdet' else (4 * side, side)
+            if 'scales' in transform:
+                transform.scales = [(side, 2 * side)]
     preprocessor = cfg.model.data_preprocessor
     if cfg.default_scope == 'mmseg':
         preprocessor.size = (side, side)
@@ -53,6 +55,12 @@ def shrink(cfg: Config, side: int) -> Config:
     for place in _places(cfg.model.train_cfg.get('rcnn', {}), 'num'):
         place.num = 32
     return cfg
+
+
+def _transforms(pipeline: list) -> list[dict]:
+    """The steps of a pipeline, those among which one chooses included."""
+    inside = [step for outer in pipeline for choice in outer.get('transforms', []) for step in choice]
+    return [*pipeline, *inside]
 
 
 def _places(node: Any, key: str) -> list[dict]:

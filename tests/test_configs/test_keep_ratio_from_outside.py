@@ -6,17 +6,22 @@ import pytest
 from config_files import CONFIGS, build
 
 from mmssmprune.engine.runner_setup import load_config
-from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
+from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim, VMamba
 from mmssmprune.models.backbones.base import resolve_arch
 from mmssmprune.pruning import Stage, TokenPruner
 
 KEY = 'model.backbone.pruning.keep_ratio'
 FAMILIES = {'PlainMamba': PlainMamba, 'PlainMambaAdapter': PlainMambaAdapter, 'Vim': Vim}
+VMAMBA_DEPTHS = {name: VMamba.arch_zoo[name]['depths'] for name in ('tiny', 'small', 'base')}
 TARGETED = sorted(path for path in CONFIGS.rglob('*flops*.py'))
 
 
 def plan_of(backbone: dict):
     """The plan of a backbone's config, without building the backbone."""
+    if backbone['type'] == 'VMamba':
+        depths = VMAMBA_DEPTHS[backbone['arch']]
+        stages = [Stage([None] * depth, 8, 16, first=sum(depths[:i])) for i, depth in enumerate(depths)]
+        return TokenPruner(backbone['pruning'], stages).plan
     family = FAMILIES[backbone['type'].rpartition('.')[2]]
     zoo = family.arch_zoo
     zoo = {**zoo, **{name[0]: settings for name, settings in zoo.items()}} if family is Vim else zoo
@@ -25,7 +30,7 @@ def plan_of(backbone: dict):
 
 
 def test_there_are_configs_with_targets():
-    assert len(TARGETED) >= 53
+    assert len(TARGETED) >= 80
 
 
 @pytest.mark.parametrize('path', TARGETED, ids=lambda path: path.stem)

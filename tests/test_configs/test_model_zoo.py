@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from config_files import CONFIGS
+from config_files import CONFIGS, PLAIN_MAMBA, VIM, VMAMBA
 
 from mmssmprune.analysis import model_zoo
 from mmssmprune.analysis.comparison.entries import find_entries
 from mmssmprune.analysis.cost.model_cost import build_without_weights
 from mmssmprune.pruning.plan import PLAN_KEYS
 
-FAMILIES = [CONFIGS / 'plain_mamba', CONFIGS / 'vim']
+FAMILIES = [PLAIN_MAMBA, VIM, VMAMBA]
 ZOO = [path for family in FAMILIES for path in model_zoo.zoo_configs(family)]
 
 

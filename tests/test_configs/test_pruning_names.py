@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = [
     'plain_mamba/plain-mamba-mini-top70_upernet_1xb8-450i_mini-ade-128x128.py',
     'vim/vim-mini-top70_upernet_1xb8-450i_mini-ade-128x128.py',
+    'vmamba/vmamba-mini-top70_upernet_1xb8-450i_mini-ade-128x128.py',
 ]
 NAMES = [(key, name) for key, names in CHOICES.items() for name in names]
 PLANS = [
@@ -37,11 +38,13 @@ def backbone_of(config: str, **changes) -> torch.nn.Module:
 @pytest.mark.parametrize('config', CONFIGS, ids=lambda config: config.split('/')[0])
 def test_name_from_a_config(config, key, name):
     if name == 'cls_similarity' and not config.startswith('vim'):
-        pytest.skip('PlainMamba has no class token')
+        pytest.skip('PlainMamba and VMamba have no class token')
     backbone = backbone_of(config, **{key: name})
     with torch.no_grad():
         outs = backbone(torch.randn(1, 3, 128, 128))
-    assert [tuple(out.shape) for out in outs] == [(1, 64, 16, 16)] * 4
+    stages = [(1, 24 * 2**i, 32 // 2**i, 32 // 2**i) for i in range(4)]
+    shapes = stages if config.startswith('vmamba') else [(1, 64, 16, 16)] * 4
+    assert [tuple(out.shape) for out in outs] == shapes
     assert all(out.isfinite().all() for out in outs)
 
 

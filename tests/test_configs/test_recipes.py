@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from config_files import PLAIN_MAMBA, VIM, build, load
+from config_files import CONFIGS, PLAIN_MAMBA, VIM, VMAMBA, build, load
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS
@@ -21,6 +21,9 @@ UPERNET = PLAIN_MAMBA / 'plain-mamba-l1_upernet_8xb2-160k_ade20k-512x512.py'
 VIM_MASK_RCNN = VIM / 'vim-t_mask-rcnn_8xb8-lsj-100e_coco-1024x1024.py'
 VIM_CASCADE = VIM / 'vim-t_cascade-mask-rcnn_8xb8-lsj-100e_coco-1024x1024.py'
 VIM_UPERNET = VIM / 'vim-t_upernet_4xb8-60k_ade20k-512x512.py'
+VMAMBA_MASK_RCNN = VMAMBA / 'vmamba-t_mask-rcnn_8xb2-1x_coco.py'
+VMAMBA_MS_3X = VMAMBA / 'vmamba-t_mask-rcnn_8xb2-ms-3x_coco.py'
+VMAMBA_UPERNET = VMAMBA / 'vmamba-t_upernet_8xb2-160k_ade20k-512x512.py'
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +33,15 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ('path', 'folder'),
-    [(MASK_RCNN, 'coco'), (RETINANET, 'coco'), (VIM_CASCADE, 'coco'), (UPERNET, 'ade'), (VIM_UPERNET, 'ade')],
+    [
+        (MASK_RCNN, 'coco'),
+        (RETINANET, 'coco'),
+        (VIM_CASCADE, 'coco'),
+        (VMAMBA_MS_3X, 'coco'),
+        (UPERNET, 'ade'),
+        (VIM_UPERNET, 'ade'),
+        (VMAMBA_UPERNET, 'ade'),
+    ],
 )
 def test_data_root_comes_from_the_environment(path: Path, folder: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv('MMSSMPRUNE_DATA_ROOT', raising=False)
@@ -153,6 +164,93 @@ def test_vim_segmentation_recipe():
     assert (small.decode_head.channels, small.auxiliary_head.in_channels) == (384, 384)
 
 
+# What VMamba's rule spares, and what other recipes would spare too.
+VMAMBA_SPARED = (
+    'layers.0.blocks.0.norm.weight',
+    'layers.2.blocks.3.norm2.bias',
+    'layers.2.blocks.3.op.out_norm.weight',
+    'outnorm1.weight',
+)
+VMAMBA_DECAYING = (
+    'patch_embed.2.weight',
+    'patch_embed.7.bias',
+    'layers.1.downsample.3.weight',
+    'layers.2.blocks.3.op.A_logs',
+    'layers.2.blocks.3.op.Ds',
+    'layers.2.blocks.3.op.dt_projs_bias',
+    'layers.2.blocks.3.mlp.fc1.bias',
+)
+
+
+@pytest.mark.parametrize(
+    ('path', 'lr', 'decay'),
+    [(VMAMBA_MASK_RCNN, 1e-4, 0.05), (VMAMBA_MS_3X, 1e-4, 0.05), (VMAMBA_UPERNET, 6e-5, 0.01)],
+    ids=lambda value: getattr(value, 'stem', None),
+)
+def test_vmamba_spares_what_is_named_norm(path: Path, lr: float, decay: float):
+    cfg = load(path)
+    found = decays(cfg)
+    assert {found[f'backbone.{name}'] for name in VMAMBA_SPARED} == {0}
+    assert {found[f'backbone.{name}'] for name in VMAMBA_DECAYING} == {decay}
+    assert {value for name, value in found.items() if not name.startswith('backbone.')} == {decay}
+    assert [name for name, value in found.items() if value == 0 and 'norm' not in name] == []
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.betas) == ('AdamW', lr, (0.9, 0.999))
+    assert cfg.optim_wrapper.get('clip_grad') is None
+    assert cfg.train_dataloader.batch_size == 2
+
+
+def test_vmamba_detection_recipe():
+    cfg, long = load(VMAMBA_MASK_RCNN), load(VMAMBA_MS_3X)
+    for config, epochs, milestones in ((cfg, 12, [8, 11]), (long, 36, [27, 33])):
+        warmup, steps = config.param_scheduler
+        assert (warmup.start_factor, warmup.end) == (0.001, 1000)
+        assert (config.train_cfg.max_epochs, steps.end, steps.milestones) == (epochs, epochs, milestones)
+        assert config.train_dataloader.dataset.filter_cfg.filter_empty_gt is True
+    for name, arch, rate, width in (('t', 'tiny', 0.2, 96), ('s', 'small', 0.3, 96), ('b', 'base', 0.6, 128)):
+        model = load_config(str(VMAMBA_MASK_RCNN).replace('vmamba-t', f'vmamba-{name}')).model
+        assert (model.backbone.arch, model.backbone.drop_path_rate) == (arch, rate)
+        assert model.neck.in_channels == [width * 2**i for i in range(4)]
+        assert 'norm_cfg' not in model.neck
+        assert (model.roi_head.bbox_head.type, model.roi_head.bbox_head.norm_cfg) == ('Shared2FCBBoxHead', None)
+
+
+def test_vmamba_trains_on_several_scales(stand_in: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('MMSSMPRUNE_DATA_ROOT', str(stand_in))
+    dataset = DATASETS.build(load(VMAMBA_MS_3X).train_dataloader.dataset)
+    np.random.seed(0)
+    shapes = [tuple(dataset[i % 2]['inputs'].shape[1:]) for i in range(12)]
+    assert all(480 <= min(shape) <= 800 and max(shape) <= 1333 for shape in shapes)
+    assert len(set(shapes)) > 4
+    assert any(round(max(shape) / min(shape), 2) != round(640 / 480, 2) for shape in shapes), 'some are cropped'
+
+
+def test_vmamba_segmentation_recipe():
+    cfg = load(VMAMBA_UPERNET)
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (160000, 16000)
+    warmup, poly = cfg.param_scheduler
+    assert (warmup.start_factor, warmup.end, poly.power, poly.begin, poly.end) == (1e-6, 1500, 1.0, 1500, 160000)
+    assert cfg.model.test_cfg == dict(mode='whole')
+    assert [step.type for step in cfg.test_dataloader.dataset.pipeline].count('ResizeToMultiple') == 0
+    for name, arch, rate, width in (('t', 'tiny', 0.2, 96), ('s', 'small', 0.3, 96), ('b', 'base', 0.6, 128)):
+        model = load_config(str(VMAMBA_UPERNET).replace('vmamba-t', f'vmamba-{name}')).model
+        assert (model.backbone.arch, model.backbone.drop_path_rate) == (arch, rate)
+        assert model.decode_head.in_channels == [width * 2**i for i in range(4)]
+        assert (model.auxiliary_head.in_channels, model.auxiliary_head.in_index) == (width * 4, 2)
+        assert (model.decode_head.channels, model.auxiliary_head.channels) == (512, 256)
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*/*_semantic-fpn_*.py')), ids=lambda path: path.stem)
+def test_semantic_fpn_recipe(path: Path):
+    cfg = load(path)
+    assert (cfg.train_cfg.max_iters, cfg.train_dataloader.batch_size) == (80000, 2)
+    optimizer, (warmup, poly) = cfg.optim_wrapper.optimizer, cfg.param_scheduler
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-4, 1e-4)
+    assert (warmup.end, poly.power, poly.end) == (1500, 0.9, 80000)
+    assert set(decays(cfg).values()) == {1e-4}
+    assert (cfg.model.decode_head.type, cfg.model.neck.type) == ('FPNHead', 'FPN')
+
+
 def test_large_scale_jitter(stand_in: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv('MMSSMPRUNE_DATA_ROOT', str(stand_in))
     cfg = load(VIM_MASK_RCNN)
@@ -175,7 +273,7 @@ def test_large_scale_jitter(stand_in: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(
     ('path', 'split'),
-    [(path, split) for path in (UPERNET, VIM_UPERNET) for split in ('test_pipeline', 'tta_pipeline')],
+    [(path, split) for path in (UPERNET, VIM_UPERNET, VMAMBA_UPERNET) for split in ('test_pipeline', 'tta_pipeline')],
     ids=lambda value: getattr(value, 'stem', value),
 )
 def test_ade20k_test_images_suit_the_backbone_and_labels_stay(path: Path, split: str, stand_in: Path, monkeypatch):
@@ -185,10 +283,10 @@ def test_ade20k_test_images_suit_the_backbone_and_labels_stay(path: Path, split:
     sample = DATASETS.build(cfg.test_dataloader.dataset)[0]
     images = sample['inputs'] if isinstance(sample['inputs'], list) else [sample['inputs']]
     samples = sample['data_samples'] if isinstance(sample['data_samples'], list) else [sample['data_samples']]
-    assert len(images) == {'test_pipeline': 1, 'tta_pipeline': 12 if path == UPERNET else 8}[split]
+    assert len(images) == {'test_pipeline': 1, 'tta_pipeline': 8 if path == VIM_UPERNET else 12}[split]
     if path == VIM_UPERNET:
         assert all(side >= 512 for image in images for side in image.shape[1:]), 'the window has to fit'
-    elif split == 'test_pipeline':
+    elif path == UPERNET and split == 'test_pipeline':
         assert all(side % 32 == 0 for side in images[0].shape[1:])
     labels = samples[0].gt_sem_seg.data
     assert labels.shape[-2:] == (512, 683)

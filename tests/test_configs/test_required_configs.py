@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from config_files import PLAIN_MAMBA, REAL, VIM
+from config_files import PLAIN_MAMBA, REAL, VIM, VMAMBA
 
 from mmssmprune.engine.runner_setup import load_config
 
 COCO, LSJ = '8xb2-1x_coco', '8xb8-lsj-100e_coco-1024x1024'
 ADE_160K, ADE_60K = '8xb2-160k_ade20k-512x512', '4xb8-60k_ade20k-512x512'
+LIGHT = 'semantic-fpn_8xb2-80k_ade20k-512x512'
 # (folder, models, head with schedule and data, percent of FLOPs saved at (H, W))
 TABLE = [
     (PLAIN_MAMBA, [f'plain-mamba-adapter-l{i}' for i in (1, 2, 3)], f'mask-rcnn_{COCO}', (20, 30, 40), (800, 1280)),
@@ -20,6 +21,12 @@ TABLE = [
     (VIM, ['vim-t', 'vim-s'], f'mask-rcnn_{LSJ}', (20, 30), (1024, 1024)),
     (VIM, ['vim-t', 'vim-s'], f'cascade-mask-rcnn_{LSJ}', (20, 30), (1024, 1024)),
     (VIM, ['vim-t', 'vim-s'], f'upernet_{ADE_60K}', (20, 30), (512, 2048)),
+    (VMAMBA, [f'vmamba-{i}' for i in 'tsb'], f'mask-rcnn_{COCO}', (20, 30, 40), (800, 1280)),
+    (VMAMBA, [f'vmamba-{i}' for i in 'ts'], 'mask-rcnn_8xb2-ms-3x_coco', (), (800, 1280)),
+    (VMAMBA, [f'vmamba-{i}' for i in 'tsb'], f'upernet_{ADE_160K}', (20, 30, 40), (512, 2048)),
+    (PLAIN_MAMBA, ['plain-mamba-l1'], LIGHT, (30,), (512, 2048)),
+    (VIM, ['vim-t'], LIGHT, (30,), (512, 2048)),
+    (VMAMBA, ['vmamba-t'], LIGHT, (30,), (512, 2048)),
 ]
 # With the peers of pruning, at 30 %.
 PEERS = [
@@ -27,17 +34,21 @@ PEERS = [
     (PLAIN_MAMBA, 'plain-mamba-l1', f'upernet_{ADE_160K}'),
     (VIM, 'vim-s', f'mask-rcnn_{LSJ}'),
     (VIM, 'vim-s', f'upernet_{ADE_60K}'),
+    (VMAMBA, 'vmamba-t', f'mask-rcnn_{COCO}'),
+    (VMAMBA, 'vmamba-t', f'upernet_{ADE_160K}'),
 ]
 # The paper's recipe, and short trainings that start from a checkpoint.
 OTHERS = [
     PLAIN_MAMBA / f'plain-mamba-adapter-l1-top70_mask-rcnn_{COCO}.py',
     PLAIN_MAMBA / f'plain-mamba-l1-top70_upernet_{ADE_160K}.py',
     *(
-        PLAIN_MAMBA / f'plain-mamba-adapter-l1-flops30-{how}_mask-rcnn_8xb2-4e_coco.py'
-        for how in ('finetune', 'elastic')
-    ),
-    *(
-        PLAIN_MAMBA / f'plain-mamba-l1-flops30-{how}_upernet_8xb2-40k_ade20k-512x512.py'
+        folder / f'{model}-flops30-{how}_{rest}.py'
+        for folder, model, rest in (
+            (PLAIN_MAMBA, 'plain-mamba-adapter-l1', 'mask-rcnn_8xb2-4e_coco'),
+            (PLAIN_MAMBA, 'plain-mamba-l1', 'upernet_8xb2-40k_ade20k-512x512'),
+            (VMAMBA, 'vmamba-t', 'mask-rcnn_8xb2-4e_coco'),
+            (VMAMBA, 'vmamba-t', 'upernet_8xb2-40k_ade20k-512x512'),
+        )
         for how in ('finetune', 'elastic')
     ),
 ]
@@ -65,7 +76,7 @@ PRUNED = [path for path, target in REQUIRED.items() if target] + OTHERS[:2]
 
 
 def test_the_tables_are_complete():
-    assert len(REQUIRED) == 12 + 9 + 12 + 6 + 6 + 6 + 8
+    assert len(REQUIRED) == 12 + 9 + 12 + 6 + 6 + 6 + 12 + 2 + 12 + 6 + 12
     assert {*REQUIRED, *OTHERS} == set(REAL)
 
 

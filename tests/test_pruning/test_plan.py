@@ -133,7 +133,11 @@ def test_token_share_is_the_mean_product_of_ratios():
 def test_the_default_layer_ends_the_first_quarter():
     assert [default_layers(stages(n)) for n in (24, 8, 36)] == [[5], [1], [8]]
     assert [default_layers(stages(n)) for n in (4, 3, 2, 1)] == [[0], [0], [0], []]
-    assert default_layers(stages(2, 2, 8, 2)) == [5]
+
+
+def test_by_default_the_deepest_of_several_stages_begins_pruned():
+    assert default_layers(stages(2, 2, 8, 2)) == [3]
+    assert default_layers(stages(8, 2)) == [1]
 
 
 def test_targets_and_where_they_prune():

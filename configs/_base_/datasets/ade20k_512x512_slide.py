@@ -1,12 +1,6 @@
-# ADE20K in batches of 8 for models that are tested by a sliding window: test images keep the size that resizing gives.
-_base_ = './ade20k_512x512.py'
+# ADE20K in batches of 8 for models that are tested by a sliding window.
+_base_ = './ade20k_512x512_any_size.py'
 
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
 # Only scales at which the window fits into the image.
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -22,5 +16,3 @@ tta_pipeline = [
 ]
 
 train_dataloader = dict(batch_size=8, num_workers=8)
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader

@@ -1,4 +1,6 @@
-# COCO 2017, boxes and masks, one scale 1333x800. Folders as in coco_detection.py.
+# COCO 2017, boxes and masks, one scale 1333x800. Expected on disk (or set MMSSMPRUNE_DATA_ROOT to the folder that holds
+# coco/):
+#   data/coco/annotations/instances_{train,val}2017.json   data/coco/{train,val}2017/*.jpg
 dataset_type = 'CocoDataset'
 data_root = '{{$MMSSMPRUNE_DATA_ROOT:data}}/coco/'
 image_scale = (1333, 800)
