@@ -115,6 +115,7 @@ def _vmamba_for_vim(op: Operation, class_tokens: int) -> int:
 
 # FLOPs per element of the result, as fvcore has them for models in eval mode.
 _PER_ELEMENT = {'layer_norm': 5, 'group_norm': 5, 'batch_norm': 2, 'upsample_bilinear2d': 4, 'upsample_nearest2d': 1}
+_PER_ELEMENT |= {'_unsafe_index': 1}  # which torch makes of a nearest resizing
 
 
 def _vmamba(op: Operation, class_tokens: int) -> int:
