@@ -43,6 +43,15 @@ def within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return part
 
 
+def replace_within(
+    state: dict[str, Tensor], prefix: str, part: Mapping[str, Tensor], new: Mapping[str, Tensor]
+) -> None:
+    """Put ``new`` in the place of ``part``, which `within` took out of a state dict; what both share stays."""
+    for key in part.keys() - new.keys():
+        del state[f'{prefix}{key}']
+    state.update({f'{prefix}{key}': value for key, value in new.items() if value is not part.get(key)})
+
+
 def stored_grid(cells: int, recorded: Grid | None, own: Grid) -> Grid:
     """The grid (h, w) of a stored position embedding of so many cells.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmssmprune.pruning.pruner import OLD_NAMES
 
-from .grids import GRID, with_grid, within
+from .grids import GRID, replace_within, with_grid, within
 
 _NAMES_SHOWN = 3
 _PRUNING = re.compile(r'(.*\.)?pruner\..*')
@@ -134,7 +134,9 @@ def fit(
     *,
     resumes: bool = False,
 ) -> StateDictDifference:
-    """Resize position embeddings of other grids in a state dict, and say how it then differs from a model.
+    """Adapt a state dict to the backbone of a model (`adapt_state`), and say how it then differs from the model.
+
+    That resizes position embeddings of other grids and gives weights of older files the names of today.
 
     Args:
         model, state_dict, required, optional: As for `compare_state_dict`; the state dict is changed in place.
@@ -147,21 +149,18 @@ def fit(
     ddp = 'module.' if state_dict and all(key.startswith('module.') for key in state_dict) else ''
     for name, backbone in model.named_modules():
         prefix = f'{ddp}{name}.' if name else ddp
-        pos_embed = state_dict.get(f'{prefix}pos_embed')
-        if pos_embed is None or not hasattr(backbone, 'adapt_state'):
-            continue
-        fitted = backbone.adapt_state(part_of(state_dict, prefix))['pos_embed']
-        if fitted is pos_embed:
-            continue
-        if resumes:
-            raise ValueError(
-                f'its position embeddings are not for the grid {backbone.pos_hw[0]}x{backbone.pos_hw[1]} of the model, '
-                'and a training resumes at its own img_size; with load_from its weights start another one'
-            )
-        state_dict[f'{prefix}pos_embed'] = fitted
-        if hasattr(state_dict, '_metadata'):
-            record = state_dict._metadata.get(prefix[:-1], {})
-            state_dict._metadata[prefix[:-1]] = {**record, GRID: backbone.pos_hw}
+        part = within(state_dict, prefix) if hasattr(backbone, 'adapt_state') else {}
+        adapted = backbone.adapt_state(part) if part else part
+        if adapted.get('pos_embed') is not part.get('pos_embed'):
+            if resumes:
+                raise ValueError(
+                    f'its position embeddings are not for the grid {backbone.pos_hw[0]}x{backbone.pos_hw[1]} of the '
+                    'model, and a training resumes at its own img_size; with load_from its weights start another one'
+                )
+            if hasattr(state_dict, '_metadata'):
+                record = state_dict._metadata.get(prefix[:-1], {})
+                state_dict._metadata[prefix[:-1]] = {**record, GRID: backbone.pos_hw}
+        replace_within(state_dict, prefix, part, adapted)
     return compare_state_dict(model, state_dict, required, optional)
 
 

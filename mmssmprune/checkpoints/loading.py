@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmssmprune.pruning import TokenPruner
 
-from .grids import with_grid
+from .grids import with_grid, within
 from .keys import current_name, extract_state_dict, fit, part_of, unwrap
 from .reading import read_checkpoint, weights_of
 
@@ -66,19 +66,21 @@ def check_state_dict(
         raise ValueError(f'checkpoint {path} does not fit the model: {error}') from None
     difference = replace(difference, unexpected=[n for n in difference.unexpected if n.startswith('backbone.')])
     if difference:
-        raise ValueError(f'checkpoint {path} is of another architecture than the model: {difference}')
+        which = _which_variants(within(state_dict, 'backbone.'), getattr(unwrap(model), 'backbone', None))
+        raise ValueError(f'checkpoint {path} is of another architecture than the model: {difference}{which}')
     _say_what_is_untrained(unwrap(model), state_dict, f'checkpoint {path}')
 
 
 def load_pretrained(backbone: nn.Module, path: str, prefix: str | None, optional: tuple[str, ...]) -> None:
     """Load backbone weights from the file ``path``, position embeddings resized to its grid.
 
-    Keys that only the checkpoint has are listed in the log. Keys that only the model has must belong to modules named
-    in ``optional``; they keep their initial values and are listed too.
+    Keys that only the checkpoint has are listed in the log, and refused where the backbone says which there may be and
+    these are others. Keys that only the model has must belong to modules named in ``optional``; they keep their initial
+    values and are listed too.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: shapes differ, or weights are missing: the checkpoint is of another architecture.
+        ValueError: shapes differ, or weights are missing or unknown: the checkpoint is of another architecture.
     """
     state = part_of(weights_of(read_checkpoint(path)), prefix)
     refusal = f'{path} does not fit this {type(backbone).__name__}'
@@ -90,9 +92,13 @@ def load_pretrained(backbone: nn.Module, path: str, prefix: str | None, optional
     if differing or difference.missing:
         what = differing[:3] or [f'{key} is missing' for key in difference.missing[:3]]
         raise ValueError(
-            f'{refusal}: {"; ".join(what)} ({len(differing) or len(difference.missing)} in all); '
-            f'use a checkpoint of the same arch, and check prefix={prefix!r}'
+            f'{refusal}: {"; ".join(what)} ({len(differing) or len(difference.missing)} in all)'
+            f'{_which_variants(state, backbone)}; use a checkpoint of the same arch, and check prefix={prefix!r}'
         )
+    unused = backbone.unused_in_checkpoint
+    strange = [] if unused is None else [key for key in difference.unexpected if not key.startswith(unused)]
+    if strange:
+        raise ValueError(f'{refusal}: it holds {", ".join(strange[:3])} ({len(strange)} in all), unknown to the model')
     own, given = backbone.state_dict(), {current_name(key) for key in state}
     held = {key: value for key, value in state.items() if current_name(key) in own}
     backbone.load_state_dict(with_grid(held, backbone.pos_hw), strict=False)
@@ -103,6 +109,16 @@ def load_pretrained(backbone: nn.Module, path: str, prefix: str | None, optional
         if keys:
             print_log(f'{path}: {len(keys)} keys {what}: {", ".join(keys)}', logger='current')
     _say_what_is_untrained(backbone, state, path)
+
+
+def _which_variants(given: dict[str, Tensor], backbone: nn.Module | None) -> str:
+    """The end of a refusal: which published backbones the weights of a file and a model are of, where they show it."""
+    from .official.layouts import recognise_architecture  # here: it is what reading seldom needs
+
+    found = [recognise_architecture(state) for state in (given, backbone.state_dict() if backbone else {})]
+    if None in found or found[0] == found[1]:
+        return ''
+    return f'; the file looks like {found[0]}, and the model is {found[1]}'
 
 
 def _say_what_is_untrained(model: nn.Module, names: Iterable[str], path: str) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import tarfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +90,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> Any:
-    """What stands for the weights in a checkpoint: ``state_dict``, ``model`` (Vim's own files) or the file itself."""
+    """What stands for the weights in a checkpoint: ``state_dict``, ``model`` (of Vim and VMamba) or the file itself."""
     return checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
 
 
@@ -116,21 +117,32 @@ def first_non_finite(state: Mapping[str, Any]) -> str | None:
     )
 
 
+class _OlderYacsConfig(dict):
+    """What a torch that takes no second name for a type makes of a yacs ``CfgNode``."""
+
+
+_OlderYacsConfig.__module__, _OlderYacsConfig.__qualname__ = 'yacs.config', 'CfgNode'
+_OlderYacsConfig.__name__ = 'CfgNode'
+
+
 @contextmanager
 def training_state_allowed() -> Iterator[None]:
     """Let ``torch.load(weights_only=True)``, torch's default, read what mmengine and Vim store beside the weights.
 
-    These are log histories, NumPy scalars and the ``argparse.Namespace`` of a training script. Nothing on the list
-    runs code of the file: torch calls listed functions only, and what ``getattr`` returns is not listed.
+    These are log histories, NumPy scalars, the ``argparse.Namespace`` of a training script and VMamba's yacs config,
+    which becomes a dict whether or not yacs is there. Nothing on the list runs code of the file: torch calls listed
+    functions only, and what ``getattr`` returns is not listed.
     """
     core = np._core if as_tuple(np.__version__) >= (2,) else np.core
     rebuild = [core.multiarray._reconstruct, core.multiarray.scalar]
     if as_tuple(torch.__version__) >= (2, 6):  # NumPy 2 and those before it write different names for the same
         rebuild = [(f, f'numpy.{name}.multiarray.{f.__name__}') for f in rebuild for name in ('core', '_core')]
+    config = _OlderYacsConfig if as_tuple(torch.__version__) < (2, 6) else (OrderedDict, 'yacs.config.CfgNode')
     dtypes = {type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdFD'}
     # A HistoryBuffer pickles its bound methods as getattr(buffer, name).
     # Arrays pickle their bytes as codecs.encode(text), which torch lists itself since 2.5.
     plain = [argparse.Namespace, HistoryBuffer, getattr, slice, codecs.encode, np.ndarray, np.dtype, *rebuild, *dtypes]
+    plain += [set, config]
     if not hasattr(torch.serialization, 'safe_globals'):  # torch 2.4 has a list, but no context for it
         torch.serialization.add_safe_globals(plain)
         yield

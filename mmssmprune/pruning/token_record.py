@@ -25,6 +25,7 @@ class Pruning:
         score: float32, NaN where there was no candidate.
         score_name: what the score is: the name of the importance for `prune`, the similarity by which `evit` chooses,
             and for `merge` the importance again, with the remark that it decides nothing.
+        stage: 0-based, whose grid this is; one that begins pruned is the next one after the layer's.
     """
 
     layer: int
@@ -32,6 +33,7 @@ class Pruning:
     kept: Tensor
     score: Tensor
     score_name: str
+    stage: int
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Tap:
         layer: 0-based.
         kept: bool, cells with a token of their own; the others are restored.
         norm: float32, Euclidean norm over channels of the restored features.
+        stage: 0-based, whose grid this is.
     """
 
     layer: int
     kept: Tensor
     norm: Tensor
+    stage: int
 
 
 @dataclass
@@ -109,7 +113,7 @@ class _Watch:
         elif reduced is not None and reduced.score_name is not None:
             name = f'{name}, {reduced.score_name}'
         maps = (_to_map(candidates, before, False), _to_map(left, after, False))
-        pruning = Pruning(layer, *maps, _to_map(shown.float(), before, torch.nan), name)
+        pruning = Pruning(layer, *maps, _to_map(shown.float(), before, torch.nan), name, before.stage)
         self.records[-1].prunings.append(pruning)
 
     @torch.no_grad()
@@ -121,7 +125,7 @@ class _Watch:
         alive = whole if tokens.kept is None else tokens.kept.index.shape[1]
         kept = torch.ones(batch, alive, dtype=torch.bool, device=full[0].device)
         norm = sum(full).float().norm(dim=-1)
-        taps.append(Tap(self._layer, _to_map(kept, tokens, False), _whole_to_map(norm, tokens)))
+        taps.append(Tap(self._layer, _to_map(kept, tokens, False), _whole_to_map(norm, tokens), tokens.stage))
 
 
 def _to_map(values: Tensor, tokens: TokenState, elsewhere: float | bool) -> Tensor:

@@ -1,13 +1,18 @@
 """Checkpoints as the authors' code writes them, with random weights under their key names and shapes.
 
-The backbones come from tests/data/official_keys.json; the heads are those that mmdet 2.x, mmseg 0.x and detectron2 put
-around them, written out below.
+The backbones come from tests/data/official_keys.json; the heads are those that mmdet, mmseg and detectron2 put around
+them, written out below.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +85,28 @@ def upernet(dims: int, channels: int) -> Shapes:
     return shapes | conv_bn('decode_head.fpn_bottleneck', 4 * channels, channels, 3)
 
 
+def mask_rcnn_of_stages(dims: list[int]) -> Shapes:
+    """mmdet 3.x, its own Mask R-CNN: FPN without norms, two linear layers for boxes."""
+    shapes = conv('rpn_head.rpn_conv', 256, 256, 3)
+    shapes |= conv('rpn_head.rpn_cls', 256, 3, 1) | conv('rpn_head.rpn_reg', 256, 12, 1)
+    for i, width in enumerate(dims):
+        shapes |= conv(f'neck.lateral_convs.{i}.conv', width, 256, 1) | conv(f'neck.fpn_convs.{i}.conv', 256, 256, 3)
+        shapes |= conv(f'roi_head.mask_head.convs.{i}.conv', 256, 256, 3)
+    shapes |= linear('roi_head.bbox_head.shared_fcs.0', 256 * 49, 1024)
+    shapes |= linear('roi_head.bbox_head.shared_fcs.1', 1024, 1024)
+    shapes |= linear('roi_head.bbox_head.fc_cls', 1024, 81) | linear('roi_head.bbox_head.fc_reg', 1024, 320)
+    shapes |= conv('roi_head.mask_head.upsample', 256, 256, 2)
+    return shapes | conv('roi_head.mask_head.conv_logits', 256, 80, 1)
+
+
+def upernet_of_stages(dims: list[int]) -> Shapes:
+    """mmseg 1.x: the same heads over maps of growing width."""
+    shapes = upernet(dims[-1], channels=512) | conv_bn('auxiliary_head.convs.0', dims[2], 256, 3)
+    for i, width in enumerate(dims[:3]):
+        shapes |= conv_bn(f'decode_head.lateral_convs.{i}', width, 512, 1)
+    return shapes
+
+
 def vim_detector(dims: int) -> Shapes:
     """detectron2: Vim at 1024x1024 without class token and final norm, ViTDet's pyramid, the start of its heads."""
     net = {k: s for k, s in KEYS['vim_tiny'].items() if not k.startswith(('head.', 'cls_token', 'norm_f'))}
@@ -104,6 +131,10 @@ def shapes_of(name: str, heads: str = 'mask_rcnn') -> Shapes:
     if name == 'vim_det_tiny':
         return vim_detector(192)
     backbone = KEYS[name]
+    if name.startswith(('vmamba_det', 'vmamba_seg')):
+        dims = [backbone[f'outnorm{i}.weight'][0] for i in range(4)]
+        shapes = {f'backbone.{key}': shape for key, shape in backbone.items()}
+        return shapes | (mask_rcnn_of_stages if 'det' in name else upernet_of_stages)(dims)
     if not name.startswith(('plain_mamba_adapter', 'plain_mamba_seg', 'vim_seg')):
         return dict(backbone)
     dims = backbone['pos_embed'][-1]
@@ -122,6 +153,67 @@ def draw(shapes: Shapes) -> dict[str, torch.Tensor]:
     }
 
 
+class YacsConfig(dict):
+    """Pickled as what yacs 0.1 calls CfgNode: a dict that keeps more about itself, a set among it."""
+
+    def __init__(self, items: dict):
+        super().__init__({key: YacsConfig(value) if isinstance(value, dict) else value for key, value in items.items()})
+        self.__dict__.update(
+            __immutable__=True, __deprecated_keys__={'OLD'}, __renamed_keys__={}, __new_allowed__=False
+        )
+
+
+YacsConfig.__module__, YacsConfig.__name__, YacsConfig.__qualname__ = 'yacs.config', 'CfgNode', 'CfgNode'
+
+
+@contextmanager
+def yacs_there() -> Iterator[None]:
+    """What pickling a config needs; reading it has to do without."""
+    before = {name: sys.modules.pop(name, None) for name in ('yacs', 'yacs.config')}
+    sys.modules.update({name: types.ModuleType(name) for name in before})
+    sys.modules['yacs.config'].CfgNode = YacsConfig
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            del sys.modules[name]
+            if module is not None:
+                sys.modules[name] = module
+
+
+def save_official(content: dict, path: Path, **kwargs) -> None:
+    """``torch.save`` where the authors' packages are."""
+    with yacs_there():
+        torch.save(content, path, **kwargs)
+
+
+def january_names(name: str) -> str:
+    """What the code of January 2024 called a weight of VMamba."""
+    for new, old in (
+        (r'patch_embed\.0\.', 'patch_embed.proj.'),
+        (r'patch_embed\.2\.', 'patch_embed.norm.'),
+        (r'(blocks\.\d+)\.norm\.', r'\1.ln_1.'),
+        (r'(blocks\.\d+)\.op\.', r'\1.self_attention.'),
+        (r'^classifier\.', ''),
+    ):
+        name = re.sub(new, old, name)
+    return name
+
+
+def one_file_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of VMamba as the version in one file stores them, linear layers as convolutions of size 1."""
+    stored = {}
+    for name, value in weights.items():
+        if name.endswith(('x_proj_weight', 'dt_projs_weight')):
+            name, value = name.replace('_weight', '.weight'), value.flatten(0, 1)
+        elif re.search(r'(in_proj|out_proj|fc1|fc2|classifier\.head)\.weight$', name):
+            value = value[:, :, None, None]
+        stored[name.replace('downsample.norm.', 'downsample.1.').replace('downsample.reduction.', 'downsample.2.')] = (
+            value
+        )
+    return stored
+
+
 def official_file(name: str, heads: str = 'mask_rcnn') -> dict:
     """What ``torch.load`` gives for the authors' file, with what it holds beside the weights."""
     weights = draw(shapes_of(name, heads))
@@ -130,6 +222,13 @@ def official_file(name: str, heads: str = 'mask_rcnn') -> dict:
             weights |= {f'rope.freqs_{part}': torch.zeros(196, 192) for part in ('cos', 'sin')}
         args = argparse.Namespace(lr=1e-3, model=name, output_dir='out', distributed=True)
         return dict(model=weights, epoch=299, lr_scheduler={'base': np.float64(1e-3)}, scaler='none', args=args)
+    if name.startswith('vmamba') and 'classifier.head.weight' in weights:
+        config = YacsConfig(dict(MODEL=dict(NAME=name, VSSM=dict(DEPTHS=[2, 2, 8, 2])), TRAIN=dict(LR=1e-3)))
+        state = dict(optimizer={'state': {}, 'param_groups': []}, lr_scheduler={'base': [1e-3]}, scaler={'scale': 2.0})
+        return dict(model=weights, **state, max_accuracy=82.5, epoch=264, config=config)
+    if name.startswith('vmamba'):
+        meta = dict(epoch=12, experiment_name=name, mmengine_version='0.10.1', dataset_meta={'CLASSES': ('person',)})
+        return dict(meta=meta, state_dict=weights, message_hub={'log_scalars': {}}, param_schedulers=[])
     if name == 'vim_det_tiny':
         return dict(model=weights, iteration=184374, scheduler={'last_epoch': 3})
     if name in ('plain_mamba_l2', 'plain_mamba_l3'):

@@ -17,12 +17,14 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
+from tiny_backbones import VMAMBA_ARCH
 from tiny_training import backbone_cfg, build, detector_cfg, segmentor_cfg
 
 from mmssmprune.analysis.token_pictures import figure, page, predictions, sources
 from mmssmprune.analysis.token_pictures.observe import Observation, observe
 from mmssmprune.analysis.token_pictures.placement import Placement
 from mmssmprune.analysis.token_pictures.predictions import draw_prediction
+from mmssmprune.models import VMamba
 
 PRUNING = dict(layers=[0, 2], keep_ratio=0.6)
 META = dict(classes=('a', 'b', 'c'), palette=[[250, 0, 0], [0, 250, 0], [0, 0, 250]])
@@ -110,6 +112,41 @@ def test_overlapping_patches_and_image_borders():
     assert painted[:, 0].tolist() == [0] * 12 + [4] * 8
     assert place.borders(1, 4).tolist() == [4, 12, 20, 28, 36]
     assert Placement((20, 40), (0.5, 0.5), 8).on_image((2, 4)).tolist() == [[True] * 3 + [False], [True] * 3 + [False]]
+
+
+def test_cells_of_every_stage_lie_where_they_look():
+    """VMamba's padded convolutions look at every fourth to thirty-second pixel; its first release at whole patches."""
+    padded = VMamba(VMAMBA_ARCH).cell_places
+    assert padded == [(4, 0.5), (8, 0.5), (16, 0.5), (32, 0.5)]
+    whole = VMamba(dict(VMAMBA_ARCH, patch_embed_version='v1', downsample_version='v1')).cell_places
+    assert whole == [(4, 2.0), (8, 4.0), (16, 8.0), (32, 16.0)]
+    place = Placement((64, 64), (1.0, 1.0), stride=32, margin=-15.5)
+    painted = place.paint([np.arange(4.0).reshape(2, 2)], (64, 64))
+    assert painted[0].tolist() == [0] * 16 + [1] * 48
+    assert place.borders(1, 2).tolist() == [-15.5, 16.5, 48.5]
+
+
+@pytest.mark.parametrize('layers', [[1, 2, 3], [2, 4]], ids=['begins pruned', 'inside'])
+def test_stages_of_different_grids_in_one_picture(layers: list[int], tmp_path: Path):
+    pruning = dict(layers=layers, keep_ratio=0.6)
+    backbone = dict(type='mmengine.VMamba', arch=dict(embed_dims=8, depths=(2, 1, 2, 1)), pruning=pruning)
+    cfg = segmentor_cfg(backbone)
+    cfg['decode_head'].update(in_channels=64, in_index=3)
+    cfg['data_preprocessor'].update(size=None, size_divisor=32, test_cfg=dict(size_divisor=32))
+    model = build(Config(dict(model=cfg)).model).eval()
+    mark = np.zeros((64, 96, 3), dtype=np.uint8)
+    mark[:, 64:] = 255
+    steps = [LOAD, dict(type='Resize', scale=(96, 64), keep_ratio=True), SEG[-1]]
+    seen = look(model, steps, save(tmp_path / 'a.png', mark))
+    assert [place.stride for place in seen.placements] == [4, 8, 16, 32]
+    for parts in (*seen.prunings, *seen.taps):
+        place, kept = seen.placement_of(parts), parts[0].kept[0].numpy()
+        assert place.stride * kept.shape[1] == 96
+        assert not np.isnan(place.paint([kept], (64, 96))).any()
+    drawn = figure.draw_observation(seen, 'a', META)
+    titles = [axes.get_title() for axes in drawn.axes]
+    assert any('stage 3 (4x6)' in title for title in titles)
+    assert 'Prunings' in page.describe('a', seen, figure.to_png(drawn))
 
 
 def test_windows_are_averaged_and_unknown_cells_stay_blank():

@@ -11,7 +11,15 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine_state import forget_earlier_runs
-from official_files import draw, names_of_files, official_file, shapes_of
+from official_files import (
+    draw,
+    january_names,
+    names_of_files,
+    official_file,
+    one_file_weights,
+    save_official,
+    shapes_of,
+)
 from tiny_backbones import make
 
 from mmssmprune.checkpoints.keys import compare_state_dict
@@ -25,7 +33,7 @@ from mmssmprune.checkpoints.official import (
 from mmssmprune.checkpoints.official.layouts import published_model, recognise_architecture
 from mmssmprune.checkpoints.reading import read_checkpoint
 from mmssmprune.checkpoints.writing import check_destination
-from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
+from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim, VMamba
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 MASK_RCNN = 'plain_mamba/plain-mamba-adapter-l1_mask-rcnn_8xb2-1x_coco.py'
@@ -54,7 +62,7 @@ def through_a_file(path: Path, small: bool) -> Callable[[dict], dict]:
     """Write and read; the large models stay in memory, since hundreds of megabytes through the disk show no more."""
 
     def write_and_read(content: dict) -> dict:
-        torch.save(content, path)
+        save_official(content, path)
         return read_checkpoint(str(path))
 
     return write_and_read if small else lambda content: content
@@ -64,7 +72,7 @@ def through_a_file(path: Path, small: bool) -> Callable[[dict], dict]:
 def test_there_and_back_is_exact(tmp_path: Path, name: str):
     content = official_file(name)
     container = 'model' if 'model' in content else 'state_dict'
-    through_file = through_a_file(tmp_path / 'a.pth', small=name.endswith(('_l1', '_tiny')))
+    through_file = through_a_file(tmp_path / 'a.pth', small=name.endswith(('_l1', '_tiny', '_tiny_s1l8')))
 
     there = report()
     ours = convert_to_ours(through_file(content), there)
@@ -176,6 +184,35 @@ def test_pretrained_takes_what_was_converted(tmp_path: Path):
             assert torch.equal(model.state_dict()[key], draw(shapes_of(name))[f'{"backbone." * (name[0] == "p")}{key}'])
 
 
+@pytest.mark.parametrize('name', ['vmamba_vanilla_tiny', 'vmamba_tiny_s1l8', 'vmamba_det_tiny_s1l8'])
+@pytest.mark.parametrize('age', ['January 2024', 'one file'])
+def test_vmamba_of_any_age_has_the_names_of_today(name: str, age: str):
+    content = official_file(name)
+    container = 'model' if 'model' in content else 'state_dict'
+    weights = content[container]
+    if age == 'one file':
+        older = one_file_weights(weights)
+    else:
+        older = {january_names(key): value for key, value in weights.items()}
+    assert older.keys() != weights.keys()
+    done = report()
+    assert same(convert_to_ours({container: older}, done), convert_to_ours(content, report()))
+    assert {*done.kept, *done.renamed} == set(older)
+    assert not done.dropped
+    assert bool(done.adapted) == (age == 'one file')
+    with pytest.raises(ValueError, match='holds two keys for backbone'):
+        convert_to_ours({container: {**weights, **older}}, report())
+
+
+def test_vmambas_classifier_into_a_detector_leaves_its_norm_and_head():
+    content = official_file('vmamba_tiny_s1l8')
+    done = report()
+    ours = convert_to_ours(content, done, torch.nn.ModuleDict({'backbone': VMamba('tiny')}))
+    assert set(done.dropped) == {k for k in content['model'] if k.startswith('classifier.')}
+    assert done.absent == [f'backbone.outnorm{i}.{name}' for i in range(4) for name in ('weight', 'bias')]
+    assert len(ours) == len(content['model']) - 4
+
+
 def test_other_architectures_are_refused_by_name():
     content = official_file('plain_mamba_l2')
     with pytest.raises(ValueError, match=r'looks like PlainMamba L2 \(384 channels, 24 layers\), not like plain_m'):
@@ -186,6 +223,12 @@ def test_other_architectures_are_refused_by_name():
         convert_to_ours(official_file('vim_tiny'), report(), build(UPERNET))
     with pytest.raises(ValueError, match=r'does not fit the config: .*missing in it \(neck'):
         convert_to_ours(official_file('plain_mamba_adapter_l1', 'mask_rcnn'), report(), build(RETINANET))
+    tiny = torch.nn.ModuleDict({'backbone': VMamba('tiny')})
+    with pytest.raises(
+        ValueError, match=r'VMamba t\[s2l5\] \(96 channels, blocks 2-2-5-2, ssm_ratio 2\), but .*T\[s1l8\]'
+    ):
+        convert_to_ours(official_file('vmamba_tiny_s2l5'), report(), tiny)
+    assert convert_to_ours(official_file('vmamba_tiny_s2l5'), report(), expected='vmamba_t_s2l5')
 
 
 def test_what_is_no_official_checkpoint_is_refused():
@@ -201,7 +244,10 @@ def test_what_is_no_official_checkpoint_is_refused():
         ({'state_dict': other}, '1 key unknown to the model'),
         ({'state_dict': unknown_size}, r'of no published size \(192 channels, 23 layers\); give --config'),
         ({'model': one_way}, 'both directions in one block'),
-        ({'state_dict': {'conv1.weight': torch.zeros(2)}}, 'neither PlainMamba nor Vim weights.*found conv1.weight'),
+        (
+            {'state_dict': {'conv1.weight': torch.zeros(2)}},
+            'neither PlainMamba nor Vim weights, nor VMamba .*found conv1.weight',
+        ),
         ({'state_dict': {}}, 'it is empty'),
         ({'epoch': 3}, "'epoch' is a int"),
         ([1, 2], 'holds a list'),

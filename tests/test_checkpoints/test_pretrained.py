@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from tiny_backbones import PLAIN_ARCH, VIM_ARCH, make
+from official_files import YacsConfig, january_names, official_file, one_file_weights, save_official
+from tiny_backbones import PLAIN_ARCH, VIM_ARCH, VMAMBA_ARCH, make
 
-from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
+from mmssmprune.checkpoints.loading import load_checkpoint_strict
+from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim, VMamba
+
+VANILLA_ARCH = dict(VMAMBA_ARCH, gated=True, d_state=3, mlp_ratio=0, patch_embed_version='v1', downsample_version='v1')
 
 
 def classifier_file(tmp_path, backbone, **extra) -> str:
@@ -104,3 +110,70 @@ def test_vim_drops_row_zero_of_the_position_embedding_as_the_official_code_does(
     assert larger.pos_embed.shape == (1, 25, 24)
     assert torch.equal(larger.pos_embed[:, 0], source.pos_embed[:, 0])
     assert torch.equal(larger.cls_token, source.cls_token)
+
+
+def vmamba_file(tmp_path: Path, weights: dict) -> str:
+    save_official(dict(model=weights, config=YacsConfig({})), tmp_path / 'vmamba.pth')
+    return str(tmp_path / 'vmamba.pth')
+
+
+def classifier_weights(source: VMamba) -> dict:
+    weights = {k.replace('outnorm3.', 'classifier.norm.'): torch.randn_like(v) for k, v in source.state_dict().items()}
+    return weights | {'classifier.head.weight': torch.randn(10, 64), 'classifier.head.bias': torch.zeros(10)}
+
+
+@pytest.mark.parametrize('arch', [VMAMBA_ARCH, VANILLA_ARCH], ids=['v2', 'vanilla'])
+@pytest.mark.parametrize('age', ['today', 'January 2024', 'one file'])
+def test_vmambas_classifier_fills_any_backbone(tmp_path, arch, age):
+    weights = classifier_weights(VMamba(arch, out_indices=3))
+    stored = {january_names(k): v for k, v in weights.items()} if age[0] == 'J' else weights
+    path = vmamba_file(tmp_path, one_file_weights(weights) if age == 'one file' else stored)
+    dense = VMamba(arch, init_cfg=pretrained(path, None))
+    started = {k: v.clone() for k, v in dense.state_dict().items()}
+    dense.init_weights()
+    for key, value in dense.state_dict().items():
+        assert torch.equal(value, started[key] if key.startswith('outnorm') else weights[key]), key
+    vector = VMamba(arch, out_type='avg_featmap', out_indices=-1, init_cfg=pretrained(path, None))
+    vector.init_weights()
+    assert torch.equal(vector.outnorm3.weight, weights['classifier.norm.weight'])
+
+
+def test_vmambas_detector_of_any_age_loads_strictly(tmp_path):
+    source = VMamba(VANILLA_ARCH)
+    weights = {k: torch.randn_like(v) for k, v in source.state_dict().items()}
+    for stored in (weights, {january_names(k): v for k, v in weights.items()}, one_file_weights(weights)):
+        path = tmp_path / 'det.pth'
+        torch.save(dict(state_dict={f'backbone.{k}': v for k, v in stored.items()}, meta={}), path)
+        target = VMamba(VANILLA_ARCH, init_cfg=pretrained(str(path)))
+        target.init_weights()
+        other = torch.nn.ModuleDict({'backbone': VMamba(VANILLA_ARCH)})
+        other.load_state_dict({f'backbone.{k}': v for k, v in stored.items()}, strict=True)
+        whole = torch.nn.ModuleDict({'backbone': VMamba(VANILLA_ARCH)})
+        load_checkpoint_strict(whole, str(path))
+        for state in (target.state_dict(), other['backbone'].state_dict(), whole['backbone'].state_dict()):
+            assert all(torch.equal(state[k], v) for k, v in weights.items())
+
+
+def test_nothing_of_vmamba_is_swallowed(tmp_path):
+    weights = classifier_weights(VMamba(VMAMBA_ARCH, out_indices=3))
+    lacking = {k: v for k, v in weights.items() if k != 'layers.2.blocks.0.mlp.fc1.weight'}
+    stranger = {**weights, 'layers.0.blocks.0.op.gate': torch.zeros(1)}
+    for stored, sentence in (
+        (lacking, r'layers\.2\.blocks\.0\.mlp\.fc1\.weight is missing \(1 in all\)'),
+        (stranger, r'it holds layers\.0\.blocks\.0\.op\.gate \(1 in all\), unknown to the model'),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            VMamba(VMAMBA_ARCH, init_cfg=pretrained(vmamba_file(tmp_path, stored), None)).init_weights()
+    for path in ('', str(tmp_path / 'none.pth')):
+        with pytest.raises(FileNotFoundError):
+            VMamba(VMAMBA_ARCH, init_cfg=pretrained(path, None)).init_weights()
+
+
+def test_a_wrong_size_of_vmamba_names_both_variants(tmp_path):
+    path = vmamba_file(tmp_path, official_file('vmamba_tiny_s2l5')['model'])
+    with pytest.raises(ValueError, match='does not fit this VMamba') as caught:
+        VMamba('tiny', init_cfg=pretrained(path, None)).init_weights()
+    sentence = str(caught.value)
+    assert 'layers.0.blocks.0.op.dt_projs_bias is (4, 192) in the file and (4, 96) in the model' in sentence
+    assert 'looks like VMamba t[s2l5] (96 channels, blocks 2-2-5-2, ssm_ratio 2)' in sentence
+    assert 'the model is VMamba tiny, T[s1l8] (96 channels, blocks 2-2-8-2, ssm_ratio 1)' in sentence

@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import re
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader, load_checkpoint
+from official_files import YacsConfig, save_official
 from torch import nn
 
 from mmssmprune._stack import as_tuple
@@ -49,6 +51,17 @@ def test_plain_objects_are_read_from_new_and_old_files(tmp_path: Path, legacy: b
     assert loaded['best'] == 0.5
     assert loaded['done'] == 4
     assert loaded['seen'].tolist() == [0, 1, 2]
+    assert torch.equal(loaded['model']['w'], torch.ones(3))
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_yacs_config_is_read_as_a_dict_without_yacs(tmp_path: Path, legacy: bool):
+    assert 'yacs' not in sys.modules
+    config = YacsConfig(dict(MODEL=dict(NAME='vssm', DEPTHS=[2, 2, 8, 2], RATIO=1.0), TAG='', TWO=(1, None)))
+    content = dict(model={'w': torch.ones(3)}, config=config, max_accuracy=82.5)
+    save_official(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
+    loaded = read_checkpoint(str(tmp_path / 'a.pth'))
+    assert loaded['config'] == config
     assert torch.equal(loaded['model']['w'], torch.ones(3))
 
 

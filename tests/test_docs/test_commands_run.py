@@ -30,6 +30,7 @@ from user_folder import (
     RELEASED,
     make_user_folder,
     provide_checkpoint,
+    provide_comparison,
     provide_download,
     provide_released,
     provide_work_dir,
@@ -86,6 +87,8 @@ ELSEWHERE = [
     ('tools/demo.sh', 'make demo'),
     ('work_dirs/example_comparison/', 'docs/example_comparison/run.sh, of which it is the last step'),
 ]
+# The names of files in the addresses of configs.
+RELEASES = r'(?:resolve/main|releases/download/[^/\s]+)/(\S+?\.pth)'
 
 
 class Reached(BaseException):
@@ -181,13 +184,18 @@ def provide(user: Path, tool: str, arguments: list[str]) -> None:
     if tool.endswith('convert_official.py'):
         (user / arguments[1]).unlink(missing_ok=True)
         arguments = arguments[:1]
-    for word in arguments:
+    for before, word in zip(['', *arguments], arguments, strict=False):
         path = word.rpartition('=')[2]
         name = path.rpartition('/')[2]
         if path.startswith('https://') and name in RELEASED:
             provide_download(user, name)
         elif path in RELEASED:
             provide_released(user, path)
+        elif '.py:' in path:
+            its_config, _, checkpoint = path.partition(':')
+            provide_checkpoint(user, checkpoint, its_config)
+        elif path.startswith('work_dirs/first_table/') and before != '--out':
+            provide_comparison(user, path)
         elif path.startswith('work_dirs/x/'):
             provide_checkpoint(user, path, OF_EACH_KIND[0])
         elif path.endswith('.pth') and config:
@@ -195,14 +203,15 @@ def provide(user: Path, tool: str, arguments: list[str]) -> None:
         elif path.startswith('work_dirs/') and tool == 'tools/compare.py' and (REPO / config_of(path)).is_file():
             provide_work_dir(user, Path(path).name, config_of(path))
     if tool == 'tools/train.py' and config:
-        for name in re.findall(r'resolve/main/(\S+?\.pth)', runner_setup.load_config(config).pretty_text):
+        for name in re.findall(RELEASES, runner_setup.load_config(config).pretty_text):
             provide_download(user, name)
 
 
 def config_of(work_dir: str) -> str:
     """The config whose name a work_dir has."""
     name = Path(work_dir).name
-    return f'configs/{"vim" if name.startswith("vim") else "plain_mamba"}/{name}.py'
+    family = next((family for family in ('vim', 'vmamba') if name.startswith(family)), 'plain_mamba')
+    return f'configs/{family}/{name}.py'
 
 
 def run(tool: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | type[Reached]:

@@ -5,13 +5,14 @@ What a command of the pages names and this folder lacks (a checkpoint, a work_di
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from official_files import official_file
+from official_files import official_file, save_official
 from pages import REPO, named_blocks
 from stand_in_data import make_ade20k, make_coco
 from stand_in_imagenet import make_imagenet
@@ -25,6 +26,15 @@ RELEASED = {
     **{'vim_t_midclstok_76p1acc.pth': 'vim_tiny', 'vim_s_midclstok_80p5acc.pth': 'vim_small'},
     **{'vim_t.pth': 'vim_tiny', 'their_upernet_l1.pth': 'plain_mamba_seg_l1'},
     'checkpoints/plain_mamba_l1.pth': 'plain_mamba_l1',
+    'vssm1_tiny_0230s_ckpt_epoch_264.pth': 'vmamba_tiny_s1l8',
+    'vssm_small_0229_ckpt_epoch_222.pth': 'vmamba_small_s2l15',
+    'vssm_base_0229_ckpt_epoch_237.pth': 'vmamba_base_s2l15',
+    'mask_rcnn_vssm_fpn_coco_tiny_s_epoch_12.pth': 'vmamba_det_tiny_s1l8',
+    'upernet_vssm_4xb4-160k_ade20k-512x512_tiny_s_iter_160000.pth': 'vmamba_seg_tiny_s1l8',
+    'downloads/vmamba_t_coco.pth': 'vmamba_det_tiny_s1l8',
+    'downloads/vmamba_t_ade20k.pth': 'vmamba_seg_tiny_s1l8',
+    'downloads/plain_mamba_l1_coco.pth': 'plain_mamba_adapter_l1',
+    'downloads/plain_mamba_l1_ade20k.pth': 'plain_mamba_seg_l1',
 }
 
 
@@ -49,7 +59,7 @@ def provide_released(root: Path, name: str) -> None:
     path = root / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(official_file(RELEASED[name]), path)
+        save_official(official_file(RELEASED[name]), path)
 
 
 def provide_download(root: Path, name: str) -> None:
@@ -76,6 +86,21 @@ def provide_work_dir(root: Path, name: str, config: str) -> None:
         provide_checkpoint(root, f'work_dirs/{name}/iter_1.pth', config)
         (folder / 'last_checkpoint').write_text(str(folder / 'iter_1.pth'))
         Config.fromfile(root / config).dump(folder / Path(config).name)
+
+
+def provide_comparison(root: Path, folder: str) -> None:
+    """What `tools/compare.py --out folder` leaves, with rows of its own: of a task, and some of the example's."""
+    path = root / folder / 'compare.json'
+    if path.exists():
+        return
+    task, _, part = Path(folder).name.partition('-')
+    content = json.loads((REPO / 'docs/example_comparison/compare.json').read_text())
+    wanted = {'coco': 'detection', 'ade20k': 'segmentation'}[task]
+    content['tables'] = [table for table in content['tables'] if table['task'] == wanted]
+    (table,) = content['tables']
+    table['rows'] = {'': table['rows'][:1], '10': table['rows'][1:3], 'pruned': table['rows'][3:]}[part]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
 
 
 def build(cfg: Config) -> torch.nn.Module:

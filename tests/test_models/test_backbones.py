@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import MODELS
 from tiny_backbones import FOUR, MAKERS, PLAIN_ARCH, PRUNING, VECTOR_MAKERS, VIM_ARCH, layers_of, make
 
-from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim
+from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim, VMamba
 from mmssmprune.models.flops import count_on_meta, on_meta
 
 OFFICIAL_KEYS = json.loads((Path(__file__).parents[1] / 'data' / 'official_keys.json').read_text())
@@ -21,6 +21,10 @@ OFFICIAL |= {f'plain_mamba_seg_{a}': lambda a=a: PlainMamba(a, out_indices=TAPS[
 OFFICIAL |= {f'plain_mamba_adapter_{a}': lambda a=a: PlainMambaAdapter(a) for a in TAPS}
 OFFICIAL |= {f'vim_{a}': lambda a=a: Vim(a) for a in ('tiny', 'small', 'base')}
 OFFICIAL |= {'vim_seg_tiny': lambda: Vim('tiny', **VIM_SEG)}
+VMAMBA = dict(tiny_s1l8='tiny', small_s2l15='small', base_s2l15='base', tiny_s2l5='t[s2l5]')
+VMAMBA |= dict(small_s1l20='s[s1l20]', base_s1l20='b[s1l20]', vanilla_tiny='vanilla-t')
+OFFICIAL |= {f'vmamba_{name}': lambda a=a: VMamba(a, out_indices=3) for name, a in VMAMBA.items()}
+OFFICIAL |= {f'vmamba_{task}_{name}': lambda a=a: VMamba(a) for name, a in VMAMBA.items() for task in ('det', 'seg')}
 
 
 @pytest.mark.parametrize('name', OFFICIAL_KEYS)
@@ -28,7 +32,8 @@ def test_state_dict_keys_equal_the_official_ones(name):
     with torch.device('meta'):
         ours = {key: list(value.shape) for key, value in OFFICIAL[name]().state_dict().items()}
     official = {k.removeprefix('backbone.'): shape for k, shape in OFFICIAL_KEYS[name].items()}
-    official = {k: shape for k, shape in official.items() if not k.startswith('head.')}
+    official = {k.replace('classifier.norm', 'outnorm3'): shape for k, shape in official.items()}
+    official = {k: shape for k, shape in official.items() if not k.startswith(('head.', 'classifier.head.'))}
     assert ours == official
 
 

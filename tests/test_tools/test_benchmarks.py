@@ -16,6 +16,7 @@ from scan_operands import assert_same
 from tiny_runs import REPO, tool_environment
 
 from mmssmprune.analysis.speed import scan_cases
+from mmssmprune.analysis.speed.cases import WHOLE_MODELS
 from mmssmprune.analysis.speed.conv_cases import DENSE, GRID
 from mmssmprune.analysis.speed.goals import cpu_goals, gpu_goals
 from mmssmprune.analysis.speed.memory import peak_in_fresh_process
@@ -76,6 +77,24 @@ def test_scan(run, tmp_path):
     assert printed.count('| vim-t, 30x48, batch 2 |') == sum(map(len, numbers['tables'].values()))
 
 
+def test_scans_of_vmamba_are_those_of_its_stages(run, tmp_path):
+    arguments = ('--no-memory', '--shapes', 'vmamba-t:64x72:1', '--kept', 1, 0.5, '--backends', 'cpp')
+    numbers, _ = report(run, 'benchmark_scan', tmp_path, *arguments)
+    rows = [row for row in numbers['tables']['scan'] if row['kept'] == 1]
+    assert [row['tokens'] for row in rows] == [16 * 18, 8 * 9, 4 * 5, 2 * 3]
+    assert [row['family'] for row in rows] == list(scan_cases.STAGES['vmamba-t'])
+    leaves, _ = scan_cases.make_operands(scan_cases.ScanCase('vmamba-t-stage3', (64, 72), 1), CPU, torch.float32)
+    assert (leaves['u'].shape, leaves['A'].shape) == ((1, 1, 20, 384), (4, 384, 1))
+
+
+def test_backbone_of_four_stages(run, tmp_path):
+    arguments = ('--backbone', 'vmamba-t', '--sizes', '64x96', '--keep-ratios', 0.5, '--no-memory', '--naive')
+    numbers, _ = report(run, 'benchmark_backbone', tmp_path, *arguments)
+    dense, pruned, _ = numbers['tables']['forward']
+    assert dense['flops'] > pruned['flops']
+    assert [row['scan'] for row in numbers['tables']['backends']] == available_backends('cpu')
+
+
 def test_scan_says_where_the_loop_is_left_out(run, tmp_path):
     shape = 'plain-mamba-l1:512x1024:2'
     arguments = ('--shapes', shape, '--kept', 0.9, '--no-conv', '--no-memory')
@@ -84,9 +103,9 @@ def test_scan_says_where_the_loop_is_left_out(run, tmp_path):
     assert '`naive` is left out' in printed
 
 
-@pytest.mark.parametrize('family', ['plain-mamba-l1', 'vim-t'])
+@pytest.mark.parametrize('family', ['plain-mamba-l1', 'vim-t', 'vmamba-t-stage2'])
 def test_the_official_way_computes_the_same(family, monkeypatch):
-    monkeypatch.setitem(scan_cases.FAMILIES, family, (scan_cases.FAMILIES[family][0], 5, family == 'vim-t'))
+    monkeypatch.setitem(scan_cases.FAMILIES, family, scan_cases.FAMILIES[family]._replace(dim=5))
     leaves, options = scan_cases.make_operands(scan_cases.ScanCase(family, (40, 64), 2), CPU, torch.float64)
     found = []
     for call, leaf_list in (
@@ -185,6 +204,10 @@ def test_whole_models(run, tmp_path):
         assert dense['images_per_second'] == 2000 / dense['milliseconds']
         assert pruned['speedup'] == dense['milliseconds'] / pruned['milliseconds']
     assert 'Random weights' in printed
+
+
+def test_the_configs_of_whole_models_are_there():
+    assert [path for pairs in WHOLE_MODELS for pair in pairs for path in pair if not Path(path).is_file()] == []
 
 
 def test_detectors_are_measured_in_both_modes(run, tmp_path):

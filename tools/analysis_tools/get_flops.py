@@ -13,12 +13,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
+
+if TYPE_CHECKING:
+    from mmssmprune.analysis.cost.conventions import Convention
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,7 +67,7 @@ def main() -> None:
     if not console.is_terminal:
         console.width = 120
     with sentence_errors(building=True):
-        from mmssmprune.analysis.cost.conventions import CONVENTIONS
+        from mmssmprune.analysis.cost.conventions import CONVENTIONS, convention_for, conventions_named
         from mmssmprune.analysis.cost.model_cost import (
             build_without_weights,
             fitting_conventions,
@@ -75,7 +79,7 @@ def main() -> None:
         from mmssmprune.engine.runner_setup import load_config
 
         if args.list_conventions:
-            console.print(conventions_table(list(CONVENTIONS)))
+            console.print(conventions_table([rule for name in CONVENTIONS for rule in conventions_named(name)]))
             return
         if args.json:
             check_output_file(args.json, '--json')
@@ -88,10 +92,11 @@ def main() -> None:
         if args.json:
             write_atomically(args.json, json.dumps(cost, indent=1))
     print_cost(cost, conventions, console)
+    console.print(conventions_table([convention_for(name, model) for name in conventions]))
 
 
 def print_cost(cost: dict, conventions: list[str], console: Console) -> None:
-    """Parts, layers, plan, what is not counted, and what the columns mean."""
+    """Parts, layers, plan, and what is not counted."""
     padded = f', padded to {_size(cost["padded_shape"])}' if cost['padded_shape'] != cost['shape'] else ''
     console.print(f'{cost["config"]}, one image of {_size(cost["shape"])}{padded}', markup=False, highlight=False)
     console.print(parts_table(cost, conventions))
@@ -106,7 +111,6 @@ def print_cost(cost: dict, conventions: list[str], console: Console) -> None:
     if cost['unsupported']:
         found = ', '.join(f'{name.removesuffix(".default")} x {n}' for name, n in cost['unsupported'].items())
         console.print(f'No formula, counted as 0: {found}', markup=False, highlight=False)
-    console.print(conventions_table(conventions))
 
 
 def parts_table(cost: dict, conventions: list[str]) -> Table:
@@ -140,14 +144,11 @@ def plan_lines(cost: dict, conventions: list[str]) -> str:
     return '\n'.join(lines)
 
 
-def conventions_table(names: list[str]) -> Table:
+def conventions_table(rules: list[Convention]) -> Table:
     """What each convention counts, and who counts so."""
-    from mmssmprune.analysis.cost.conventions import convention_named
-
     table = Table('convention', 'counts', 'as in')
-    for name in names:
-        convention = convention_named(name)
-        table.add_row(name, convention.rule, convention.source)
+    for rule in rules:
+        table.add_row(rule.name, rule.rule, rule.source)
     return table
 
 

@@ -3,7 +3,8 @@
     python tools/benchmarks/benchmark_backbone.py --train --out backbone.md --json backbone.json
     python tools/benchmarks/benchmark_backbone.py --backbone vim-s --sizes 512x2048 --batches 2 --keep-ratios 0.7 0.5
 
-Dense against pruned with random weights, pruned after a quarter of the depth unless --layers says otherwise.
+Dense against pruned with random weights, pruned after a quarter of the depth (VMamba: where its default is) unless
+--layers says otherwise.
 docs/benchmarks.md says how to read the tables.
 """
 
@@ -25,9 +26,9 @@ from mmssmprune.analysis.speed.timing import Timing, captured, time_rows
 from mmssmprune.ops import available_backends
 from mmssmprune.pruning import ALIGNMENT
 
-NAMES = ('plain-mamba-l1', 'plain-mamba-l2', 'plain-mamba-l3', 'vim-t', 'vim-s')
+NAMES = ('plain-mamba-l1', 'plain-mamba-l2', 'plain-mamba-l3', 'vim-t', 'vim-s', 'vmamba-t', 'vmamba-s', 'vmamba-b')
 MODES = {'forward': 'Forward', 'training': 'Forward and backward'}
-# The reference loop is timed on a CPU up to so many tokens in the batch: elsewhere it takes minutes.
+# The reference loop is timed on a CPU up to so many patches of 16 in the batch, or if asked for: it takes minutes.
 NAIVE_TOKENS = 400
 METHOD = (
     'Medians of synchronised runs after a warm-up, dense and pruned in turns. Time and FLOPs ratio are pruned over '
@@ -49,6 +50,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument('--train', action='store_true', help='also forward and backward, with peak memory')
     parser.add_argument('--profile', action='store_true', help='also where the time of a forward pass goes')
     parser.add_argument('--cuda-graph', action='store_true', help='replay each forward pass as a CUDA graph')
+    parser.add_argument('--naive', action='store_true', help='time the reference loop at any size, which takes minutes')
     parser.add_argument('--no-backends', action='store_true', help='do not time the dense one by other scan backends')
     args = settle(parser, parser.parse_args())
     if args.cuda_graph and args.device.type != 'cuda':
@@ -181,7 +183,8 @@ def measure_backends(case: Any, dense: torch.nn.Module, args: argparse.Namespace
     from mmssmprune.analysis.speed import backbone_cases as cases
 
     images, names = cases.make_images(case, args.device), available_backends(args.device)
-    if args.device.type != 'cpu' or case.batch * case.padded[0] * case.padded[1] > NAIVE_TOKENS * cases.PATCH**2:
+    pixels = case.batch * case.padded[0] * case.padded[1]
+    if not args.naive and (args.device.type != 'cpu' or pixels > NAIVE_TOKENS * cases.PATCH**2):
         names.remove('naive')
     calls = {name: cases.forward_of(dense, images, DTYPES[args.dtype], name) for name in names}
     rows = {name: {**about(case, 'forward'), 'kind': 'dense by backend', 'scan': name} for name in names}

@@ -22,7 +22,15 @@ from mmssmprune.analysis.speed.cases import SCANS
 from mmssmprune.analysis.speed.command_line import DTYPES, make_parser, ratio, refusing, settle
 from mmssmprune.analysis.speed.memory import peak_of, print_last_peak
 from mmssmprune.analysis.speed.report import BenchmarkReport, BenchmarkTable
-from mmssmprune.analysis.speed.scan_cases import FAMILIES, Contestant, ScanCase, forward, forward_backward, parse_case
+from mmssmprune.analysis.speed.scan_cases import (
+    FAMILIES,
+    STAGES,
+    Contestant,
+    ScanCase,
+    forward,
+    forward_backward,
+    parse_cases,
+)
 from mmssmprune.analysis.speed.timing import time_in_turns
 from mmssmprune.ops import available_backends
 from mmssmprune.ops.kept_conv import CONV_BACKENDS
@@ -42,7 +50,10 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """The command line."""
     parser = make_parser(__doc__)
     parser.add_argument(
-        '--shapes', nargs='+', metavar='FAMILY:HxW:BATCH', help=f'of images in pixels; families: {", ".join(FAMILIES)}'
+        '--shapes',
+        nargs='+',
+        metavar='FAMILY:HxW:BATCH',
+        help=f'of images in pixels; families: {", ".join([*FAMILIES, *STAGES])} (the last ones: all their stages)',
     )
     parser.add_argument(
         '--backends',
@@ -70,7 +81,7 @@ def main() -> None:
         return
     with refusing(parser):
         shapes = args.shapes or SCANS[args.device.type][args.quick]
-        cases = [replace(parse_case(text), kept=kept) for text in shapes for kept in args.kept]
+        cases = [replace(case, kept=kept) for text in shapes for case in parse_cases(text) for kept in args.kept]
         check_backends(args.backends, args.device)
     tables = {
         'scan': BenchmarkTable('Scan along all directions of a mixer', columns('backend')),

@@ -56,10 +56,11 @@ def parts(quick: bool) -> list[Part]:
         Part('backbone-profile', (*profile, '--quick', '--keep-ratios', '0.7', '0.5'), 300, mm),
         Part('scan-bfloat16', (scan, '--dtype', 'bfloat16', *less), 600),
         Part('vim-s-float32', (backbone, '--backbone', 'vim-s', '--train', *less), 900, mm),
+        Part('vmamba-t-float32', (backbone, '--backbone', 'vmamba-t', '--train', *less), 900, mm),
         Part('whole-models', ('tools/benchmarks/benchmark_e2e.py',), 600, ('mmdet', 'mmseg')),
     ]  # fmt: skip
     if not quick:
-        rest = ('plain-mamba-l2', 'plain-mamba-l3', 'vim-t')
+        rest = ('plain-mamba-l2', 'plain-mamba-l3', 'vim-t', 'vmamba-s')
         found += [Part(f'{name}-float32', (backbone, '--backbone', name), 900, mm) for name in rest]
     return found
 

@@ -1,4 +1,4 @@
-"""Convert a checkpoint of the official PlainMamba or Vim repository to this package's layout, or back.
+"""Convert a checkpoint of the official PlainMamba, Vim or VMamba repository to this package's layout, or back.
 
     python tools/model_converters/convert_official.py l1.pth plain_mamba_l1.pth
     python tools/model_converters/convert_official.py vim_t.pth vim_tiny.pth --arch vim_tiny --json
@@ -34,7 +34,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('destination', help='checkpoint file to write')
     target = parser.add_mutually_exclusive_group()
     target.add_argument('--config', help='config of the model that is to be filled; resizes position embeddings to it')
-    target.add_argument('--arch', help='backbone that the file has to hold, e.g. plain_mamba_l1 or vim_tiny')
+    target.add_argument(
+        '--arch', help='backbone that the file has to hold, e.g. plain_mamba_l1, vim_tiny or vmamba_tiny'
+    )
     target.add_argument('--to-official', action='store_true', help="from this package's layout to the official one")
     parser.add_argument('--json', action='store_true', help='write the report beside the result, as DESTINATION.json')
     parser.add_argument('--every-key', action='store_true', help='print a row per key instead of groups')

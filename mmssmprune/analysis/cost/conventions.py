@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
+
+from torch import nn
 
 from .operations import KEPT_CONV, Operation
 
@@ -17,7 +20,7 @@ class Convention:
     """A rule for counting.
 
     Attributes:
-        name: what ``--convention`` calls it.
+        name: what ``--convention`` calls it; a name may have a rule for each of several families.
         rule: what it counts.
         source: who counts so.
         price: FLOPs of one operation, given the number of class tokens in a sequence.
@@ -31,11 +34,24 @@ class Convention:
     family: str | None = None
 
 
-def convention_named(name: str) -> Convention:
-    """Look up a convention; raises ValueError for a name that there is not."""
+def conventions_named(name: str) -> tuple[Convention, ...]:
+    """The rules of a convention, one for each of its families; raises ValueError for a name that there is not."""
     if name not in CONVENTIONS:
         raise ValueError(f'convention is {name!r}; the names are {", ".join(CONVENTIONS)}')
-    return CONVENTIONS[name]
+    return tuple(rule for rule in _ALL if rule.name == name)
+
+
+def convention_for(name: str, model: nn.Module) -> Convention:
+    """Look up a convention for a model; raises ValueError where it knows only the parts of another family's mixer."""
+    found = conventions_named(name)
+    classes = [cls.__name__ for cls in type(getattr(model, 'backbone', model)).__mro__]
+    fitting = next((rule for rule in found if rule.family is None or rule.family in classes), None)
+    if fitting is None:
+        raise ValueError(
+            f'the convention {name} is for {" and ".join(str(rule.family) for rule in found)}, and this backbone is a '
+            f'{classes[0]}; field and two-per-mac count every model'
+        )
+    return fitting
 
 
 def _scan(op: Operation, per_state: int) -> int:
@@ -93,8 +109,29 @@ def _both_directions(per_state: int) -> Callable[[Operation, int], int]:
     return lambda op, class_tokens: op.macs + _gated_scan(op, per_state)
 
 
-def _vmamba(op: Operation, class_tokens: int) -> int:
+def _vmamba_for_vim(op: Operation, class_tokens: int) -> int:
     return (0 if _is_per_direction(op) else op.macs) + _gated_scan(op, 9)
+
+
+# FLOPs per element of the result, as fvcore has them for models in eval mode.
+_PER_ELEMENT = {'layer_norm': 5, 'group_norm': 5, 'batch_norm': 2, 'upsample_bilinear2d': 4, 'upsample_nearest2d': 1}
+_PER_ELEMENT |= {'_unsafe_index': 1}  # which torch makes of a nearest resizing
+
+
+def _vmamba(op: Operation, class_tokens: int) -> int:
+    if _is_pooling(op):
+        return prod(op.operand)
+    per_element = next((flops for name, flops in _PER_ELEMENT.items() if name in op.name), 0)
+    return op.macs + per_element * op.elements + _scan(op, 9)
+
+
+def _is_pooling(op: Operation) -> bool:
+    """Average pooling of a map, or of tokens (B, L, C); to one cell it is a mean, as other things are too."""
+    if op.name == 'aten.mean':
+        batch, *rest = op.operand or (0,)
+        of_map = len(rest) == 3 and op.shape in ((batch, rest[0], 1, 1), (batch, rest[0]))
+        return of_map or (len(rest) == 2 and op.shape == (batch, rest[1]))
+    return 'adaptive_avg_pool2d' in op.name
 
 
 def _r_meeto(op: Operation, class_tokens: int) -> int:
@@ -146,8 +183,16 @@ _ALL = (
         'vmamba',
         'in_proj and out_proj, 9*L*D*N + 2*L*D per direction, patches, head; the other parts of a mixer are lost',
         'VMamba, analyze_for_vim.py',
-        _vmamba,
+        _vmamba_for_vim,
         'Vim',
+    ),
+    Convention(
+        'vmamba',
+        'as field (no gate, no softplus), with 5 per element of a layer norm, 2 of a batch norm, 4 of a bilinear and 1 '
+        'of a nearest resizing, 1 per element that is averaged; it gives the published 4.9, 271 and 949 G of VMamba-T',
+        'VMamba, vmamba.py, with the formulas of fvcore',
+        _vmamba,
+        'VMamba',
     ),
     Convention(
         'local-mamba',
@@ -179,4 +224,7 @@ _ALL = (
         'Vim',
     ),
 )
-CONVENTIONS = {convention.name: convention for convention in _ALL}
+# By name; of a name with a rule for each of several families the first.
+CONVENTIONS: dict[str, Convention] = {}
+for _convention in _ALL:
+    CONVENTIONS.setdefault(_convention.name, _convention)

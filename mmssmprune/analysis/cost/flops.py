@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .conventions import Convention, convention_named
+from .conventions import Convention, convention_for
 from .operations import NOT_RUN, Operation, record_operations
 
 # Operators that only move data or that FLOP tables leave out by habit: not worth a line in `FlopCount.unsupported`.
@@ -81,20 +81,8 @@ def count_flops(model: nn.Module, forward: Callable[[], Any] | Tensor, conventio
     Raises:
         ValueError: there is no such convention, or it was not made for this model's backbone.
     """
-    rule = convention_named(convention)
-    check_family(rule, model)
+    rule = convention_for(convention, model)
     return price(record_operations(model, forward), rule, count_class_tokens(model))
-
-
-def check_family(convention: Convention, model: nn.Module) -> None:
-    """Raise ValueError where a convention knows only the parts of another family's mixer."""
-    backbone = getattr(model, 'backbone', model)
-    names = [cls.__name__ for cls in type(backbone).__mro__]
-    if convention.family is not None and convention.family not in names:
-        raise ValueError(
-            f'the convention {convention.name} is for {convention.family}, and this backbone is a {names[0]}; '
-            'field and two-per-mac count every model'
-        )
 
 
 def count_class_tokens(model: nn.Module) -> int:

@@ -12,8 +12,8 @@ from torch import nn
 from mmssmprune.analysis.inputs import count_proposals
 from mmssmprune.models.keep_ratio import keep_ratio_set_to
 
-from .conventions import CONVENTIONS, convention_named
-from .flops import FlopCount, check_family, count_class_tokens, price
+from .conventions import CONVENTIONS, Convention, convention_for
+from .flops import FlopCount, count_class_tokens, price
 from .meta_forward import record_model
 
 _USUAL_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
@@ -57,9 +57,9 @@ def usual_shape(cfg: Config) -> tuple[int, int]:
 def fitting_conventions(model: nn.Module) -> list[str]:
     """Names of the conventions that know the parts of this model's backbone."""
     names = []
-    for name, convention in CONVENTIONS.items():
+    for name in CONVENTIONS:
         try:
-            check_family(convention, model)
+            convention_for(name, model)
         except ValueError:
             continue
         names.append(name)
@@ -83,10 +83,9 @@ def model_cost(model: nn.Module, shape: tuple[int, int], conventions: Sequence[s
     Raises:
         ValueError: an unknown convention, one of another family, or an image that the backbone does not take.
     """
-    for name in conventions:
-        check_family(convention_named(name), model)
+    rules = {name: convention_for(name, model) for name in conventions}
     operations, padded = record_model(model, shape)
-    counts = {name: price(operations, CONVENTIONS[name], count_class_tokens(model)) for name in conventions}
+    counts = {name: price(operations, rule, count_class_tokens(model)) for name, rule in rules.items()}
     first = counts[conventions[0]]
     cost = {
         'shape': list(shape),
@@ -101,7 +100,7 @@ def model_cost(model: nn.Module, shape: tuple[int, int], conventions: Sequence[s
         cost['layers'] = _layers(model.backbone, counts, padded)
         if model.backbone.pruning is not None:
             cost['plan'] = describe_plan(model.backbone)
-            cost['dense_flops'] = _dense_flops(model, shape, conventions)
+            cost['dense_flops'] = _dense_flops(model, shape, rules)
     return cost
 
 
@@ -117,12 +116,11 @@ def _params(model: nn.Module) -> dict[str, int]:
 
 
 def _layers(backbone: nn.Module, counts: dict[str, FlopCount], hw: tuple[int, int]) -> list[dict[str, Any]]:
+    paths = {id(module): f'backbone.{path}' for path, module in backbone.named_modules()}
+    layers = [paths[id(layer)] for stage in backbone.stages for layer in stage.layers]
     return [
-        {
-            'tokens': int(tokens),
-            'flops': {name: count.per_module.get(f'backbone.layers.{i}', 0) for name, count in counts.items()},
-        }
-        for i, tokens in enumerate(backbone.tokens_per_layer(hw))
+        {'tokens': int(tokens), 'flops': {name: count.per_module.get(path, 0) for name, count in counts.items()}}
+        for path, tokens in zip(layers, backbone.tokens_per_layer(hw), strict=True)
     ]
 
 
@@ -132,8 +130,8 @@ def describe_plan(backbone: nn.Module) -> dict[str, Any]:
     return {'layers': list(plan.layers), 'keep_ratios': list(plan.keep_ratios), 'pruning': dict(backbone.pruning)}
 
 
-def _dense_flops(model: nn.Module, shape: tuple[int, int], conventions: Sequence[str]) -> dict[str, dict[str, int]]:
+def _dense_flops(model: nn.Module, shape: tuple[int, int], rules: dict[str, Convention]) -> dict[str, dict[str, int]]:
     with keep_ratio_set_to(model, 1.0):
         operations, _ = record_model(model, shape)
     class_tokens = count_class_tokens(model)
-    return {name: price(operations, CONVENTIONS[name], class_tokens).parts for name in conventions}
+    return {name: price(operations, rule, class_tokens).parts for name, rule in rules.items()}

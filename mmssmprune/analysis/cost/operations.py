@@ -50,6 +50,7 @@ class Operation:
             model itself.
         name: the operator without overload, such as ``aten.convolution``.
         shape: of its (first) result.
+        operand: shape of its first tensor argument.
         macs: multiply-adds where it is a matrix product, convolution or attention.
         has_formula: whether there is a formula for it; the scan has one, although its ``macs`` are 0.
         has_bias: a convolution that adds a bias.
@@ -69,6 +70,7 @@ class Operation:
     kernel: tuple[int, ...] = ()
     scan: ScanSize | None = None
     overload: str = ''
+    operand: tuple[int, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -127,7 +129,9 @@ class _Recorder(TorchDispatchMode):
         name = str(packet)
         result = next((leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)), None)
         shape = () if result is None else tuple(result.shape)
-        operation = dict(module=self.module, name=name, shape=shape, overload=str(func))
+        source = next((leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), None)
+        operand = () if source is None else tuple(source.shape)
+        operation = dict(module=self.module, name=name, shape=shape, overload=str(func), operand=operand)
         if packet not in self.counter.flop_registry:
             return Operation(**operation)
         if name == SCAN:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmssmprune.models import PlainMamba, Vim
+from mmssmprune.models import PlainMamba, Vim, VMamba
 from mmssmprune.models.flops import count_on_meta, on_meta
 from mmssmprune.ops.scan import SCAN_BACKENDS
 
@@ -21,6 +21,9 @@ BACKBONES = {
     'plain-mamba-l3': (PlainMamba, 'L3'),
     'vim-t': (Vim, 'tiny'),
     'vim-s': (Vim, 'small'),
+    'vmamba-t': (VMamba, 'tiny'),
+    'vmamba-s': (VMamba, 'small'),
+    'vmamba-b': (VMamba, 'base'),
 }
 PATCH = 16
 CLASSIFICATION = (224, 224)
@@ -46,8 +49,25 @@ def make_backbone(
     """A backbone with random weights; None builds the dense one.
 
     At 224x224 it returns one vector per image, as for classification; elsewhere four maps, restored after each quarter
-    of the depth. Without ``layers`` it prunes once, after a quarter of the depth.
+    of the depth, or of VMamba after each stage. Without ``layers`` it prunes once after a quarter of the depth, and
+    VMamba where it does by default.
     """
+    cls, arch = BACKBONES[case.backbone]
+    settings, chosen = (_of_stages if cls is VMamba else _of_one_grid)(case)
+    if keep_ratio is not None:
+        chosen = list(layers) if layers else chosen
+        settings |= {'pruning': dict(layers=chosen, keep_ratio=keep_ratio, alignment=alignment)}
+    torch.manual_seed(0)
+    return cls(arch, **settings)
+
+
+def _of_stages(case: BackboneCase) -> tuple[dict[str, Any], str]:
+    """Arguments of a VMamba, and where it prunes."""
+    return ({'out_type': 'avg_featmap', 'out_indices': -1} if case.image == CLASSIFICATION else {}), 'default'
+
+
+def _of_one_grid(case: BackboneCase) -> tuple[dict[str, Any], list[int]]:
+    """Arguments of PlainMamba and Vim, and after which layers they prune."""
     cls, arch = BACKBONES[case.backbone]
     depth = cls.arch_zoo[arch.lower()]['num_layers']
     settings: dict[str, Any] = {'img_size': case.padded}
@@ -55,11 +75,7 @@ def make_backbone(
         settings |= {'out_type': 'cls_token' if cls is Vim else 'avg_featmap'}
     else:
         settings |= {'out_indices': tuple(quarter * depth // 4 - 1 for quarter in (1, 2, 3, 4))}
-    if keep_ratio is not None:
-        chosen = list(layers) if layers else [depth // 4 - 1]
-        settings |= {'pruning': dict(layers=chosen, keep_ratio=keep_ratio, alignment=alignment)}
-    torch.manual_seed(0)
-    return cls(arch, **settings)
+    return settings, [depth // 4 - 1]
 
 
 def make_images(case: BackboneCase, device: torch.device) -> Tensor:

@@ -13,16 +13,17 @@ from mmssmprune.pruning.kept_tokens import KeptTokens
 
 from .scan_cases import FAMILIES, Contestant, ScanCase
 
-SQUARE, CAUSAL = 7, 4  # PlainMamba's side, Vim's width
+SQUARE, LINES, CAUSAL = 7, 3, 4  # the sides of PlainMamba and VMamba, Vim's width
 DENSE, GRID = 'all cells', 'scatter, convolve, gather'
 
 
 def make_operands(case: ScanCase, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Random leaves of `kept_conv`, and its other arguments; the weight is float32, as autocast leaves it."""
-    directions, dim, _ = FAMILIES[case.family]
+    family = FAMILIES[case.family]
+    dim, side = family.dim, LINES if family.lines else SQUARE if family.directions == 4 else 0
     generator = torch.Generator().manual_seed(0)
     cells = case.hw_shape[0] * case.hw_shape[1]
-    size = (SQUARE, SQUARE) if directions == 4 else (1, CAUSAL)
+    size = (side, side) if side else (1, CAUSAL)
     index = torch.rand(case.batch, cells, generator=generator).topk(case.tokens).indices.sort().values
     slot = torch.full((case.batch, cells), -1, dtype=torch.int32)
     slot.scatter_(1, index, torch.arange(case.tokens, dtype=torch.int32).expand(case.batch, -1))
@@ -32,8 +33,8 @@ def make_operands(case: ScanCase, device: torch.device, dtype: torch.dtype) -> t
         'bias': torch.randn(dim, generator=generator).to(device).requires_grad_(),
     }
     options: dict[str, Any] = {'cells': index.to(device), 'slot': slot.to(device)}
-    if directions == 4:
-        return leaves, options | {'hw_shape': case.hw_shape, 'origin': (-(SQUARE // 2), -(SQUARE // 2))}
+    if side:
+        return leaves, options | {'hw_shape': case.hw_shape, 'origin': (-(side // 2), -(side // 2))}
     return leaves, options | {'hw_shape': (1, cells), 'origin': (0, 1 - CAUSAL)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,19 +14,43 @@ from torch import Tensor
 from mmssmprune.ops import multi_scan, selective_scan
 from mmssmprune.ops.scan import mamba_ssm
 from mmssmprune.pruning.kept_tokens import KeptTokens
-from mmssmprune.pruning.scan_order import ScanOrder, sequence_scan, snake_scan
+from mmssmprune.pruning.scan_order import ScanOrder, line_scan, sequence_scan, snake_scan
 
-# Name: (directions, channels inside the mixer, whether each direction has parameters of its own).
+
+class Family(NamedTuple):
+    """What the scan of a mixer is like.
+
+    Attributes:
+        directions, dim, d_state: of a mixer.
+        own: whether each direction has parameters of its own.
+        patch: pixels from token to token.
+        lines: the walk is VMamba's: rows and columns, one input, no gate.
+    """
+
+    directions: int
+    dim: int
+    own: bool
+    d_state: int = 16
+    patch: int = 16
+    lines: bool = False
+
+
+# Channels inside the mixers of VMamba's first stage; from stage to stage they double and the grid halves.
+_VMAMBA = {'vmamba-t': 96, 'vmamba-s': 192, 'vmamba-b': 256}
+# The names that stand for several families.
+STAGES = {name: tuple(f'{name}-stage{i}' for i in (1, 2, 3, 4)) for name in _VMAMBA}
 FAMILIES = {
-    'plain-mamba-l1': (4, 384, False),
-    'plain-mamba-l2': (4, 768, False),
-    'plain-mamba-l3': (4, 896, False),
-    'vim-t': (2, 384, True),
-    'vim-s': (2, 768, True),
-    'vim-b': (2, 1536, True),
+    'plain-mamba-l1': Family(4, 384, False),
+    'plain-mamba-l2': Family(4, 768, False),
+    'plain-mamba-l3': Family(4, 896, False),
+    'vim-t': Family(2, 384, True),
+    'vim-s': Family(2, 768, True),
+    'vim-b': Family(2, 1536, True),
+} | {
+    stage: Family(4, _VMAMBA[name] * 2**i, True, d_state=1, patch=4 * 2**i, lines=True)
+    for name, stages in STAGES.items()
+    for i, stage in enumerate(stages)
 }
-D_STATE = 16
-PATCH = 16
 PARAMETERS = ('A', 'D', 'delta_bias', 'direction_B')
 Kernel = Callable[..., Tensor]
 # What is timed, and the tensors whose gradients it has.
@@ -45,7 +69,8 @@ class ScanCase:
     @property
     def hw_shape(self) -> tuple[int, int]:
         """The grid of patches; the image is padded to whole ones."""
-        return -(-self.image[0] // PATCH), -(-self.image[1] // PATCH)
+        patch = FAMILIES[self.family].patch
+        return -(-self.image[0] // patch), -(-self.image[1] // patch)
 
     @property
     def tokens(self) -> int:
@@ -55,25 +80,33 @@ class ScanCase:
     @property
     def states(self) -> int:
         """Numbers in all states of all steps, by which the cost of the naive loop is told beforehand."""
-        directions, dim, _ = FAMILIES[self.family]
-        return self.batch * directions * dim * D_STATE * self.tokens
+        family = FAMILIES[self.family]
+        return self.batch * family.directions * family.dim * family.d_state * self.tokens
 
     @property
     def path(self) -> ScanOrder:
         """The walks of the family over this grid."""
         height, width = self.hw_shape
-        return snake_scan(height, width) if FAMILIES[self.family][0] == 4 else sequence_scan(height * width)
+        if FAMILIES[self.family].lines:
+            return line_scan(height, width)
+        return snake_scan(height, width) if FAMILIES[self.family].directions == 4 else sequence_scan(height * width)
 
 
-def parse_case(text: str) -> ScanCase:
-    """'plain-mamba-l1:224x224:64' -> the case; raises ValueError with what would be right."""
+def parse_cases(text: str) -> list[ScanCase]:
+    """'plain-mamba-l1:224x224:64' -> its case, 'vmamba-t:224x224:64' -> one per stage.
+
+    Raises:
+        ValueError: it is no shape; says what would be right.
+    """
     match = re.fullmatch(r'([\w-]+):([1-9]\d*)x([1-9]\d*):([1-9]\d*)', text)
-    if not match or match[1] not in FAMILIES:
+    families = STAGES.get(match[1], (match[1],)) if match else ()
+    if not families or families[0] not in FAMILIES:
+        names = [name for name in FAMILIES if '-stage' not in name]
         raise ValueError(
             f'{text!r} is no shape; write FAMILY:HEIGHTxWIDTH:BATCH, as plain-mamba-l1:224x224:64, with one of '
-            f'{", ".join(FAMILIES)}'
+            f'{", ".join([*names, *STAGES])}, or a stage of the last ones such as {STAGES["vmamba-t"][2]}'
         )
-    return ScanCase(match[1], (int(match[2]), int(match[3])), int(match[4]))
+    return [ScanCase(family, (int(match[2]), int(match[3])), int(match[4])) for family in families]
 
 
 def make_operands(case: ScanCase, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -81,33 +114,37 @@ def make_operands(case: ScanCase, device: torch.device, dtype: torch.dtype) -> t
 
     Step sizes and decay rates are those that the models start from, and the kept cells are drawn per image.
     """
-    directions, dim, own = FAMILIES[case.family]
+    family = FAMILIES[case.family]
     generator = torch.Generator().manual_seed(0)
-    sets, batch, tokens = directions if own else 1, case.batch, case.tokens
+    sets, batch, tokens, dim = family.directions if family.own else 1, case.batch, case.tokens, family.dim
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
     leaves = {
-        'u': draw(sets, batch, tokens, dim),
+        'u': draw(1 if family.lines else sets, batch, tokens, dim),
         'delta': draw(sets, batch, tokens, dim),
-        'A': -torch.arange(1.0, D_STATE + 1).repeat(sets, dim, 1),
-        'B': draw(sets, batch, tokens, D_STATE),
-        'C': draw(sets, batch, tokens, D_STATE),
+        'A': -torch.arange(1.0, family.d_state + 1).repeat(sets, dim, 1),
+        'B': draw(sets, batch, tokens, family.d_state),
+        'C': draw(sets, batch, tokens, family.d_state),
         'D': torch.ones(sets, dim),
-        'z': draw(batch, tokens, dim),
+        **({} if family.lines else {'z': draw(batch, tokens, dim)}),
         'delta_bias': draw(sets, dim) - 4,
     }
-    if not own:
-        leaves['direction_B'] = draw(5, D_STATE)
-    options: dict[str, Any] = {'param_order': 'scan' if own else 'raster'}
+    if not family.own:
+        leaves['direction_B'] = draw(5, family.d_state)
+    options: dict[str, Any] = {'param_order': 'scan' if family.own else 'raster'}
     if case.kept < 1:
         cells = case.hw_shape[0] * case.hw_shape[1]
         index = torch.rand(batch, cells, generator=generator).topk(tokens).indices.sort().values
         walk = case.path.over(KeptTokens(index, cells))
-        options |= {'gap': walk.gap, **({} if own else {'order': walk.order, 'move': walk.move})}
-    elif not own:
-        options['hw_shape'] = case.hw_shape
+        options |= {'gap': walk.gap}
+        if family.lines or not family.own:
+            options |= {'order': walk.order}
+        if not family.own:
+            options |= {'move': walk.move}
+    elif family.lines or not family.own:
+        options |= {'hw_shape': case.hw_shape, 'walk': 'lines' if family.lines else 'snakes'}
     leaves = {
         name: t.to(device, torch.float32 if name in PARAMETERS else dtype).requires_grad_()
         for name, t in leaves.items()
@@ -133,11 +170,12 @@ def torch_kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:
 def official(case: ScanCase, leaves: dict[str, Tensor], kernel: Kernel) -> Contestant:
     """The dense scan as the official models run it: per direction permute, call the kernel, permute back; then sum.
 
-    Permutations are made once beforehand, as there. PlainMamba gates the sum, Vim each direction.
+    Permutations are made once beforehand, as there. PlainMamba gates the sum, Vim each direction, VMamba none.
     """
-    order, move = (t.to(leaves['u'].device) for t in (case.path.order, case.path.move))
+    order, move = (None if t is None else t.to(leaves['u'].device) for t in (case.path.order, case.path.move))
     inverse = order.argsort(-1)
-    run = _official_sequences if FAMILIES[case.family][2] else _official_snakes
+    family = FAMILIES[case.family]
+    run = _official_lines if family.lines else _official_sequences if family.own else _official_snakes
     return lambda: run(leaves, order, inverse, move, kernel), list(leaves.values())
 
 
@@ -166,6 +204,16 @@ def _official_sequences(
         A, D, bias = (leaves[n][s] for n in ('A', 'D', 'delta_bias'))
         ys.append(turn(kernel(u, delta, A, B, C, D, turn(z), bias, True)))
     return sum(ys).transpose(1, 2)
+
+
+def _official_lines(leaves: dict[str, Tensor], order: Tensor, inverse: Tensor, move: None, kernel: Kernel) -> Tensor:
+    ys = []
+    for s, (way, back) in enumerate(zip(order, inverse, strict=True)):
+        ordered = (x[:, way] for x in (leaves['u'][0], *(leaves[n][s] for n in ('delta', 'B', 'C'))))
+        u, delta, B, C = _channels_first(*ordered)
+        A, D, bias = (leaves[n][s] for n in ('A', 'D', 'delta_bias'))
+        ys.append(kernel(u, delta, A, B, C, D, None, bias, True).transpose(1, 2)[:, back])
+    return sum(ys)
 
 
 def forward(contestant: Contestant) -> Callable[[], None]:

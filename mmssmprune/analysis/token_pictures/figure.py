@@ -200,15 +200,16 @@ def prediction_panels(seen: Observation, dataset_meta: dict[str, Any], score_thr
 
 
 def pruning_panels(seen: Observation) -> list[Panel]:
-    canvas = _canvas(seen.image)
-    place, line, panels = seen.placement, _line_width(seen.placement), []
+    canvas, panels = _canvas(seen.image), []
     for windows in seen.prunings:
+        place = seen.placement_of(windows)
+        line = _line_width(place)
         kept = place.paint([part.kept[0].numpy() for part in windows], canvas.shape[:2])
         candidates = place.paint([part.candidates[0].numpy() for part in windows], canvas.shape[:2])
         grid = _grid(place, windows[0].kept.shape[1:])
         left = sum(int(part.kept.sum()) for part in windows)
         before = sum(int(part.candidates.sum()) for part in windows)
-        where = f'after layer {windows[0].layer}'
+        where = seen.where(windows)
         panels.append(Panel(f'{where}: {left} of {before} kept', _dimmed(canvas, kept, candidates), kept, line, grid))
         score = place.paint([part.score[0].numpy() for part in windows], canvas.shape[:2])
         panels.append(Panel(f'{where}: score ({windows[0].score_name})', score, kept, line))
@@ -216,11 +217,12 @@ def pruning_panels(seen: Observation) -> list[Panel]:
 
 
 def tap_panels(seen: Observation) -> list[Panel]:
-    canvas_hw, line, panels = _canvas(seen.image).shape[:2], _line_width(seen.placement), []
+    canvas_hw, panels = _canvas(seen.image).shape[:2], []
     for tap in seen.taps:
-        norm = seen.placement.paint([part.norm[0].numpy() for part in tap], canvas_hw)
-        kept = seen.placement.paint([part.kept[0].numpy() for part in tap], canvas_hw)
-        panels.append(Panel(f'after layer {tap[0].layer}', norm, kept, line))
+        place = seen.placement_of(tap)
+        norm = place.paint([part.norm[0].numpy() for part in tap], canvas_hw)
+        kept = place.paint([part.kept[0].numpy() for part in tap], canvas_hw)
+        panels.append(Panel(seen.where(tap), norm, kept, _line_width(place)))
     return panels
 
 

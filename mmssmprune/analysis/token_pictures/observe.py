@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Observation:
         image: (H, W, 3) uint8, RGB.
         dense, pruned: data samples with the predictions at keep ratio 1 and at the model's own, on the CPU.
         records: one `TokenRecord` per window (`Placement.windows`) of the pruned model.
-        placement: where its cells lie.
+        placements: where its cells lie, per stage.
         keep_ratios: the model's own, one per pruning layer.
     """
 
@@ -37,8 +37,23 @@ class Observation:
     dense: Any
     pruned: Any
     records: list[TokenRecord]
-    placement: Placement
+    placements: tuple[Placement, ...]
     keep_ratios: tuple[float, ...]
+
+    @property
+    def placement(self) -> Placement:
+        """Of the first stage."""
+        return self.placements[0]
+
+    def placement_of(self, parts: Sequence[Pruning | Tap]) -> Placement:
+        """Of the stage in which something was recorded."""
+        return self.placements[parts[0].stage]
+
+    def where(self, parts: Sequence[Pruning | Tap]) -> str:
+        """When something was recorded, in words; a stage is told where there are several."""
+        first = parts[0]
+        of = f', stage {first.stage + 1} ({"x".join(map(str, first.kept.shape[1:]))})'
+        return f'after layer {first.layer}{of if len(self.placements) > 1 else ""}'
 
     @property
     def prunings(self) -> list[tuple[Pruning, ...]]:
@@ -86,14 +101,14 @@ def observe(model: nn.Module, inputs: Tensor, sample: Any, padded: bool = False)
             pruned, input_hw = _predict(model, inputs, sample)
         with keep_ratio_set_to(model, 1.0):
             dense, _ = _predict(model, inputs, sample)
-    placement = place(model, backbone, sample, input_hw, padded)
-    if len(records) != len(placement.windows):
+    placements = place(model, backbone, sample, input_hw, padded)
+    if len(records) != len(placements[0].windows):
         raise ValueError(
-            f'the backbone ran {len(records)} times for one image in {len(placement.windows)} windows, so the maps '
+            f'the backbone ran {len(records)} times for one image in {len(placements[0].windows)} windows, so the maps '
             'cannot be placed over it; only whole images and the sliding windows of mmseg are supported'
         )
-    image = _image_of(inputs, sample, placement)
-    return Observation(image, dense, pruned, records, placement, backbone.pruner.plan.keep_ratios)
+    image = _image_of(inputs, sample, placements[0])
+    return Observation(image, dense, pruned, records, placements, backbone.pruner.plan.keep_ratios)
 
 
 def _predict(model: nn.Module, inputs: Tensor, sample: Any) -> tuple[Any, tuple[int, int]]:

@@ -85,7 +85,8 @@ def _flat(maps: Iterable[Tensor]) -> Tensor:
 
 def _on_image(seen: Observation, windows: Sequence[Pruning]) -> Tensor:
     shapes = [tuple(part.kept.shape[1:]) for part in windows]
-    return _flat(torch.from_numpy(seen.placement.on_image(hw, i)) for i, hw in enumerate(shapes))
+    place = seen.placement_of(windows)
+    return _flat(torch.from_numpy(place.on_image(hw, i)) for i, hw in enumerate(shapes))
 
 
 def _mean(values: Tensor, where: Tensor) -> str:

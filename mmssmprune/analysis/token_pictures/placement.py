@@ -20,7 +20,8 @@ class Placement:
         image_hw: the image (H, W) in its own pixels.
         scale: pixels of the network's input per pixel of the image, (vertical, horizontal).
         stride: pixels of the input from cell to cell.
-        margin: pixels of the input before the first cell; where patches overlap, a cell is the middle of its patch.
+        margin: pixels of the input before the first cell; where patches overlap, a cell is the middle of its patch, and
+            where they reach beyond the input, its first cell may too: the margin is negative then.
         windows: the top left corners (y, x) in the input of the parts that the backbone sees one after the other;
             ((0, 0),) where it sees everything at once.
     """
@@ -59,11 +60,14 @@ class Placement:
         """Number of the cell over the middle of each of ``pixels`` equal parts of the image; -1 where there is none."""
         middle = (np.arange(pixels) + 0.5) * (self.image_hw[axis] / pixels) * self.scale[axis] - begin
         index = np.floor((middle - self.margin) / self.stride).astype(int).clip(0, cells - 1)
-        return np.where((middle >= 0) & (middle < cells * self.stride + 2 * self.margin), index, -1)
+        seen = cells * self.stride + max(2 * self.margin, 0)
+        return np.where((middle >= 0) & (middle < seen), index, -1)
 
 
-def place(model: nn.Module, backbone: nn.Module, sample: Any, input_hw: tuple[int, int], padded: bool) -> Placement:
-    """The placement for one image.
+def place(
+    model: nn.Module, backbone: nn.Module, sample: Any, input_hw: tuple[int, int], padded: bool
+) -> tuple[Placement, ...]:
+    """The placement for one image of the cells of each stage.
 
     Args:
         model: mmdet detector or mmseg segmentor.
@@ -79,14 +83,10 @@ def place(model: nn.Module, backbone: nn.Module, sample: Any, input_hw: tuple[in
         resized = tuple(round(n * s) for n, s in zip(image_hw, (height_scale, width_scale), strict=True))
     else:
         resized = tuple(sample.img_shape[:2])
-    embed = backbone.patch_embed
-    stride = getattr(embed, 'stride', embed.patch_size)
-    return Placement(
-        image_hw,
-        tuple(new / old for new, old in zip(resized, image_hw, strict=True)),
-        stride,
-        (embed.patch_size - stride) / 2,
-        _windows(model, input_hw),
+    scale = tuple(new / old for new, old in zip(resized, image_hw, strict=True))
+    windows = _windows(model, input_hw)
+    return tuple(
+        Placement(image_hw, scale, stride, middle - stride / 2, windows) for stride, middle in backbone.cell_places
     )
 
 

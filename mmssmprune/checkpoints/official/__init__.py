@@ -1,4 +1,4 @@
-"""Checkpoints of the official PlainMamba and Vim repositories, to this package's layout and back."""
+"""Checkpoints of the official PlainMamba, Vim and VMamba repositories, to this package's layout and back."""
 
 from .convert import convert_to_official, convert_to_ours, write_converted
 from .layouts import architectures

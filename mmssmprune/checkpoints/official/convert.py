@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from mmssmprune import __version__
 from mmssmprune.checkpoints.grids import recorded_grid, with_grid, within
 from mmssmprune.checkpoints.keys import compare_state_dict, fit, why_foreign
+from mmssmprune.checkpoints.vmamba_names import current_weights, is_vmamba
 from mmssmprune.checkpoints.writing import save_checkpoint
 
 from .layouts import (
@@ -64,10 +66,11 @@ def convert_to_ours(
     layout = find_layout(weights)
     if layout is None:
         raise ValueError(
-            f'{report.source} holds neither PlainMamba nor Vim weights: expected keys such as backbone.layers.0.norm.'
-            f'weight or layers.0.mixer.A_log, found {", ".join(list(weights)[:3])}'
+            f'{report.source} holds neither PlainMamba nor Vim weights, nor VMamba ones: expected keys such as '
+            f'backbone.layers.0.norm.weight, layers.0.mixer.A_log or layers.0.blocks.0.op.A_logs, found '
+            f'{", ".join(list(weights)[:3])}'
         )
-    state = _rename(weights, layout, report, back=False)
+    state = _rename(weights, layout, report, back=False, current=_current_names(weights))
     architecture = _recognise(state, report, expected)
     if layout is VIM_DETECTION and 'backbone.norm_f.weight' not in state:
         state['backbone.norm_f.weight'] = torch.ones(architecture.embed_dims)
@@ -133,11 +136,30 @@ def _take_weights(checkpoint: Any, report: ConversionReport) -> State:
     return with_grid(weights, None)
 
 
-def _rename(weights: State, layout: Layout, report: ConversionReport, *, back: bool) -> State:
+def _current_names(weights: State) -> dict[str, tuple[str, Tensor]]:
+    """Of a VMamba: what its official code calls each weight of a backbone now, and its shape there."""
+    start = 'backbone.' if any(key.startswith('backbone.') for key in weights) else ''
+    part = within(weights, start)
+    return {
+        f'{start}{key}': (f'{start}{new}', value)
+        for key, (new, value) in (current_weights(part) if is_vmamba(part) else {}).items()
+    }
+
+
+def _rename(
+    weights: State,
+    layout: Layout,
+    report: ConversionReport,
+    *,
+    back: bool,
+    current: Mapping[str, tuple[str, Tensor]] = MappingProxyType({}),
+) -> State:
+    """Give weights the names of the other side; ``current`` are those that newer official code has for older ones."""
     state: State = with_grid({}, None)
-    for key, value in weights.items():
+    for key, stored in weights.items():
         reason = why_foreign(key)
-        new = layout.rename(key, back=back)
+        official, value = current.get(key, (key, stored))
+        new = layout.rename(official, back=back)
         if reason is not None or new is None:
             report.dropped[key] = reason or NO_COUNTERPART
         elif new in state:
@@ -146,6 +168,8 @@ def _rename(weights: State, layout: Layout, report: ConversionReport, *, back: b
             state[new] = value
             if key.split('.')[-1] == 'pos_embed':
                 state = with_grid(state, recorded_grid(weights, key.rpartition('.')[0]), new.rpartition('.')[0])
+            if value is not stored:
+                report.adapted[new] = f'the same numbers, {tuple(stored.shape)} seen as {tuple(value.shape)}'
             if new == key:
                 report.kept.append(key)
             else:
@@ -161,7 +185,8 @@ def _recognise(state: State, report: ConversionReport, expected: str | None = No
     if architecture is None:
         raise ValueError(
             f'{report.source} holds no backbone that this package knows: PlainMamba has keys such as layers.0.mamba.'
-            'direction_Bs, and Vim has layers.0.mixer.A_b_log (both directions in one block)'
+            'direction_Bs, Vim has layers.0.mixer.A_b_log (both directions in one block), and VMamba has '
+            'layers.0.blocks.0.op.A_logs'
         )
     if expected is not None and architecture.name != expected:
         raise ValueError(f'{report.source} looks like {architecture}, not like {expected}')
@@ -187,10 +212,8 @@ def _fit(state: State, model: nn.Module, architecture: Architecture, report: Con
     own = model.state_dict()
     target = recognise_architecture(within(own, 'backbone.'))
     if target is None or not hasattr(model.backbone, 'adapt_state'):
-        raise ValueError('the backbone of the config is none of PlainMamba, PlainMambaAdapter and Vim')
-    same_kind = (target.family == 'Vim') == (architecture.family == 'Vim')
-    same_size = (target.embed_dims, target.num_layers) == (architecture.embed_dims, architecture.num_layers)
-    if not same_kind or not same_size:
+        raise ValueError('the backbone of the config is none of PlainMamba, PlainMambaAdapter, Vim and VMamba')
+    if not target.is_as_large_as(architecture):
         raise ValueError(f'{report.source} looks like {architecture}, but the config builds {target}')
     whole = find_task(own) == report.task and target.family == architecture.family
     held = tuple({f'{key.split(".")[0]}.' for key in state})
@@ -203,6 +226,9 @@ def _fit(state: State, model: nn.Module, architecture: Architecture, report: Con
             report.adapted[name] = (
                 f"resized to the grid of the config's model, {tuple(before[name].shape)} to {tuple(value.shape)}"
             )
+    for key in [key for key in before if key not in state]:
+        state[key] = before[key]
+        _drop(key, state, report, 'the norm of a classifier: detectors and segmentors start with norms of their own')
     for key in [key for key in state if key not in own]:
         module = key.split('.')[0]
         foreign = not any(name.startswith(f'{module}.') for name in own)

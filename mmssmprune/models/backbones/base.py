@@ -107,6 +107,8 @@ class PrunableBackbone(BaseModule):
 
     # Modules that a classification checkpoint does not have and that start from their own initialisation.
     optional_in_checkpoint: tuple[str, ...] = ('pruner.',)
+    # How the keys start that only a file may have, for a model of another kind; None: any, which are logged.
+    unused_in_checkpoint: tuple[str, ...] | None = None
     # 'featmap' is a map per out_index; the other names, as in mmpretrain, are one vector per image for a classifier.
     out_types: tuple[str, ...] = ('featmap',)
     # In training every so many batches, one dense pass without gradients renews what `calibrated` has stored.
@@ -151,6 +153,12 @@ class PrunableBackbone(BaseModule):
     def grids_of(self, hw: tuple[int, int]) -> list[tuple[int, int]]:
         """The token grid (h, w) of each stage for an image of (H, W) pixels."""
         raise NotImplementedError
+
+    @property
+    def cell_places(self) -> list[tuple[int, float]]:
+        """Per stage: pixels of the image from cell to cell, and from its border to the middle of the first cell."""
+        embed = self.patch_embed
+        return [(getattr(embed, 'stride', embed.patch_size), embed.patch_size / 2)]
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) -> the tokens (B, L, C) of the first stage, class tokens included, and its grid (h, w)."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmssmprune._values import flag, is_list, is_whole, rate, whole
+from mmssmprune.checkpoints.grids import replace_within, within
+from mmssmprune.checkpoints.vmamba_names import current_weights
 from mmssmprune.models.layers.vmamba_resampling import VMambaPatchEmbed, make_downsample
 from mmssmprune.models.layers.vss_block import VSSBlock
 from mmssmprune.pruning import ScanOrder, Stage, TokenState, line_scan
@@ -88,6 +92,7 @@ class VMamba(PrunableBackbone):
         'vanilla-b': _arch(_VANILLA, 128, (2, 2, 27, 2), 2.0),
     }
     optional_in_checkpoint = (*PrunableBackbone.optional_in_checkpoint, 'outnorm')
+    unused_in_checkpoint = ('classifier.', 'outnorm')
     out_types = ('featmap', 'avg_featmap')
 
     def __init__(
@@ -190,6 +195,18 @@ class VMamba(PrunableBackbone):
             grids.append(layer['downsample'].grid_of(grids[-1]))
         return grids
 
+    @property
+    def cell_places(self) -> list[tuple[int, float]]:
+        """As in the base; padded convolutions look at the first pixel, from stage to stage."""
+        stride, middle = 1, 0.5
+        places = []
+        for part in (self.patch_embed, *(layer['downsample'] for layer in self.layers[: self.out_indices[-1]])):
+            for side, step, padding in part.windows:
+                middle += stride * ((side - 1) / 2 - padding)
+                stride *= step
+            places.append((stride, middle))
+        return places
+
     def scan_order(self, hw_shape: tuple[int, int], device: torch.device) -> ScanOrder:
         """Rows, columns and the reverse of both."""
         return line_scan(*hw_shape, device)
@@ -210,6 +227,38 @@ class VMamba(PrunableBackbone):
         """Downsample; the map that is returned was normalised, this one is not."""
         x = self.layers[number]['downsample'](streams[0].unflatten(1, hw_shape))
         return x.flatten(1, 2), (x.shape[1], x.shape[2])
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Give weights of older files today's names and shapes, and the norm of a classifier its place.
+
+        Where a classifier is built, its norm is that of the vector; a detector or a segmentor starts with norms of its
+        own, as officially.
+
+        Args:
+            state: names without prefix.
+
+        Raises:
+            ValueError: two weights have the same name today.
+        """
+        adapted = OrderedDict()
+        for old, (name, value) in current_weights(state).items():
+            if name in adapted:
+                raise ValueError(f'two of its keys mean {name}; {old} is the second')
+            adapted[name] = value
+        own, norm = [f'outnorm{i}.' for i in self.out_indices], f'outnorm{len(self.depths) - 1}.'
+        if self.returns_vector and not any(name.startswith(norm) for name in adapted):
+            adapted = OrderedDict((name.replace('classifier.norm.', norm), value) for name, value in adapted.items())
+        elif {name.split('.')[0] for name in adapted if name.startswith('outnorm')} == {norm[:-1]} and len(own) > 1:
+            adapted = OrderedDict((name, value) for name, value in adapted.items() if not name.startswith(norm))
+            print_log(f'the norm of a classifier ({norm}weight and bias) is left out', logger='current')
+        is_same = adapted.keys() == state.keys() and all(adapted[name] is state[name] for name in state)
+        return state if is_same else adapted
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """As torch's, after `adapt_state`; what changes is seen by the modules inside."""
+        part = within(state_dict, prefix)
+        replace_within(state_dict, prefix, part, self.adapt_state(part))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """As in the base; what ends a stage has the depth of the stage's last block."""

@@ -22,6 +22,10 @@ def check_version(name: str, version: str, known: tuple[str, ...]) -> str:
     return version
 
 
+def _window(conv: nn.Conv2d) -> tuple[int, int, int]:
+    return conv.kernel_size[0], conv.stride[0], conv.padding[0]
+
+
 def _conv_rows(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """Apply a convolution to a grid (B, H, W, C); returns (B, H', W', C') with channels adjacent."""
     x = conv(x.permute(0, 3, 1, 2))
@@ -63,6 +67,11 @@ class VMambaPatchEmbed(nn.ModuleDict):
             x = self._normed(_conv_rows(F.gelu(x), self['5']), '7')
         return x.flatten(1, 2), (x.shape[1], x.shape[2])
 
+    @property
+    def windows(self) -> list[tuple[int, int, int]]:
+        """Side, step and padding of what looks at neighbours, one after the other."""
+        return [_window(self[place]) for place in ('0', '5') if place in self]
+
     def _normed(self, x: Tensor, place: str) -> Tensor:
         return self[place](x) if place in self else x
 
@@ -92,6 +101,11 @@ class Downsample(nn.ModuleDict):
         """(B, H, W, C) -> (B, h, w, C')."""
         return self['3'](_conv_rows(x, self['1']))
 
+    @property
+    def windows(self) -> list[tuple[int, int, int]]:
+        """As of `VMambaPatchEmbed`."""
+        return [_window(self['1'])]
+
     def grid_of(self, hw: tuple[int, int]) -> tuple[int, int]:
         """The grid after it."""
         padding = self['1'].padding[0]
@@ -111,6 +125,11 @@ class PatchMerging(nn.Module):
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         neighbours = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(torch.cat(neighbours, -1)))
+
+    @property
+    def windows(self) -> list[tuple[int, int, int]]:
+        """As of `VMambaPatchEmbed`."""
+        return [(2, 2, 0)]
 
     def grid_of(self, hw: tuple[int, int]) -> tuple[int, int]:
         """The grid after it."""

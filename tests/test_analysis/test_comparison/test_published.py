@@ -35,6 +35,18 @@ def test_official_and_quoted_numbers():
     assert (quoted.percent, quoted.quoted) == ({'mIoU': 41.0}, True)
 
 
+def test_vmambas_numbers_belong_to_schedules():
+    def find(config: str, size: str, task: str, *metrics: str) -> dict[str, float]:
+        return find_published(config, f'VMamba-{size}', task, metrics, None).percent
+
+    boxes = 'bbox mAP', 'segm mAP'
+    assert list(find('vmamba-t_mask-rcnn_8xb2-1x_coco', 'T', 'detection', *boxes).values()) == [47.3, 42.7]
+    assert list(find('vmamba-t_mask-rcnn_8xb2-ms-3x_coco', 'T', 'detection', *boxes).values()) == [48.8, 43.7]
+    assert list(find('vmamba-b_mask-rcnn_8xb2-1x_coco', 'B', 'detection', *boxes).values()) == [49.2, 44.1]
+    assert find('vmamba-s_upernet_8xb2-160k_ade20k-512x512', 'S', 'segmentation', *MIOU) == {'mIoU': 50.6}
+    assert find('vmamba-b_8xb128_in1k', 'B', 'classification', 'top-1') == {'top-1': 83.9}
+
+
 NOTHING = {
     'another schedule': ('plain-mamba-l1_upernet_8xb2-80k_ade20k-512x512', 'PlainMamba-L1', 'segmentation', None),
     'another data set': ('plain-mamba-l1_upernet_8xb2-160k_mini-ade-128x128', 'PlainMamba-L1', 'segmentation', None),
