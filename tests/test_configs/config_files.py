@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 ALL = sorted(p for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts and 'in1k' not in p.stem)
 REAL = [path for path in ALL if 'mini' not in path.stem]
 PLAIN_MAMBA, VIM, VMAMBA = (CONFIGS / family for family in ('plain_mamba', 'vim', 'vmamba'))
+# One of a kind, with the smallest model, is for the quick tests, where each would cost seconds.
+QUICK = re.compile(r'-(l1|t)(_|-flops30_|-top70_)|-(evit|merge)-')
+SLOW = re.compile(r'ms-3x|semantic-fpn|vmamba-t-(evit|merge)')
+
+
+def is_quick(name: str) -> bool:
+    """Whether a config stands for its kind."""
+    return bool(QUICK.search(name)) and not SLOW.search(name)
 
 
 def load(path: Path) -> Config:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from config_files import ALL, REAL, build, listed, load, shrink, with_listed_plan
+from config_files import ALL, REAL, build, is_quick, listed, load, shrink, with_listed_plan
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
@@ -41,16 +41,8 @@ PUBLISHED_SIZE = {
 }
 
 
-# The others of a kind train and predict in the slow tests, and their targets are solved there. The quick ones build
-# them with the plan in the metafile, and take the FLOPs from it, which test_model_zoo.py counts.
-QUICK = re.compile(r'-(l1|t)(_|-flops30_|-top70_)|-(evit|merge)-')
-SLOW = re.compile(r'ms-3x|semantic-fpn|vmamba-t-(evit|merge)')
-
-
-def is_quick(name: str) -> bool:
-    return bool(QUICK.search(name)) and not SLOW.search(name)
-
-
+# The others train and predict in the slow tests, and their targets are solved there. The quick ones build them with the
+# plan in the metafile, and take the FLOPs from it, which test_model_zoo.py counts.
 TARGETS = [path for path in REAL if 'flops' in path.stem and not is_quick(path.stem)]
 quick = pytest.mark.parametrize('built', ALL, indirect=True, ids=lambda path: path.stem)
 slow_if_large = pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from config_files import CONFIGS, PLAIN_MAMBA, VIM, VMAMBA, listed, metafile, with_listed_plan
+from config_files import CONFIGS, PLAIN_MAMBA, VIM, VMAMBA, is_quick, listed, metafile, with_listed_plan
 
 from mmssmprune.analysis import model_zoo
 from mmssmprune.analysis.comparison.entries import find_entries
@@ -21,7 +21,9 @@ FAMILIES = [PLAIN_MAMBA, VIM, VMAMBA]
 ZOO = [path for family in FAMILIES for path in model_zoo.zoo_configs(family)]
 
 
-@pytest.mark.parametrize('path', ZOO, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path', [pytest.param(p, id=p.stem, marks=() if is_quick(p.stem) else pytest.mark.slow) for p in ZOO]
+)
 def test_numbers_have_not_drifted(path: Path):
     if 'in1k' in path.stem:
         pytest.importorskip('mmpretrain')
