@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -16,6 +18,14 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 ALL = sorted(p for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts and 'in1k' not in p.stem)
 REAL = [path for path in ALL if 'mini' not in path.stem]
 PLAIN_MAMBA, VIM, VMAMBA = (CONFIGS / family for family in ('plain_mamba', 'vim', 'vmamba'))
+
+# They differ from quick ones in size alone, or in the training alone; solving and counting them takes minutes.
+REPEATS = re.compile(r'vmamba-[sb]-flops|vmamba-t-flops30-(finetune|elastic)')
+
+
+def as_parameters(paths: list[Path]) -> list:
+    """Of a test that solves or counts: the repeats are slow."""
+    return [pytest.param(p, id=p.stem, marks=pytest.mark.slow if REPEATS.match(p.stem) else ()) for p in paths]
 
 
 def load(path: Path) -> Config:

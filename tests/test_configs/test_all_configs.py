@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from config_files import ALL, REAL, build, load, shrink
+from config_files import ALL, REAL, as_parameters, build, load, shrink
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
@@ -41,7 +41,7 @@ PUBLISHED_SIZE = {
 }
 
 
-# The others of a kind train and predict in the slow tests; all are built and counted in the quick ones.
+# The others of a kind train and predict in the slow tests; nearly all are built and counted in the quick ones.
 QUICK = re.compile(r'-(l1|t)(_|-flops30_|-top70_)|-(evit|merge)-')
 SLOW = re.compile(r'ms-3x|semantic-fpn|vmamba-t-(evit|merge)')
 
@@ -50,7 +50,7 @@ def is_quick(name: str) -> bool:
     return bool(QUICK.search(name)) and not SLOW.search(name)
 
 
-quick = pytest.mark.parametrize('built', ALL, indirect=True, ids=lambda path: path.stem)
+quick = pytest.mark.parametrize('built', as_parameters(ALL), indirect=True)
 slow_if_large = pytest.mark.parametrize(
     'built',
     [pytest.param(p, id=p.stem, marks=() if is_quick(p.stem) else pytest.mark.slow) for p in ALL],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from config_files import CONFIGS, PLAIN_MAMBA, VIM, VMAMBA
+from config_files import CONFIGS, PLAIN_MAMBA, VIM, VMAMBA, as_parameters
 
 from mmssmprune.analysis import model_zoo
 from mmssmprune.analysis.comparison.entries import find_entries
@@ -32,7 +32,7 @@ def listed(config: Path) -> dict:
     return models[config.stem]
 
 
-@pytest.mark.parametrize('path', ZOO, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', as_parameters(ZOO))
 def test_numbers_have_not_drifted(path: Path):
     if 'in1k' in path.stem:
         pytest.importorskip('mmpretrain')
