@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from config_files import REAL, build, load, shrink
+from config_files import REAL, as_parameters, build, load, shrink
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from solve_once import solve_each_target_once
@@ -32,7 +32,7 @@ def shorten(cfg: Config, work_dir: Path) -> Config:
     return shrink(cfg, 64)
 
 
-@pytest.mark.parametrize('path', SHORT, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', as_parameters(SHORT))
 def test_starts_from_a_dense_model(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     solve_each_target_once(monkeypatch)
     monkeypatch.setenv('MMSSMPRUNE_DATA_ROOT', str(tmp_path))
