@@ -113,6 +113,9 @@ def test_a_pruned_model_of_ours_leaves_only_its_pruning_behind(kind: str):
         ('vim_seg_tiny', '', '_base_/models/upernet_vim.py', 'mmseg'),
         ('plain_mamba_l1', '', '_base_/models/plain_mamba_cls.py', 'mmpretrain'),
         ('vim_tiny', '', '_base_/models/vim_cls.py', 'mmpretrain'),
+        ('vmamba_det_tiny_s1l8', '', 'vmamba/vmamba-t_mask-rcnn_8xb2-1x_coco.py', 'mmdet'),
+        ('vmamba_seg_tiny_s1l8', '', 'vmamba/vmamba-t_upernet_8xb2-160k_ade20k-512x512.py', 'mmseg'),
+        ('vmamba_tiny_s1l8', '', '_base_/models/vmamba_cls.py', 'mmpretrain'),
     ],
 )
 def test_whole_models_load_strictly_into_their_config(tmp_path: Path, name: str, heads: str, config: str, scope: str):
