@@ -15,8 +15,9 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmssmprune._stack import make_torchvision_importable
-from mmssmprune.checkpoints.keys import extract_state_dict
+from mmssmprune.checkpoints.keys import extract_state_dict, unwrap
 from mmssmprune.checkpoints.loading import check_state_dict
+from mmssmprune.checkpoints.official import ConversionReport, convert_to_ours, is_official_classifier
 from mmssmprune.checkpoints.resuming import USE_LOAD_FROM, check_training_state, find_resume_checkpoint
 from mmssmprune.checkpoints.writing import in_training, sole_training, written_whole
 
@@ -155,6 +156,11 @@ class _CheckStateDictHook(Hook):
 
     def after_load_checkpoint(self, runner: CheckedRunner, checkpoint: dict[str, Any]) -> None:
         path = runner.checkpoint_being_loaded
+        if is_official_classifier(checkpoint):
+            report = ConversionReport(path, '', 'official to mmssmprune')
+            checkpoint['state_dict'] = convert_to_ours(checkpoint, report, unwrap(runner.model))
+            for sentence in report.cautions:
+                runner.logger.warning(f'{path}: {sentence}')
         state_dict = extract_state_dict(checkpoint, path)
         # train() turns the loop's config into the loop before it loads anything.
         fine_tunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume

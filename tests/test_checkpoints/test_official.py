@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from official_files import (
     save_official,
     shapes_of,
 )
-from tiny_backbones import make
+from tiny_backbones import VMAMBA_ARCH, make
 
 from mmssmprune.checkpoints.keys import compare_state_dict
 from mmssmprune.checkpoints.loading import load_checkpoint_strict
@@ -33,6 +34,7 @@ from mmssmprune.checkpoints.official import (
 from mmssmprune.checkpoints.official.layouts import published_model, recognise_architecture
 from mmssmprune.checkpoints.reading import read_checkpoint
 from mmssmprune.checkpoints.writing import check_destination
+from mmssmprune.engine.runner import _CheckStateDictHook
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim, VMamba
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -113,6 +115,9 @@ def test_a_pruned_model_of_ours_leaves_only_its_pruning_behind(kind: str):
         ('vim_seg_tiny', '', '_base_/models/upernet_vim.py', 'mmseg'),
         ('plain_mamba_l1', '', '_base_/models/plain_mamba_cls.py', 'mmpretrain'),
         ('vim_tiny', '', '_base_/models/vim_cls.py', 'mmpretrain'),
+        ('vmamba_det_tiny_s1l8', '', 'vmamba/vmamba-t_mask-rcnn_8xb2-1x_coco.py', 'mmdet'),
+        ('vmamba_seg_tiny_s1l8', '', 'vmamba/vmamba-t_upernet_8xb2-160k_ade20k-512x512.py', 'mmseg'),
+        ('vmamba_tiny_s1l8', '', '_base_/models/vmamba_cls.py', 'mmpretrain'),
     ],
 )
 def test_whole_models_load_strictly_into_their_config(tmp_path: Path, name: str, heads: str, config: str, scope: str):
@@ -211,6 +216,21 @@ def test_vmambas_classifier_into_a_detector_leaves_its_norm_and_head():
     assert set(done.dropped) == {k for k in content['model'] if k.startswith('classifier.')}
     assert done.absent == [f'backbone.outnorm{i}.{name}' for i in range(4) for name in ('weight', 'bias')]
     assert len(ours) == len(content['model']) - 4
+
+
+def test_load_from_takes_an_official_classifier():
+    """As the configs that fine-tune a released VMamba name it."""
+    vector = VMamba(VMAMBA_ARCH, out_indices=-1, out_type='avg_featmap', pruning=dict(layers=[0], keep_ratio=0.5))
+    head = torch.nn.ModuleDict({'fc': torch.nn.Linear(64, 10)})
+    model = torch.nn.ModuleDict({'backbone': vector, 'head': head})
+    weights = {k.replace('outnorm3', 'classifier.norm'): torch.randn_like(v) for k, v in vector.state_dict().items()}
+    weights |= {'classifier.head.weight': torch.randn(10, 64), 'classifier.head.bias': torch.randn(10)}
+    checkpoint = dict(model=weights, epoch=264)
+    loading = dict(checkpoint_being_loaded='a.pth', _train_loop=None, _resume=False, _resumes=None)
+    _CheckStateDictHook().after_load_checkpoint(SimpleNamespace(model=model, **loading), checkpoint)
+    model.load_state_dict(checkpoint['state_dict'], strict=True)
+    assert torch.equal(model['head']['fc'].weight, weights['classifier.head.weight'])
+    assert torch.equal(vector.outnorm3.bias, weights['classifier.norm.bias'])
 
 
 def test_other_architectures_are_refused_by_name():

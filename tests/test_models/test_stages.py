@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from four_stages import DEPTHS, DIMS, make_four_stages
+from tiny_backbones import PRUNING, make
 from torch import nn
 
 from mmssmprune.models.flops import count_on_meta, on_meta
@@ -179,3 +180,10 @@ def test_all_states_of_a_checkpoint_come_back():
     again.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(model(images()), again(images()), strict=True))
+
+
+def test_dense_tokens_are_those_of_each_stage():
+    backbone = make('vmamba', pruning=dict(PRUNING))
+    grids = backbone.grids_of((64, 96))
+    assert backbone.dense_tokens_per_layer(grids) == [384, 384, 96, 24, 24, 6]
+    assert make('vim_cls').dense_tokens_per_layer([(4, 6)]) == [25] * 4

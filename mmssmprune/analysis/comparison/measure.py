@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -277,11 +278,13 @@ def _count_cost(variant: Variant, shape: tuple[int, int], model: nn.Module) -> d
 
 
 def _count_tokens(backbone: nn.Module, shape: tuple[int, int]) -> dict[str, Any] | None:
-    """Tokens that each layer processes, and their mean share of the full grid; None for other backbones."""
+    """Tokens that each layer processes, and their mean share of its full grid; None for other backbones."""
     if not hasattr(backbone, 'tokens_per_layer'):
         return None
     per_layer = [int(number) for number in backbone.tokens_per_layer(shape)]
-    return {'per_layer': per_layer, 'mean_share': sum(per_layer) / (len(per_layer) * max(per_layer))}
+    whole = backbone.dense_tokens_per_layer(backbone.grids_of(shape))
+    share = sum(map(Fraction, per_layer, whole)) / len(whole)
+    return {'per_layer': per_layer, 'mean_share': float(share)}
 
 
 def _describe_recipe(backbone: nn.Module) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ class Observation:
         records: one `TokenRecord` per window (`Placement.windows`) of the pruned model.
         placements: where its cells lie, per stage.
         keep_ratios: the model's own, one per pruning layer.
+        dense_tokens: how many each layer would process if none were pruned, over all windows.
     """
 
     image: np.ndarray
@@ -39,6 +40,7 @@ class Observation:
     records: list[TokenRecord]
     placements: tuple[Placement, ...]
     keep_ratios: tuple[float, ...]
+    dense_tokens: list[int]
 
     @property
     def placement(self) -> Placement:
@@ -108,7 +110,8 @@ def observe(model: nn.Module, inputs: Tensor, sample: Any, padded: bool = False)
             'cannot be placed over it; only whole images and the sliding windows of mmseg are supported'
         )
     image = _image_of(inputs, sample, placements[0])
-    return Observation(image, dense, pruned, records, placements, backbone.pruner.plan.keep_ratios)
+    whole = [sum(n) for n in zip(*(backbone.dense_tokens_per_layer(r.hw_shapes) for r in records), strict=True)]
+    return Observation(image, dense, pruned, records, placements, backbone.pruner.plan.keep_ratios, whole)
 
 
 def _predict(model: nn.Module, inputs: Tensor, sample: Any) -> tuple[Any, tuple[int, int]]:

@@ -43,11 +43,10 @@ def describe(name: str, seen: Observation, png: bytes) -> str:
 def _layer_table(seen: Observation) -> str:
     counts = [sum(tokens) for tokens in zip(*(record.tokens_per_layer for record in seen.records), strict=True)]
     rows = []
-    for tokens, group in groupby(enumerate(counts), key=lambda item: item[1]):
-        layers = [layer for layer, _ in group]
-        rows.append((_span(layers), tokens, f'{100 * tokens / counts[0]:.1f}'))
-    mean = sum(counts) / len(counts)
-    rows.append(('mean', f'{mean:.1f}', f'{100 * mean / counts[0]:.1f}'))
+    shares = [100 * tokens / whole for tokens, whole in zip(counts, seen.dense_tokens, strict=True)]
+    for (tokens, share), group in groupby(range(len(counts)), key=lambda layer: (counts[layer], shares[layer])):
+        rows.append((_span(list(group)), tokens, f'{share:.1f}'))
+    rows.append(('mean', f'{sum(counts) / len(counts):.1f}', f'{sum(shares) / len(shares):.1f}'))
     return html_page.table('Tokens that each layer processes, class tokens included', ('layers', 'tokens', '%'), rows)
 
 

@@ -135,6 +135,12 @@ def find_layout(keys: Mapping[str, Any]) -> Layout | None:
     return VIM_CLASSIFICATION if any(key.startswith('layers.0.mixer.') for key in keys) else None
 
 
+def is_official_classifier(checkpoint: Any) -> bool:
+    """Whether a loaded file is a classifier of Vim or VMamba, whose weights go by other names than ours."""
+    weights = checkpoint.get('model') if isinstance(checkpoint, Mapping) and 'state_dict' not in checkpoint else None
+    return isinstance(weights, Mapping) and find_layout(weights) in (VIM_CLASSIFICATION, VMAMBA_CLASSIFICATION)
+
+
 def official_layout(architecture: Architecture, task: str, keys: Mapping[str, Any]) -> Layout:
     """The layout in which the authors would have written a model of this kind."""
     if architecture.family == 'VMamba':

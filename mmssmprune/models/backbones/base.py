@@ -255,6 +255,11 @@ class PrunableBackbone(BaseModule):
         cells = [height * width for height, width in self.grids_of(hw)]
         return [n + self.num_extra_tokens for n in self.pruner.tokens_per_layer(cells, self.output_layers)]
 
+    def dense_tokens_per_layer(self, grids: Sequence[tuple[int, int]]) -> list[int]:
+        """Tokens that each layer would process if none were pruned, on the grids (h, w) of the stages."""
+        per_stage = zip(self.stages, grids, strict=True)
+        return [height * width + self.num_extra_tokens for stage, (height, width) in per_stage for _ in stage.layers]
+
     @property
     def returned_layers(self) -> tuple[int, ...]:
         """Layers whose output is returned."""

@@ -97,6 +97,9 @@ def test_the_dense_configs_of_this_repository_find_theirs():
     names = ('adapter-l[123]_mask-rcnn_*', 'adapter-l[123]_retinanet_*', 'l[123]_upernet_*')
     paths = [path for name in names for path in (REPO / 'configs/plain_mamba').glob(f'plain-mamba-{name}.py')]
     assert len(paths) == 9
+    names = ('mask-rcnn_*-1x_coco', 'mask-rcnn_*-3x_coco', 'upernet_*')
+    paths += [path for name in names for path in (REPO / 'configs/vmamba').glob(f'vmamba-[tsb]_{name}.py')]
+    assert len(paths) == 17
     for entry in find_entries([str(path) for path in paths]):
         metrics = [metric.title for metric in entry.task.metrics]
         found = find_published(entry.config_path.stem, entry.family, entry.task.name, metrics, entry.pruning)
