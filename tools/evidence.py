@@ -18,17 +18,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')  # the scans loop in Python; threads on top slow them down
+os.environ['OMP_NUM_THREADS'] = '1'  # in every process: the scans loop in Python, and threads on top slow them down
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from mmssmprune.analysis.evidence.plan import PHASES, Run, Study, StudyFolders, StudySetting, load_plan, plan_runs
-from mmssmprune.analysis.evidence.records import damaged_results, read_result
+from mmssmprune.analysis.evidence.plan import PHASES, Run, error_file, load_plan, plan_runs, result_file
+from mmssmprune.analysis.evidence.records import read_result, read_results
 from mmssmprune.analysis.results import check_output
 from mmssmprune.engine.errors import sentence_errors
 
-COMMAND = 'make data && python tools/evidence.py'
 SHOWN_LINES = 4
 
 
@@ -41,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('studies', nargs='*', metavar='STUDY', help='which studies, by priority (default: all)')
     add('--settings', nargs='+', metavar='NAME', help='which settings, such as vim-seg (default: all)')
-    add('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='K', help='default: 0 1 2')
+    add('--seeds', type=int, nargs='+', metavar='K', help='default: those of the plan, 0 1 2 if it says none')
     add('--phase', choices=[*PHASES, 'all'], default='all', help='without fine-tuning, with it, or both (default)')
     add('--only', metavar='GLOB', help="only runs whose setting/study/row/phase/seed fits, e.g. '*/alignment/none/*'")
     add('--jobs', type=int, default=2, metavar='N', help='runs at the same time (default: %(default)s)')
@@ -50,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     add('--report-only', action='store_true', help='run nothing, write the report from the results there are')
     add('--out', type=Path, default=Path('docs/results'), metavar='DIR', help='the report (default: %(default)s)')
     add('--work-dir', type=Path, default=Path('work_dirs/evidence'), metavar='DIR', help='default: %(default)s')
-    add('--plan', type=Path, metavar='FILE.py', help='other SETTINGS and STUDIES than those of the project')
+    add('--plan', type=Path, metavar='FILE.py', help='another plan than that of the project, written in the same way')
     args = parser.parse_args()
     if args.jobs < 1:
         parser.error(f'--jobs wants a whole number above 0, got {args.jobs}')
@@ -60,35 +56,32 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Plan, run, report."""
     args = parse_args()
-    console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console.width = 120
     with sentence_errors(building=True):
-        all_settings, all_studies = load_plan(args.plan)
-        settings = choose(all_settings, args.settings, 'setting')
-        studies = choose(all_studies, args.studies, 'study')
+        plan = load_plan(args.plan)
+        studies, settings = choose(plan.studies, args.studies, 'study'), choose(plan.settings, args.settings, 'setting')
+        seeds = plan.seeds if args.seeds is None else args.seeds
         phases = PHASES if args.phase == 'all' else (args.phase,)
-        runs = plan_runs(studies, settings, args.seeds, phases, args.only)
+        runs = plan_runs(studies, settings, seeds, phases, args.only)
         if not args.list:
             check_output(args.out)
-    folders = StudyFolders(args.work_dir)
-    for path in damaged_results(folders):
-        console.print(f'{path} is damaged and counts as not there: its run is still to be done.', markup=False)
+    for path, result in read_results(args.work_dir).items():
+        if result is None:
+            print(f'{path} is damaged and counts as not there: its run is still to be done.')
     if args.list:
         for run in runs:
-            state = 'done' if read_result(folders.result(run)) else 'failed' if folders.error(run).exists() else 'to do'
-            console.print(f'{state:7} {run.name}', markup=False)
+            failed = error_file(args.work_dir, run).exists()
+            print(f'{"done" if is_done(run, args.work_dir) else "failed" if failed else "to do":7} {run.name}')
         return
-    well = args.report_only or do(runs, folders, args, console)
+    well = args.report_only or do(runs, args)
     with sentence_errors(building=True):
         from mmssmprune.analysis.evidence.report import write_report
 
-        files = write_report(all_settings, all_studies, args.seeds, folders, args.out, COMMAND)
-    console.print(f'Written: {args.out} ({", ".join(path.name for path in files)})', markup=False, emoji=False)
+        files = write_report(plan, seeds, args.work_dir, args.out)
+    print(f'Written: {args.out} ({", ".join(path.name for path in files)})')
     sys.exit(0 if well else 1)
 
 
-def choose(items: Sequence[StudySetting] | Sequence[Study], names: Sequence[str] | None, what: str) -> list:
+def choose(items: Sequence, names: Sequence[str] | None, what: str) -> list:
     """Those of the names given, in that order; all without names."""
     by_name = {item.name: item for item in items}
     unknown = [name for name in names or [] if name not in by_name]
@@ -97,36 +90,33 @@ def choose(items: Sequence[StudySetting] | Sequence[Study], names: Sequence[str]
     return [by_name[name] for name in dict.fromkeys(names)] if names else list(items)
 
 
-def do(runs: Sequence[Run], folders: StudyFolders, args: argparse.Namespace, console: Console) -> bool:
-    """Do the runs, a line for each that ends and below it what is at work; False if any failed."""
-    from mmssmprune.analysis.evidence.processes import StudyProgress, pending, work
+def is_done(run: Run, root: Path) -> bool:
+    """Whether its whole result is there."""
+    return read_result(result_file(root, run)) is not None
+
+
+def do(runs: Sequence[Run], args: argparse.Namespace) -> bool:
+    """Do those that are not done, and tell of each that ends; False if any failed."""
+    from mmssmprune.analysis.evidence.processes import work
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
-    before = len(runs) - len(pending(runs, folders))
-    shown = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn('{task.description}', markup=False))
-    with Progress(*shown, console=console, disable=not console.is_terminal, transient=True) as bars:
-        task = bars.add_task('', total=len(runs))
-
-        def tell(state: StudyProgress, line: str | None) -> None:
-            ended = before + len(state.done) + len(state.failed)
-            bars.update(task, completed=ended, description='; '.join(state.working))
-            if line is not None:
-                console.print(f'{time.strftime("%H:%M:%S")}  {line}', markup=False)
-
-        try:
-            state = work(runs, folders, args.jobs, args.minutes, tell)
-        except KeyboardInterrupt as interruption:
-            console.print('Interrupted; the same command goes on from here.')
-            sys.exit(128 + int(interruption.args[0] if interruption.args else signal.SIGINT))
-    for name, reason in state.failed.items():
-        console.print(f'FAILED {name}', style='bold red', markup=False)
-        console.print('\n'.join(reason.splitlines()[-SHOWN_LINES:]), style='dim', markup=False)
-    console.print(
-        f'{len(state.done)} runs done, {before} were done before, {len(state.failed)} failed, '
-        f'{len(state.left)} left for another time'
+    root = args.work_dir
+    todo = [run for run in runs if not is_done(run, root)]
+    try:
+        failed = work(todo, root, args.jobs, args.minutes, lambda line: print(f'{time.strftime("%X")}  {line}'))
+    except KeyboardInterrupt as interruption:
+        print('Interrupted; the same command goes on from here.')
+        sys.exit(128 + int(interruption.args[0] if interruption.args else signal.SIGINT))
+    for name, reason in failed.items():
+        print(f'FAILED {name}', *reason.splitlines()[-SHOWN_LINES:], sep='\n')
+    done = [run for run in todo if is_done(run, root)]
+    fails = [run for run in todo if run.name in failed]
+    print(
+        f'{len(done)} runs done, {len(runs) - len(todo)} were done before, {len(fails)} failed, '
+        f'{len(todo) - len(done) - len(fails)} left for another time'
     )
-    return not state.failed
+    return not failed
 
 
 def interrupt(number: int, frame: object) -> None:

@@ -50,6 +50,19 @@ def written_whole(path: str | Path, suffix: str = '.part') -> Iterator[str]:
         part.unlink(missing_ok=True)
 
 
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file, which has some content, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; the message says which.
+    """
+    try:
+        with written_whole(path) as part:
+            Path(part).write_bytes(content.encode('utf-8') if isinstance(content, str) else content)
+    except OSError as error:
+        raise OSError(f'{path} cannot be written: {error.strerror or error}') from error
+
+
 def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     """``torch.save`` under a temporary name, then rename: an interruption leaves nothing half written."""
     with written_whole(path) as part:

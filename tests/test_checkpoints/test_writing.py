@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mmssmprune.checkpoints.writing import LOCK_NAME, in_training, remove_stale_parts, sole_training, written_whole
+from mmssmprune.checkpoints.writing import (
+    LOCK_NAME,
+    in_training,
+    remove_stale_parts,
+    sole_training,
+    write_whole,
+    written_whole,
+)
 
 WAITS = """
 import sys
@@ -56,6 +63,17 @@ def test_a_failed_writer_leaves_the_old_file_and_no_part(tmp_path: Path):
         raise KeyboardInterrupt
     assert path.read_text() == 'old'
     assert os.listdir(tmp_path) == ['a.pth']
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target = tmp_path / 'new' / 'compare.md'
+    write_whole(target, 'old: ±')
+    assert target.read_bytes() == 'old: ±'.encode()
+    monkeypatch.setattr(Path, 'replace', lambda *args: (_ for _ in ()).throw(OSError('disk full')))
+    with pytest.raises(OSError, match=r'compare\.md cannot be written: disk full'):
+        write_whole(target, b'new')
+    assert target.read_text() == 'old: ±'
+    assert list(target.parent.iterdir()) == [target]
 
 
 @pytest.mark.parametrize('killed', [True, False])

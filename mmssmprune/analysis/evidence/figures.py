@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .plan import Line, Study
-from .records import Book, MetricOfSetting
+from .tables import Table
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -18,12 +17,12 @@ _PHASE_COLOUR = {'free': _COLOURS[1], 'tuned': _COLOURS[0]}
 _PHASE_TITLES = {'free': 'without fine-tuning', 'tuned': 'fine-tuned'}
 
 
-def draw(study: Study, metrics: list[MetricOfSetting], book: Book) -> bytes | None:
-    """The study's figure as PNG bytes; None while nothing of it was run."""
-    metrics = [metric for metric in metrics if book.has(study, metric.setting)]
-    if not metrics:
+def draw(tables: list[Table]) -> bytes | None:
+    """The figure of a study's tables as PNG bytes; None while nothing of it was run."""
+    tables = [table for table in tables if not table.is_empty]
+    if not tables:
         return None
-    figure = (_dots if study.figure == 'dots' else _curves)(study, metrics, book)
+    figure = (_dots if tables[0].study.figure == 'dots' else _curves)(tables)
     buffer = BytesIO()
     figure.savefig(buffer, format='png', metadata={'Software': None})  # the same data, the same bytes
     return buffer.getvalue()
@@ -42,23 +41,23 @@ def _at_least(limits: tuple[float, float], width: float = 4.0) -> tuple[float, f
     return low - missing / 2, high + missing / 2
 
 
-def _dots(study: Study, metrics: list[MetricOfSetting], book: Book) -> Figure:
-    """A row per setting and metric, a column per phase: each phase has its own range of accuracy."""
-    phases = study.phases
-    figure = _make_figure(4.6 * len(phases), (0.95 + 0.3 * len(study.lines)) * len(metrics))
-    grid = figure.subplots(len(metrics), len(phases), squeeze=False)
-    for metric, row in zip(metrics, grid, strict=True):
-        for axes, phase in zip(row, phases, strict=True):
-            _draw_dots(axes, study, metric, phase, book)
-        for axes in row[1:]:
+def _dots(tables: list[Table]) -> Figure:
+    """A row per table, a column per phase: each phase has its own range of accuracy."""
+    study = tables[0].study
+    figure = _make_figure(4.6 * len(study.phases), (0.95 + 0.3 * len(study.rows)) * len(tables))
+    grid = figure.subplots(len(tables), len(study.phases), squeeze=False)
+    for table, panels in zip(tables, grid, strict=True):
+        for axes, phase in zip(panels, study.phases, strict=True):
+            _draw_dots(axes, table, phase)
+        for axes in panels[1:]:
             axes.set_yticklabels([])
     return figure
 
 
-def _draw_dots(axes: Axes, study: Study, metric: MetricOfSetting, phase: str, book: Book) -> None:
-    lines, colour = study.lines, _PHASE_COLOUR[phase]
-    means = [(y, book.mean(metric.setting, line, phase, metric.main)) for y, line in enumerate(lines)]
-    points = [(y, mean) for y, mean in means if mean is not None]
+def _draw_dots(axes: Axes, table: Table, phase: str) -> None:
+    labels, colour = list(table.study.rows), _PHASE_COLOUR[phase]
+    cells = [table.cells.get((label, phase)) for label in labels]
+    points = [(y, cell.mean) for y, cell in enumerate(cells) if cell and cell.mean]
     if points:
         x, sd = [mean.mean for _, mean in points], [mean.sd or 0 for _, mean in points]
         axes.errorbar(x, [y for y, _ in points], xerr=sd, fmt='o', color=colour, markersize=6, capsize=3, linewidth=1.2)
@@ -67,28 +66,28 @@ def _draw_dots(axes: Axes, study: Study, metric: MetricOfSetting, phase: str, bo
     else:
         axes.set_xticks([])
         axes.text(0.5, 0.5, 'not run', transform=axes.transAxes, ha='center', va='center', color='0.45')
-    references = {line.against for line in lines}
+    references = {row.against for row in table.study.rows.values()}
     for y, mean in points:
-        if lines[y].label in references:
+        if labels[y] in references:
             axes.axvline(mean.mean, color=colour, linestyle=':', linewidth=1, alpha=0.7)
-    axes.set_yticks(range(len(lines)), [line.label for line in lines], fontsize=9)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.set_title(f'{metric.setting.title}: {_PHASE_TITLES[phase]}', fontsize=9)
-    axes.set_xlabel(f'{metric.title} (%)', fontsize=9)
+    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_title(f'{table.setting.title}: {_PHASE_TITLES[phase]}', fontsize=9)
+    axes.set_xlabel(f'{table.metric} (%)', fontsize=9)
     axes.tick_params(axis='x', labelsize=9)
     axes.grid(axis='x', alpha=0.25)
 
 
-def _curves(study: Study, metrics: list[MetricOfSetting], book: Book) -> Figure:
-    """A panel per setting and metric: accuracy over saved FLOPs, a curve per phase and group of lines."""
-    columns = min(2, len(metrics))
-    rows = math.ceil(len(metrics) / columns)
+def _curves(tables: list[Table]) -> Figure:
+    """A panel per table: accuracy over saved FLOPs, a curve per phase and group of rows."""
+    columns = min(2, len(tables))
+    rows = math.ceil(len(tables) / columns)
     figure = _make_figure(4.6 * columns, 3.3 * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(metrics) :]:
+    for axes in grid.flat[len(tables) :]:
         axes.remove()
-    for axes, metric in zip(grid.flat, metrics, strict=False):
-        _draw_curves(axes, study, metric, book)
+    for axes, table in zip(grid.flat, tables, strict=False):
+        _draw_curves(axes, table)
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -96,50 +95,41 @@ def _curves(study: Study, metrics: list[MetricOfSetting], book: Book) -> Figure:
     return figure
 
 
-def _draw_curves(axes: Axes, study: Study, metric: MetricOfSetting, book: Book) -> None:
-    groups = list(dict.fromkeys(line.group for line in study.lines))
-    curves = [(phase, i) for phase in study.phases for i in range(len(groups))]
-    for number, (phase, i) in enumerate(curves):
-        label = ', '.join(filter(None, [groups[i], _PHASE_TITLES[phase] if len(study.phases) > 1 else '']))
-        lines = [line for line in study.lines if line.group == groups[i]]
-        colour = _COLOURS[i] if len(groups) > 1 else _PHASE_COLOUR[phase]
-        # A little apart, so that error bars do not cover each other.
-        _draw_curve(axes, lines, phase, metric, book, colour, label, shift=0.5 * (number - (len(curves) - 1) / 2))
-    axes.set_title(metric.setting.title, fontsize=9)
-    axes.set_xlabel(f'backbone FLOPs saved (%) at {metric.setting.shape[0]} x {metric.setting.shape[1]}', fontsize=9)
-    axes.set_ylabel(f'{metric.title} (%)', fontsize=9)
+def _draw_curves(axes: Axes, table: Table) -> None:
+    phases, groups = table.study.phases, list(dict.fromkeys(row.group for row in table.study.rows.values()))
+    curves = [(phase, group) for phase in phases for group in groups]
+    for number, (phase, group) in enumerate(curves):
+        points = _points(table, phase, group)
+        if not points:
+            continue
+        saved, means, deviations = zip(*points, strict=True)
+        colour = _COLOURS[groups.index(group)] if len(groups) > 1 else _PHASE_COLOUR[phase]
+        axes.errorbar(
+            # A little apart, so that error bars do not cover each other.
+            [x + 0.5 * (number - (len(curves) - 1) / 2) for x in saved],
+            means,
+            yerr=deviations,
+            fmt='o--' if phase == 'free' else 'o-',
+            color=colour,
+            markerfacecolor='white' if phase == 'free' else colour,
+            markersize=5,
+            capsize=3,
+            linewidth=1.4,
+            label=', '.join(filter(None, [group, _PHASE_TITLES[phase] if len(phases) > 1 else ''])),
+        )
+    axes.set_title(table.setting.title, fontsize=9)
+    axes.set_xlabel('backbone FLOPs saved (%) at {} x {}'.format(*table.setting.shape), fontsize=9)
+    axes.set_ylabel(f'{table.metric} (%)', fontsize=9)
     axes.tick_params(labelsize=9)
     axes.grid(alpha=0.25)
     axes.set_ylim(*_at_least(axes.get_ylim()))
 
 
-def _draw_curve(
-    axes: Axes,
-    lines: list[Line],
-    phase: str,
-    metric: MetricOfSetting,
-    book: Book,
-    colour: str,
-    label: str,
-    shift: float,
-) -> None:
+def _points(table: Table, phase: str, group: str) -> list[tuple[float, float, float]]:
+    """FLOPs saved, mean and standard deviation of each row of a group that was run, in the order of the first."""
     points = []
-    for line in lines:
-        mean, cost = book.mean(metric.setting, line, phase, metric.main), book.cost(metric.setting, line)
-        if mean is not None and cost is not None:
-            points.append((100 * cost[1] + shift, mean))
-    if not points:
-        return
-    points.sort(key=lambda point: point[0])
-    axes.errorbar(
-        [x for x, _ in points],
-        [mean.mean for _, mean in points],
-        yerr=[mean.sd or 0 for _, mean in points],
-        fmt='o--' if phase == 'free' else 'o-',
-        color=colour,
-        markerfacecolor='white' if phase == 'free' else colour,
-        markersize=5,
-        capsize=3,
-        linewidth=1.4,
-        label=label,
-    )
+    for label, row in table.study.rows.items():
+        cell = table.cells.get((label, phase))
+        if row.group == group and cell and cell.mean:
+            points.append((100 * table.costs[label][1], cell.mean.mean, cell.mean.sd or 0))
+    return sorted(points, key=lambda point: point[0])

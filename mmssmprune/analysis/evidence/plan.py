@@ -1,11 +1,11 @@
-"""The notions of the study (setting, row, line, study, run), the order of runs, and where their files are."""
+"""What a study is: settings and rows as plain data; the runs that it asks for, and where their files are."""
 
 from __future__ import annotations
 
 import re
 import runpy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -15,141 +15,77 @@ from mmssmprune.analysis.results import digest
 
 REPO = Path(mmssmprune.__file__).resolve().parents[1]
 PHASES = ('free', 'tuned')
+TRAINING = 'training'  # the phase of a dense model's own run
 # Ways to say how much is pruned; one replaces the others, and only a target has an input_shape.
 LEVEL_KEYS = ('keep_ratio', 'flops_reduction', 'tokens')
 
 
 @dataclass(frozen=True)
 class StudySetting:
-    """A dense model on a data set, with its two schedules.
+    """A dense model on a data set, with its two schedules."""
 
-    Attributes:
-        name: folder name and command line name, ``<backbone family>-<task>``.
-        title: how tables call it.
-        config: the dense config, relative to the repository.
-        task: 'seg' or 'det'.
-        dense_iters: iterations of the dense training.
-        tune_iters: iterations of the fine-tuning that every row of the phase ``tuned`` gets.
-        far_classes: the classes that only a far marker tells apart.
-        shape: (H, W) in pixels at which FLOPs are counted.
-        flops_reduction: how much a row prunes that does not say it.
-        warmup: first iterations of a fine-tuning, with a growing learning rate.
-        lr_scale: learning rate of a fine-tuning, as a share of the dense one.
-        dense_interval, tune_interval: iterations between two checkpoints.
-        test_batch: images per batch in tests; the numbers do not depend on it.
-    """
-
-    name: str
-    title: str
-    config: str
-    task: str
+    name: str  # of its folder, and on the command line: <backbone family>-<task>
+    title: str  # how tables call it
+    config: str  # the dense config, relative to the repository
+    task: str  # 'seg', 'det' (boxes and masks) or 'box' (boxes alone)
     dense_iters: int
-    tune_iters: int
-    far_classes: tuple[str, ...] = ('four_red', 'four_blue')
-    shape: tuple[int, int] = (128, 128)
-    flops_reduction: float = 0.4
-    warmup: int = 10
-    lr_scale: float = 0.2
-    dense_interval: int = 200
+    tune_iters: int  # of the fine-tuning that every row of the phase 'tuned' gets
+    options: Mapping[str, Any] = field(default_factory=dict)  # changes of the config, as --cfg-options
+    far_classes: tuple[str, ...] = ()  # those that only a far marker tells apart, where there are any
+    shape: tuple[int, int] = (128, 128)  # (H, W) in pixels at which FLOPs are counted
+    flops_reduction: float = 0.4  # how much a row prunes that does not say it
+    warmup: int = 10  # first iterations of a fine-tuning, with a growing learning rate
+    lr_scale: float = 0.2  # learning rate of a fine-tuning, as a share of the dense one
+    dense_interval: int = 200  # iterations between two checkpoints
     tune_interval: int = 50
-    test_batch: int = 10
-
-    @property
-    def config_path(self) -> Path:
-        """The config's file."""
-        return REPO / self.config
+    test_batch: int = 10  # images per batch in tests; the numbers do not depend on it
 
 
 @dataclass(frozen=True)
 class StudyRow:
-    """What is done to a dense model.
+    """What is done to a dense model, and how it is shown."""
 
-    Attributes:
-        pruning: the backbone's pruning dict; None leaves the model dense.
-        cfg: more of the fine-tuning's config, merged into it (``custom_hooks``, for example).
-        tests: at what levels the model is tested: changes of ``pruning``, such as ``dict(flops_reduction=0.2)``.
-        phases: 'free' (dense weights as they are) and 'tuned' (after the fine-tuning).
-        tune_iters, lr_scale: a fine-tuning of another length and learning rate than the setting's.
-        keep: keep the fine-tuned checkpoint.
-    """
-
-    pruning: Mapping[str, Any] | None
-    cfg: Mapping[str, Any] = field(default_factory=dict)
-    tests: tuple[Mapping[str, Any], ...] = ({},)
-    phases: tuple[str, ...] = PHASES
-    tune_iters: int | None = None
+    pruning: Mapping[str, Any] | None  # the backbone's pruning dict; None leaves the model dense
+    phases: tuple[str, ...] = PHASES  # 'free': dense weights as they are; 'tuned': after the fine-tuning
+    against: str | None = None  # label of the row that it is compared with, if not the study's reference
+    cfg: Mapping[str, Any] = field(default_factory=dict)  # changes of the fine-tuning's config, such as custom_hooks
+    tune_iters: int | None = None  # instead of the setting's, as is lr_scale
     lr_scale: float | None = None
-    keep: bool = False
-
-    def pruning_at(self, test: int) -> dict[str, Any] | None:
-        """The pruning dict of one of the tests."""
-        if self.pruning is None:
-            return None
-        change = self.tests[test]
-        replaced = LEVEL_KEYS if any(key in change for key in LEVEL_KEYS) else ()
-        if 'keep_ratio' in change:
-            replaced = (*replaced, 'input_shape')
-        return {key: value for key, value in self.pruning.items() if key not in replaced} | dict(change)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a table: a row at one of its tests.
-
-    Attributes:
-        label: what the table calls it.
-        row: what is done.
-        test: which of the row's tests it shows.
-        against: label of the line that it is compared with.
-        group: lines of one group are joined in a figure of curves.
-    """
-
-    label: str
-    row: StudyRow
-    test: int = 0
-    against: str | None = None
-    group: str = ''
+    tests: tuple[Mapping[str, Any], ...] = ({},)  # changes of pruning, such as dict(flops_reduction=0.2), to test at
+    test: int = 0  # which of these the row shows
+    group: str = ''  # rows of one group are joined in a figure of curves
+    keep: bool = False  # the fine-tuned checkpoint
 
 
 @dataclass(frozen=True)
 class Study:
-    """One table per setting and metric.
+    """One table per setting and metric."""
 
-    Attributes:
-        name: command line name.
-        title: heading.
-        page: the file in docs/results that shows it.
-        text: what the question is, in a sentence or two.
-        lines: the table.
-        settings: names of the settings that it makes sense for; None for all.
-        figure: 'dots' (a dot per line) or 'curves' (accuracy over saved FLOPs).
-    """
-
-    name: str
+    name: str  # on the command line
     title: str
-    page: str
-    text: str
-    lines: tuple[Line, ...]
-    settings: tuple[str, ...] | None = None
-    figure: str = 'dots'
+    text: str  # what the question is, in a sentence or two
+    rows: Mapping[str, StudyRow | Mapping[str, Any] | None]  # by label; where a row needs no more, its pruning alone
+    reference: str | None = None  # the row that the others are compared with; None where each says it itself
+    page: str = 'ablations'  # of the report
+    settings: tuple[str, ...] | None = None  # names of those that it makes sense for; None for all
+    figure: str = 'dots'  # one per row, or 'curves' of accuracy over saved FLOPs
 
     def __post_init__(self) -> None:
-        labels = [line.label for line in self.lines]
-        for line in self.lines:
-            if labels.count(line.label) > 1:
-                raise ValueError(f'study {self.name} has two lines {line.label!r}; give them different labels')
-            if line.against is not None and line.against not in labels:
-                raise ValueError(
-                    f'study {self.name}: {line.label!r} is compared with {line.against!r}, which is no line'
-                )
-            if not 0 <= line.test < len(line.row.tests):
-                raise ValueError(f'study {self.name}: {line.label!r} shows test {line.test} of {len(line.row.tests)}')
+        rows = {label: row if isinstance(row, StudyRow) else StudyRow(row) for label, row in self.rows.items()}
+        for label, row in rows.items():
+            against = row.against or (None if label == self.reference else self.reference)
+            if against is not None and against not in rows:
+                raise ValueError(f'study {self.name}: {label!r} is compared with {against!r}, which is no row')
+            if not 0 <= row.test < len(row.tests):
+                raise ValueError(f'study {self.name}: {label!r} shows test {row.test} of {len(row.tests)}')
+            rows[label] = replace(row, against=against)
+        object.__setattr__(self, 'rows', rows)
 
     @property
     def phases(self) -> tuple[str, ...]:
         """The phases that any comparison of the study has."""
-        compared = [line for line in self.lines if line.against is not None] or self.lines
-        return tuple(phase for phase in PHASES if any(phase in line.row.phases for line in compared))
+        compared = [row for row in self.rows.values() if row.against is not None] or self.rows.values()
+        return tuple(phase for phase in PHASES if any(phase in row.phases for row in compared))
 
     def fits(self, setting: StudySetting) -> bool:
         """Whether the study is meant for a setting."""
@@ -157,8 +93,40 @@ class Study:
 
 
 @dataclass(frozen=True)
+class StudyPlan:
+    """What a plan file says, each under its name in capitals: ``SETTINGS = [StudySetting(...), ...]`` and so on."""
+
+    settings: Sequence[StudySetting]
+    studies: Sequence[Study]  # by priority: an earlier one is finished, with all seeds, before the next begins
+    seeds: Sequence[int] = (0, 1, 2)  # of dense trainings; what starts from the same one is paired
+    about: str = 'Measured by `tools/evidence.py`:'  # first and last words of the report's README
+    limits: str = ''
+    command: str = 'python tools/evidence.py'  # that makes it again
+    page_titles: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_plan(path: str | Path | None = None) -> StudyPlan:
+    """What a Python file plans; by default the project's own `study.py`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no settings or no studies.
+    """
+    path = Path(path or Path(__file__).with_name('study.py'))
+    if not path.is_file():
+        raise FileNotFoundError(f'plan {path} does not exist')
+    names = runpy.run_path(str(path))
+    if 'SETTINGS' not in names or 'STUDIES' not in names:
+        raise ValueError(
+            f'plan {path} has to define SETTINGS and STUDIES, as mmssmprune/analysis/evidence/study.py does'
+        )
+    said = {part.name: names[part.name.upper()] for part in fields(StudyPlan) if part.name.upper() in names}
+    return StudyPlan(**said)
+
+
+@dataclass(frozen=True)
 class Run:
-    """A row in one phase with one seed: one result file."""
+    """A row in one phase with one seed: one result file. In the phase 'training': one dense model."""
 
     setting: StudySetting
     row: StudyRow
@@ -166,21 +134,37 @@ class Run:
     seed: int
     label: str = ''
 
-    def __post_init__(self) -> None:
-        pruning = self.row.pruning
-        if pruning is not None and not any(key in pruning for key in LEVEL_KEYS):
-            level = dict(flops_reduction=self.setting.flops_reduction, input_shape=self.setting.shape)
-            object.__setattr__(self, 'row', replace(self.row, pruning=dict(pruning) | level))
+    @property
+    def dense(self) -> Run:
+        """The training of the dense model that it starts from."""
+        return Run(self.setting, StudyRow(None), TRAINING, self.seed, 'dense model')
 
     @property
-    def tune_iters(self) -> int:
-        """Iterations of the fine-tuning."""
-        return self.row.tune_iters or self.setting.tune_iters
+    def schedule(self) -> dict[str, Any]:
+        """Of its training; the learning rate is a share of the dense one."""
+        setting, row = self.setting, self.row
+        if self.phase == TRAINING:
+            return {'iters': setting.dense_iters}
+        iters, lr_scale = row.tune_iters or setting.tune_iters, row.lr_scale or setting.lr_scale
+        return {'iters': iters, 'warmup': setting.warmup, 'lr_scale': lr_scale}
 
     @property
-    def lr_scale(self) -> float:
-        """Learning rate of the fine-tuning, as a share of the dense one."""
-        return self.row.lr_scale or self.setting.lr_scale
+    def pruning(self) -> dict[str, Any] | None:
+        """The row's pruning dict, at the setting's level if it says none."""
+        if self.row.pruning is None:
+            return None
+        level = dict(flops_reduction=self.setting.flops_reduction, input_shape=self.setting.shape)
+        return dict(self.row.pruning) | ({} if any(key in self.row.pruning for key in LEVEL_KEYS) else level)
+
+    def pruning_at(self, test: int) -> dict[str, Any] | None:
+        """The pruning dict of one of the row's tests."""
+        if self.pruning is None:
+            return None
+        change = self.row.tests[test]
+        replaced = LEVEL_KEYS if any(key in change for key in LEVEL_KEYS) else ()
+        if 'keep_ratio' in change:
+            replaced = (*replaced, 'input_shape')
+        return {key: value for key, value in self.pruning.items() if key not in replaced} | dict(change)
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -191,19 +175,19 @@ class Run:
             'dense_iters': setting.dense_iters,
             'shape': list(setting.shape),
             'phase': self.phase,
-            'pruning': None if row.pruning is None else dict(row.pruning),
+            'pruning': self.pruning,
             'tests': [dict(test) for test in row.tests],
         }
+        if setting.options:
+            definition['options'] = dict(setting.options)
         if self.phase == 'tuned':
-            schedule = {'iters': self.tune_iters, 'warmup': setting.warmup, 'lr_scale': self.lr_scale}
-            definition |= {'schedule': schedule, 'cfg': dict(row.cfg)}
+            definition |= {'schedule': self.schedule, 'cfg': dict(row.cfg)}
         return definition
 
     @property
     def series(self) -> str:
         """The same for all seeds."""
-        pruning = self.row.pruning
-        words = ['dense'] if pruning is None else [str(v) for v in pruning.values() if isinstance(v, str)]
+        words = ['dense'] if self.pruning is None else [str(v) for v in self.pruning.values() if isinstance(v, str)]
         readable = re.sub(r'[^\w.+-]+', '_', '-'.join([self.phase, *words]))[:80]
         return f'{readable}-{digest(self.definition)[:12]}'
 
@@ -214,7 +198,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """How progress and messages call it."""
+        """How messages call it."""
         return f'{self.setting.name}/{self.label}/{self.phase}/seed{self.seed}'
 
 
@@ -233,14 +217,14 @@ def plan_runs(
         only: a pattern (as of file names) for `Run.name`, e.g. ``*alignment/*``; None for all.
     """
     planned = (
-        Run(setting, line.row, phase, seed, f'{study.name}/{line.label}')
+        Run(setting, row, phase, seed, f'{study.name}/{label}')
         for study in studies
         for phase in phases
         for seed in seeds
         for setting in settings
         if study.fits(setting)
-        for line in study.lines
-        if phase in line.row.phases
+        for label, row in study.rows.items()
+        if phase in row.phases
     )
     runs: dict[tuple[str, str], Run] = {}
     for run in planned:
@@ -249,61 +233,25 @@ def plan_runs(
     return list(runs.values())
 
 
-def load_plan(path: str | Path | None = None) -> tuple[list[StudySetting], list[Study]]:
-    """The settings and studies that a Python file defines as SETTINGS and STUDIES; by default those of `study.py`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it does not define them.
-    """
-    if path is None:
-        from . import study
-
-        return list(study.SETTINGS), list(study.STUDIES)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'plan {path} does not exist')
-    names = runpy.run_path(str(path))
-    if 'SETTINGS' not in names or 'STUDIES' not in names:
-        raise ValueError(
-            f'plan {path} has to define SETTINGS and STUDIES, as mmssmprune/analysis/evidence/study.py does'
-        )
-    return list(names['SETTINGS']), list(names['STUDIES'])
+# Where the files are, below one folder: work_dirs/evidence unless told otherwise ------------------------------------
 
 
-@dataclass(frozen=True)
-class StudyFolders:
-    """Where the files of a run are: all below one folder, ``work_dirs/evidence`` by default."""
-
-    root: Path
-
-    def dense_dir(self, setting: StudySetting, seed: int) -> Path:
-        """The work_dir of a dense training."""
-        return self.root / setting.name / 'dense' / f'seed{seed}'
-
-    def dense_checkpoint(self, setting: StudySetting, seed: int) -> Path:
-        """Where a finished dense training leaves its weights."""
-        return self.dense_dir(setting, seed) / f'iter_{setting.dense_iters}.pth'
-
-    def run_dir(self, run: Run) -> Path:
-        """The work_dir of a fine-tuning."""
-        return self.root / run.setting.name / 'runs' / run.id
-
-    def tuned_checkpoint(self, run: Run) -> Path:
-        """Where a finished fine-tuning leaves its weights."""
-        return self.run_dir(run) / f'iter_{run.tune_iters}.pth'
-
-    def result(self, run: Run) -> Path:
-        """A run whose result is there is done."""
-        return self.root / run.setting.name / 'results' / f'{run.id}.json'
-
-    def error(self, run: Run) -> Path:
-        """What went wrong the last time."""
-        return self.root / run.setting.name / 'errors' / f'{run.id}.txt'
-
-    def results(self) -> list[Path]:
-        """All results there are."""
-        return sorted(self.root.glob('*/results/*.json'))
+def work_dir(root: Path, run: Run) -> Path:
+    """Where a run trains; a dense model is shared by all studies of the folder."""
+    setting = root / run.setting.name
+    return setting / 'dense' / f'seed{run.seed}' if run.phase == TRAINING else setting / 'runs' / run.id
 
 
-# The names of the two in a plan file.
-Setting, Row = StudySetting, StudyRow
+def checkpoint_file(root: Path, run: Run) -> Path:
+    """Where a finished training leaves its weights."""
+    return work_dir(root, run) / f'iter_{run.schedule["iters"]}.pth'
+
+
+def result_file(root: Path, run: Run) -> Path:
+    """A run whose result is there, and whole, is done."""
+    return root / run.setting.name / 'results' / f'{run.id}.json'
+
+
+def error_file(root: Path, run: Run) -> Path:
+    """What a run prints; it stays where the run fails."""
+    return root / run.setting.name / 'errors' / f'{run.id}.txt'
