@@ -167,7 +167,7 @@ def write_report(report: ComparisonReport, out_dir: Path) -> list[str]:
     from mmssmprune.analysis.comparison import formats
     from mmssmprune.analysis.comparison.plot import plot_report
     from mmssmprune.analysis.comparison.report import FILE_NAME, to_json
-    from mmssmprune.analysis.results import write_atomically
+    from mmssmprune.checkpoints.writing import write_whole
 
     plots = plot_report(report)
     files = {
@@ -179,7 +179,7 @@ def write_report(report: ComparisonReport, out_dir: Path) -> list[str]:
         **{name: png for name, (_, png) in plots.items()},
     }
     for name, content in files.items():
-        write_atomically(out_dir / name, content)
+        write_whole(out_dir / name, content)
     return list(files)
 
 

@@ -6,13 +6,13 @@ import datetime
 import hashlib
 import json
 import math
-import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from mmssmprune.checkpoints.writing import write_whole
 
 
 class ResultStore:
@@ -42,7 +42,7 @@ class ResultStore:
         """Store ``value``; ``key['what']`` and ``key['model']`` also name the file."""
         created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
         record = {'key': key, 'value': value, 'created': created}
-        write_atomically(self.path(key), json.dumps(record, indent=1))
+        write_whole(self.path(key), json.dumps(record, indent=1))
 
     def path(self, key: dict[str, Any]) -> Path:
         """The file of a key's value, which may not exist yet."""
@@ -62,21 +62,6 @@ def file_digest(path: str | Path) -> str:
         while block := file.read(1 << 20):
             sha.update(block)
     return sha.hexdigest()
-
-
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: under a temporary name first, then renamed."""
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name[:200]}.{os.getpid()}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.encode('utf-8') if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f'{path} cannot be written: {error.strerror or error}') from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def without_nan(value: Any) -> Any:

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from mmssmprune.analysis.results import ResultStore, digest, write_atomically
+from mmssmprune.analysis.results import ResultStore, digest
 
 KEY = {'what': 'accuracy', 'model': 'plain-mamba/l1', 'keep_ratio': 0.7, 'shape': (64, 96)}
 
@@ -31,16 +29,6 @@ def test_damaged_or_foreign_file_counts_as_not_there(tmp_path: Path):
     assert store.get(KEY) is None
     store.put(KEY, 2)
     assert store.get(KEY) == 2
-
-
-def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    target = tmp_path / 'compare.md'
-    write_atomically(target, 'old')
-    monkeypatch.setattr('os.replace', lambda *args: (_ for _ in ()).throw(OSError('disk full')))
-    with pytest.raises(OSError, match='disk full'):
-        write_atomically(target, 'new')
-    assert target.read_text() == 'old'
-    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_digest_ignores_key_order_only():

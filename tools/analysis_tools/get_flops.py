@@ -71,7 +71,8 @@ def main() -> None:
             usual_shape,
         )
         from mmssmprune.analysis.quiet import quiet
-        from mmssmprune.analysis.results import check_output_file, write_atomically
+        from mmssmprune.analysis.results import check_output_file
+        from mmssmprune.checkpoints.writing import write_whole
         from mmssmprune.engine.runner_setup import load_config
 
         if args.list_conventions:
@@ -86,7 +87,7 @@ def main() -> None:
         shape = tuple(args.shape or usual_shape(cfg))
         cost = {'config': args.config, **model_cost(model, shape, conventions)}
         if args.json:
-            write_atomically(args.json, json.dumps(cost, indent=1))
+            write_whole(args.json, json.dumps(cost, indent=1))
     print_cost(cost, conventions, console)
 
 

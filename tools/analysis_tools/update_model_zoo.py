@@ -42,10 +42,10 @@ def main() -> None:
         console.print(f'{"would change" if args.check else "written"}: {path.relative_to(ROOT)}', highlight=False)
     if args.check:
         sys.exit(1 if changed else 0)
-    from mmssmprune.analysis.results import write_atomically
+    from mmssmprune.checkpoints.writing import write_whole
 
     for path in changed:
-        write_atomically(path, files[path])
+        write_whole(path, files[path])
 
 
 def wanted_files(console: Console) -> dict[Path, str]:

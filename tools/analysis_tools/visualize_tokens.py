@@ -90,19 +90,20 @@ def _targets(images: list[Path], out: Path) -> list[Path]:
 
 def _draw(model: Any, pipeline: Any, image: Path, target: Path, meta: dict, score_thr: float) -> str:
     """Run and draw one image; gives its part of the page."""
-    from mmssmprune.analysis.results import write_atomically
     from mmssmprune.analysis.token_pictures import figure, observe, page, sources
+    from mmssmprune.checkpoints.writing import write_whole
 
     data = sources.run_pipeline(pipeline, image)
     seen = observe.observe(model, data['inputs'], data['data_samples'], sources.pads(pipeline))
     png = figure.to_png(figure.draw_observation(seen, image.name, meta, score_thr))
-    write_atomically(target, png)
+    write_whole(target, png)
     return page.describe(str(image), seen, png)
 
 
 def _write_page(path: Path, args: argparse.Namespace, model: Any, described: list[str]) -> None:
-    from mmssmprune.analysis.results import file_digest, write_atomically
+    from mmssmprune.analysis.results import file_digest
     from mmssmprune.analysis.token_pictures import page
+    from mmssmprune.checkpoints.writing import write_whole
     from mmssmprune.models.keep_ratio import get_keep_ratios
 
     backbone, ratios = get_keep_ratios(model)[0]
@@ -112,7 +113,7 @@ def _write_page(path: Path, args: argparse.Namespace, model: Any, described: lis
         facts['SHA-256'] = file_digest(checkpoint)
     facts['keep ratio'] = ', '.join(f'{ratio:.4g}' for ratio in ratios)
     facts.update((f'pruning.{key}', value) for key, value in backbone.pruning.items() if key != 'keep_ratio')
-    write_atomically(path, page.make_page(f'Tokens of {Path(args.config).stem}', facts, described))
+    write_whole(path, page.make_page(f'Tokens of {Path(args.config).stem}', facts, described))
 
 
 if __name__ == '__main__':

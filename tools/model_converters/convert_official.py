@@ -17,9 +17,9 @@ import json
 
 from rich.console import Console
 
-from mmssmprune.analysis.results import check_output_file, file_digest, write_atomically
+from mmssmprune.analysis.results import check_output_file, file_digest
 from mmssmprune.checkpoints.reading import read_checkpoint
-from mmssmprune.checkpoints.writing import check_destination
+from mmssmprune.checkpoints.writing import check_destination, write_whole
 from mmssmprune.engine import runner_setup
 from mmssmprune.engine.errors import sentence_errors
 from mmssmprune.engine.loading import build_model
@@ -64,7 +64,7 @@ def main() -> None:
             content = {'state_dict': official.convert_to_ours(checkpoint, report, model, args.arch)}
         official.write_converted(content, report, args.destination)
         if args.json:
-            write_atomically(f'{args.destination}.json', json.dumps(report.as_dict(), indent=1) + '\n')
+            write_whole(f'{args.destination}.json', json.dumps(report.as_dict(), indent=1) + '\n')
     Console(markup=False, emoji=False).print(report.tables(every_key=args.every_key))
     print(f'{args.destination}: {report.used} keys of {args.source}, and {len(report.added)} added')
 

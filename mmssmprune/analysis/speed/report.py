@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmssmprune.analysis.results import write_atomically
+from mmssmprune.checkpoints.writing import write_whole
 
 from .machine import describe_machine
 from .timing import OUT_OF_MEMORY
@@ -94,11 +94,11 @@ class BenchmarkReport:
         """Write the files that are asked for."""
         markdown, numbers = self.files
         if markdown:
-            write_atomically(markdown, self.markdown())
+            write_whole(markdown, self.markdown())
         if numbers:
             tables = {name: table.rows for name, table in self.tables.items()}
             content = dict(title=self.title, command=self.command, machine=self.machine, complete=self.is_complete)
-            write_atomically(numbers, json.dumps({**content, 'tables': tables}, indent=1))
+            write_whole(numbers, json.dumps({**content, 'tables': tables}, indent=1))
 
     def finish(self) -> None:
         """Mark it complete, write it and print it; exit code 1 if a contestant failed for more than want of memory."""
