@@ -22,7 +22,7 @@ REAL = [path for path in ALL if 'mini' not in path.stem]
 PLAIN_MAMBA, VIM, VMAMBA = (CONFIGS / family for family in ('plain_mamba', 'vim', 'vmamba'))
 # One of a kind, with the smallest model, is for the quick tests, where each would cost seconds.
 QUICK = re.compile(r'-(l1|t)(_|-flops30_|-top70_)|-(evit|merge)-')
-SLOW = re.compile(r'ms-3x|semantic-fpn|vmamba-t-(evit|merge)')
+SLOW = re.compile(r'ms-3x|semantic-fpn|cascade|vmamba-t-(evit|merge)')
 
 
 def is_quick(name: str) -> bool:

@@ -131,8 +131,8 @@ def all_commands() -> list:
     for command in dict.fromkeys(filled for each in here for filled in fill(each)):
         tool = COMMAND.match(command)[1]
         kind = (tool, 'benchmarks' in tool or frozenset(word for word in command.split() if word.startswith('--')))
-        # Two models of real size train there, and here FLOPs of a whole family are counted, which takes minutes.
-        slow = kind in kinds or tool.endswith('benchmark_e2e.py') or '*' in command
+        # Two models of real size train there, and here FLOPs of real models or a whole family are counted and solved.
+        slow = kind in kinds or tool.endswith('benchmark_e2e.py') or '*' in command or '.py:checkpoints/' in command
         found.append(pytest.param(command, marks=[pytest.mark.slow] if slow else [], id=command))
         kinds.add(kind)
     return found

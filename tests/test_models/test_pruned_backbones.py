@@ -298,7 +298,10 @@ def test_a_cell_that_comes_back_brings_what_its_map_showed():
     assert not torch.equal(tokens.kept.index, before.kept.index)
 
 
-@pytest.mark.parametrize('names', [{}, dict(conv_fill='hold', restoration='follow', alignment='calibrated')])
+@pytest.mark.parametrize(  # compiling takes 5 to 10 s
+    'names',
+    [{}, pytest.param(dict(conv_fill='hold', restoration='follow', alignment='calibrated'), marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls', 'vmamba'])
 def test_torch_compile_gives_the_same(kind, names):
     images = torch.randn(2, 3, 64, 96)

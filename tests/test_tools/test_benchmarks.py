@@ -155,6 +155,7 @@ def test_peak_memory_on_a_cpu_grows_with_the_work():
     assert found[0] > found[1] > 1
 
 
+@pytest.mark.slow  # 18 s; the other one shows that peaks are measured
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='only Linux tells')
 def test_peak_memory_of_training_falls_with_the_tokens(run, tmp_path):
     arguments = ('--sizes', '256x320', '--keep-ratios', 0.3, '--layers', 0, '--alignment', 'none', '--train')
