@@ -29,8 +29,8 @@ from mmssmprune.pruning.plan import PLAN_KEYS
 
 SIDE = 64
 
-# Millions of parameters, from the tables of the official repository. For RetinaNet on L2 it says 40, which the other
-# entries rule out: the backbone is that of Mask R-CNN (53), and the heads have 9.7.
+# Millions of parameters, from the tables of the official repositories, which cut or round. For RetinaNet on L2 one says
+# 40, which the other entries rule out: the backbone is that of Mask R-CNN (53), and the heads have 9.7.
 PUBLISHED_SIZE = {
     **{f'plain-mamba-adapter-{level}_mask-rcnn_8xb2-1x_coco': n for level, n in (('l1', 31), ('l2', 53), ('l3', 79))},
     **{f'plain-mamba-adapter-{level}_retinanet_8xb2-1x_coco': n for level, n in (('l1', 19), ('l2', 41), ('l3', 67))},
@@ -104,7 +104,7 @@ def test_builds(built: Built):
     assert 'base_batch_size' in cfg.auto_scale_lr
     if built.path.stem in PUBLISHED_SIZE:
         count = sum(parameter.numel() for parameter in built.model.parameters())
-        assert count // 10**6 == PUBLISHED_SIZE[built.path.stem]
+        assert PUBLISHED_SIZE[built.path.stem] in (count // 10**6, round(count / 10**6))
 
 
 @cache
