@@ -133,7 +133,7 @@ def test_saves_the_flops_it_promises(built: Built):
 
 def listed_reduction(path: Path, shape: tuple[int, int]) -> float:
     """The share of the dense backbone's FLOPs that is saved by what the metafile lists at this shape."""
-    name = re.sub(r'-flops.*?(_[a-z-]+_).*', r'\1', path.stem)
+    name = re.sub(r'(-evit|-merge)?-flops.*?(_[a-z-]+_).*', r'\2', path.stem)
     pruned = listed(path)['Metadata']
     (whole,) = {
         (other['Backbone FLOPs'], tuple(other['Input Size']))
