@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine_state import forget_earlier_runs
@@ -114,7 +114,7 @@ def test_a_training_that_diverges_stops_before_it_saves(tmp_path: Path, cause: s
     if cause in ('BatchNorm', 'EMA'):
         runner.register_hook(dict(type='EMAHook'))
         runner.register_hook(Spoil(cause))
-    next(hook for hook in runner.hooks if type(hook).__name__ == 'LoggerHook').interval = interval
+    next(hook for hook in runner.hooks if isinstance(hook, LoggerHook)).interval = interval
     with pytest.raises(RuntimeError, match=r'training stopped at iteration [34]: .* is not finite, so nothing more is'):
         runner.train()
     assert 'iter_2.pth' in saved(work_dir)
