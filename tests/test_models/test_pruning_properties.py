@@ -32,7 +32,10 @@ def pruning_dicts(draw, kind: str) -> dict:
 def test_any_pruning_runs_and_trains(kind, data):
     pruning = data.draw(pruning_dicts(kind))
     batch, size = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([(32, 32), (32, 96), (64, 32)]))
-    model = make(kind, pruning=pruning).train(data.draw(st.booleans()))
+    training = data.draw(st.booleans())
+    if training and kind == 'adapter':  # its BatchNorm at stride 32 wants more than one value
+        batch = max(batch, 2)
+    model = make(kind, pruning=pruning).train(training)
     rows, expected = [], [tuple(out.shape) for out in make(kind)(torch.zeros(batch, 3, *size))]
     for layer in layers_of(model):
         layer.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
