@@ -52,15 +52,18 @@ def resolve_arch(
     return settings | {key: check(key, settings[key]) for key, check in needed.items()}
 
 
-def resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """Ascending 0-based layer numbers, negative ones counted from the end; raises ValueError beyond the depth."""
+def resolve_out_indices(out_indices: int | Sequence[int], num_layers: int, what: str = 'layer') -> tuple[int, ...]:
+    """Ascending 0-based layer numbers, negative ones counted from the end; raises ValueError beyond the depth.
+
+    ``what`` is counted: layers, or stages.
+    """
     given = [out_indices] if is_whole(out_indices) else list(out_indices) if is_list(out_indices) else []
     if not given or not all(map(is_whole, given)):
-        raise ValueError(f'out_indices must be a layer number or a list of such, got {out_indices!r}')
+        raise ValueError(f'out_indices must be a {what} number or a list of such, got {out_indices!r}')
     resolved = [int(i) + num_layers if i < 0 else int(i) for i in given]
     for i, layer in zip(given, resolved, strict=True):
         if not 0 <= layer < num_layers:
-            raise ValueError(f'out_indices names layer {i}, but this backbone has layers 0 to {num_layers - 1}')
+            raise ValueError(f'out_indices names {what} {i}, but this backbone has {what}s 0 to {num_layers - 1}')
     if resolved != sorted(set(resolved)):
         raise ValueError(f'out_indices must be ascending without repeats, got {given}')
     return tuple(resolved)
@@ -179,7 +182,7 @@ class PrunableBackbone(BaseModule):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> per out_index what `output` returns: a map (B, C, h, w), or as ``out_type`` says."""
         self.calibrate_if_due(images)
-        outs, stages, tokens = [], self.stages, None
+        outs, stages, returned, tokens = [], self.stages, self.returned_layers, None
         x, hw_shape = self.embed(images)
         for number, stage in enumerate(stages):
             before = tokens
@@ -188,7 +191,7 @@ class PrunableBackbone(BaseModule):
                 streams, tokens = self.pruner.begin(streams, tokens, before)  # a stage may begin pruned
             for layer in stage.numbers:
                 streams, tokens = self.run_layer(stage, layer, streams, tokens)  # where tokens die
-                if layer in self.returned_layers:
+                if layer in returned:
                     outs.append(self.output(layer, streams, tokens))  # where they return
             if number + 1 < len(stages):
                 x, hw_shape = self.leave(number, streams, hw_shape)
@@ -209,7 +212,7 @@ class PrunableBackbone(BaseModule):
         """Run a layer of a stage, by its number, and prune after it; returns what the next one reads."""
         *streams, trace = self._run(stage.layers[layer - stage.first], *streams, tokens)
         streams, tokens = self.pruner.prune(layer, tuple(streams), tokens, trace)
-        if layer == stage.numbers[-1] != self.num_layers - 1:
+        if layer in self.pruner.stage_ends:
             return self.pruner.end_stage(streams, tokens)
         return streams, self.pruner.after_output(tokens) if layer in self.output_layers else tokens
 

@@ -132,7 +132,7 @@ class VMamba(PrunableBackbone):
         self.embed_dims = tuple(dims * 2**i for i in range(count)) if is_whole(dims) else dims
         if len(self.embed_dims) != count:
             raise ValueError(f'embed_dims has {len(self.embed_dims)} stages and depths {count}')
-        self.out_indices = self._stages_of(out_indices, count)
+        self.out_indices = resolve_out_indices(out_indices, count, 'stage')
         self._check_vector(count, final_norm=True)
         patch_size, in_channels = whole('patch_size', patch_size), whole('in_channels', in_channels)
         version, patch_norm = settings['patch_embed_version'], flag('patch_norm', patch_norm)
@@ -142,12 +142,6 @@ class VMamba(PrunableBackbone):
             self.add_module(f'outnorm{i}', nn.LayerNorm(self.embed_dims[i], eps=1e-5))
         self._initialise()
         self.set_pruning(pruning)
-
-    def _stages_of(self, out_indices: Any, count: int) -> tuple[int, ...]:
-        try:
-            return resolve_out_indices(out_indices, count)
-        except ValueError as error:
-            raise ValueError(str(error).replace('layer', 'stage')) from None
 
     def _make_layers(self, settings: dict, drop_path_rate: float) -> None:
         names = ('ssm_ratio', 'd_state', 'dt_rank', 'conv_size', 'conv_bias', 'gated')

@@ -13,11 +13,17 @@ from mmssmprune._values import whole
 
 def mixer_sizes(embed_dims: int, d_state: int, expand: int, dt_rank: int | str) -> tuple[int, int, int]:
     """d_inner, the rank of the step-size projection and d_state; raises ValueError for what is no whole number."""
+    rank = step_size_rank(embed_dims, dt_rank)
+    return whole('expand', expand) * embed_dims, rank, whole('d_state', d_state)
+
+
+def step_size_rank(embed_dims: int, dt_rank: int | str) -> int:
+    """The rank of the step-size projection, ``'auto'`` resolved; raises ValueError for what is no whole number."""
     if isinstance(dt_rank, str):
         if dt_rank != 'auto':
             raise ValueError(f"dt_rank must be 'auto' or a whole number from 1 on, got {dt_rank!r}")
         dt_rank = math.ceil(embed_dims / 16)
-    return whole('expand', expand) * embed_dims, whole('dt_rank', dt_rank), whole('d_state', d_state)
+    return whole('dt_rank', dt_rank)
 
 
 def project_x_half(x: Tensor, in_proj: nn.Linear) -> Tensor:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssmprune._values import flag, is_number, positive, whole
 from mmssmprune.models.layers.drop_path import DropPath
-from mmssmprune.models.layers.projection import start_step_sizes
+from mmssmprune.models.layers.projection import project_x_half, start_step_sizes, step_size_rank
 from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, scan_over_tokens
 
 
@@ -41,9 +39,7 @@ class SS2D(nn.Module):
         gated: bool = False,
     ):
         super().__init__()
-        if isinstance(dt_rank, str) and dt_rank != 'auto':
-            raise ValueError(f"dt_rank must be 'auto' or a whole number from 1 on, got {dt_rank!r}")
-        self.dt_rank = math.ceil(embed_dims / 16) if dt_rank == 'auto' else whole('dt_rank', dt_rank)
+        self.dt_rank = step_size_rank(embed_dims, dt_rank)
         self.d_state = whole('d_state', d_state)
         self.d_inner = d_inner = int(positive('ssm_ratio', ssm_ratio) * embed_dims)
         if d_inner < 1:
@@ -74,8 +70,9 @@ class SS2D(nn.Module):
         """
         x, z = self.in_proj(x).chunk(2, dim=-1) if self.gated else (self.in_proj(x), None)
         if hasattr(self, 'conv2d'):
-            fill = None if lost is None else F.linear(lost, self.in_proj.weight[: self.d_inner])
-            x = conv_over_grid(x, self.conv2d, tokens, fill)
+            if lost is not None:
+                lost = project_x_half(lost, self.in_proj) if self.gated else self.in_proj(lost)
+            x = conv_over_grid(x, self.conv2d, tokens, lost)
         u = F.silu(x)
         trace = self.scan(u, *self.parameters_of(u), tokens)
         y = self.out_norm(trace.y)
