@@ -1,18 +1,9 @@
 # UperNet with an auxiliary FCN head for the 150 classes of ADE20K, sized for 192 channels: everything but the backbone.
+_base_ = './segmentor_ade20k.py'
+
 embed_dims = 192
-norm_cfg = dict(type='SyncBN', requires_grad=True)  # plain BatchNorm without a launcher
 
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512),
-    ),
     decode_head=dict(
         type='UPerHead',
         in_channels=[embed_dims] * 4,
@@ -21,7 +12,7 @@ model = dict(
         channels=512,
         dropout_ratio=0.1,
         num_classes=150,
-        norm_cfg=norm_cfg,
+        norm_cfg=_base_.norm_cfg,
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
@@ -34,10 +25,8 @@ model = dict(
         concat_input=False,
         dropout_ratio=0.1,
         num_classes=150,
-        norm_cfg=norm_cfg,
+        norm_cfg=_base_.norm_cfg,
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )
