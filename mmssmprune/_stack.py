@@ -35,22 +35,45 @@ class StackError(RuntimeError):
     """
 
 
-def wants_mmcv() -> bool:
-    """Whether mmcv is asked for. Under MMSSMPRUNE_WITHOUT_MMCV=1 the plain backbones are all that is registered.
+_torch_may_be_alone = False
 
-    For machines on which backbones are measured and nothing is trained: the adapter, the neck, mmdet and mmseg need it.
+
+def allow_torch_alone() -> None:
+    """Where mmengine or mmcv is missing or does not work: let `mmssmprune.models` be imported all the same.
+
+    It then holds the plain backbones alone. The adapter, the neck, mmdet and mmseg need both.
     """
-    return os.environ.get('MMSSMPRUNE_WITHOUT_MMCV') != '1'
+    global _torch_may_be_alone
+    _torch_may_be_alone = not all(map(_imports, ('mmengine', 'mmcv', 'mmcv._ext')))
+
+
+def wants_mmcv() -> bool:
+    """Whether mmcv is asked for; without it the plain backbones are all that there is (see `allow_torch_alone`).
+
+    MMSSMPRUNE_WITHOUT_MMCV=1 is for processes that a benchmark starts: importing mmcv takes seconds.
+    """
+    return not _torch_may_be_alone and os.environ.get('MMSSMPRUNE_WITHOUT_MMCV') != '1'
+
+
+def _imports(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def check_stack() -> None:
     """Make sure that torch, mmengine and mmcv with its compiled operators are there and fit together.
 
+    After `allow_torch_alone`, whatever is missing may be.
+
     Raises:
         StackError: one sentence that says what is wrong and what to install.
     """
     torch = require('torch', TORCH, 'install PyTorch first, in the build that suits your machine')
-    require('mmengine', MMENGINE, 'install onedl-mmengine (requirements/mminstall.txt) or mmengine')
+    if wants_mmcv() or _imports('mmengine'):
+        require('mmengine', MMENGINE, 'install onedl-mmengine (requirements/mminstall.txt) or mmengine')
     if wants_mmcv():
         mmcv = require('mmcv', MMCV, HOW_TO_GET_MMCV)
         check_compiled_operators(mmcv, torch)

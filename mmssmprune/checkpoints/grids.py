@@ -10,8 +10,9 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from mmengine.logging import print_log
 from torch import Tensor
+
+from mmssmprune._mmengine import print_log
 
 GRID = 'pos_hw'
 Grid = tuple[int, int]

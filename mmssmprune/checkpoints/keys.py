@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
+from mmssmprune._mmengine import BaseTTAModel, is_model_wrapper
 from mmssmprune.pruning.pruner import OLD_NAMES
 
 from .grids import GRID, replace_within, with_grid, within

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mmengine.logging import print_log
-from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
+from mmssmprune._mmengine import print_log
 from mmssmprune.pruning import TokenPruner
 
 from .grids import with_grid, within
@@ -36,6 +35,8 @@ def load_checkpoint_strict(model: nn.Module, path: str, map_location: str = 'cpu
     checkpoint = read_checkpoint(path, map_location)
     state_dict = extract_state_dict(checkpoint, path)
     check_state_dict(model, state_dict, path)
+    from mmengine.runner.checkpoint import load_state_dict  # here: a backbone alone is loaded without mmengine
+
     load_state_dict(unwrap(model), {name.removeprefix('module.'): value for name, value in state_dict.items()})
     return checkpoint
 
@@ -82,7 +83,14 @@ def load_pretrained(backbone: nn.Module, path: str, prefix: str | None, optional
         FileNotFoundError: there is no such file.
         ValueError: shapes differ, or weights are missing or unknown: the checkpoint is of another architecture.
     """
-    state = part_of(weights_of(read_checkpoint(path)), prefix)
+    load_weights(backbone, read_checkpoint(path), path, prefix, optional)
+
+
+def load_weights(
+    backbone: nn.Module, checkpoint: Mapping[str, Any], path: str, prefix: str | None, optional: tuple[str, ...]
+) -> None:
+    """`load_pretrained` of what has been read from the file ``path``."""
+    state = part_of(weights_of(checkpoint), prefix)
     refusal = f'{path} does not fit this {type(backbone).__name__}'
     try:
         difference = fit(backbone, state, optional=optional)

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
-from mmengine.dist import barrier, get_rank
-from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import load_from_http, load_from_local
+from torch import distributed
 
+from mmssmprune._mmengine import HAS_MMENGINE
 from mmssmprune._stack import as_tuple
+
+from . import safetensors_files
+
+if HAS_MMENGINE:
+    from mmengine.runner import CheckpointLoader
+    from mmengine.runner.checkpoint import load_from_http, load_from_local
 
 _REMOTE_MARK = '://'
 _NO_CHECKPOINT = 'is cut short or no file that torch.save wrote'
@@ -49,7 +52,7 @@ def check_checkpoint_file(path: str) -> None:
 
 
 def is_complete_checkpoint(path: str | Path) -> bool:
-    """Whether a file is all of what ``torch.save`` wrote, every record as its checksum says.
+    """Whether a file is all of what ``torch.save`` or safetensors wrote, every record as its checksum says.
 
     torch writes a zip archive whose directory comes last, so a file cut short by ``kill -9`` has none. Files of the
     older pickle format have no checksums either and pass when they begin like one.
@@ -62,7 +65,7 @@ def is_complete_checkpoint(path: str | Path) -> bool:
 
 
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
-    """Load a checkpoint through ``torch.load(weights_only=True)``, so that unpickling it runs no code.
+    """Load a checkpoint through ``torch.load(weights_only=True)``, or by safetensors, so that reading it runs no code.
 
     mmengine's own loader falls back to ``weights_only=False`` where torch refuses a file. This one does not. The file
     is opened once: what was checked is what is loaded.
@@ -77,16 +80,26 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
             finite; says what to do about it.
     """
     path = str(path)
-    loader = CheckpointLoader._get_checkpoint_loader(path)
-    if loader is load_from_local:
-        checkpoint = _read_file(path, path, map_location)
-    elif loader is load_from_http:
+    loader = _loader_of_mmengine(path)
+    if loader is not None:
+        checkpoint = _load_safely(path, lambda: loader(path, map_location))
+    elif _REMOTE_MARK in path:
         kept = _fetch(path)
         checkpoint = _read_file(kept, f'{path} (kept as {kept})', map_location)
-    else:  # open-mmlab://, s3:// and what users register, each with a torch.load of its own
-        checkpoint = _load_safely(path, lambda: loader(path, map_location))
+    else:
+        checkpoint = _read_file(path, path, map_location)
     _refuse_non_finite(checkpoint, path)
     return checkpoint
+
+
+def _loader_of_mmengine(path: str) -> Any:
+    """For open-mmlab://, s3:// and what users register, each with a torch.load of its own; None for files and http."""
+    if HAS_MMENGINE:
+        loader = CheckpointLoader._get_checkpoint_loader(path)
+        return None if loader in (load_from_local, load_from_http) else loader
+    if _REMOTE_MARK in path and not path.startswith(('http://', 'https://')):
+        raise ValueError(f'{path} is an address that only mmengine reads, which is not installed')
+    return None
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> Any:
@@ -133,22 +146,46 @@ def training_state_allowed() -> Iterator[None]:
     which becomes a dict whether or not yacs is there. Nothing on the list runs code of the file: torch calls listed
     functions only, and what ``getattr`` returns is not listed.
     """
-    core = np._core if as_tuple(np.__version__) >= (2,) else np.core
-    rebuild = [core.multiarray._reconstruct, core.multiarray.scalar]
-    if as_tuple(torch.__version__) >= (2, 6):  # NumPy 2 and those before it write different names for the same
-        rebuild = [(f, f'numpy.{name}.multiarray.{f.__name__}') for f in rebuild for name in ('core', '_core')]
     config = _OlderYacsConfig if as_tuple(torch.__version__) < (2, 6) else (OrderedDict, 'yacs.config.CfgNode')
-    dtypes = {type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdFD'}
-    # A HistoryBuffer pickles its bound methods as getattr(buffer, name).
     # Arrays pickle their bytes as codecs.encode(text), which torch lists itself since 2.5.
-    plain = [argparse.Namespace, HistoryBuffer, getattr, slice, codecs.encode, np.ndarray, np.dtype, *rebuild, *dtypes]
-    plain += [set, config]
+    plain = [argparse.Namespace, slice, codecs.encode, set, config, *_of_numpy(), *_of_mmengine()]
     if not hasattr(torch.serialization, 'safe_globals'):  # torch 2.4 has a list, but no context for it
         torch.serialization.add_safe_globals(plain)
         yield
         return
     with torch.serialization.safe_globals(plain):
         yield
+
+
+def _of_numpy() -> list[Any]:
+    try:
+        import numpy as np
+    except ImportError:  # torch does without
+        return []
+    core = np._core if as_tuple(np.__version__) >= (2,) else np.core
+    rebuild = [core.multiarray._reconstruct, core.multiarray.scalar]
+    if as_tuple(torch.__version__) >= (2, 6):  # NumPy 2 and those before it write different names for the same
+        rebuild = [(f, f'numpy.{name}.multiarray.{f.__name__}') for f in rebuild for name in ('core', '_core')]
+    return [np.ndarray, np.dtype, *rebuild, *{type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdFD'}]
+
+
+class _History:
+    """In the place of mmengine's log history, which nobody reads where mmengine is not installed."""
+
+    min = max = current = mean = None
+
+
+_History.__module__, _History.__name__ = 'mmengine.logging.history_buffer', 'HistoryBuffer'
+_History.__qualname__ = _History.__name__
+
+
+def _of_mmengine() -> list[Any]:
+    """Its log history, which pickles its methods as getattr(class, name)."""
+    if not HAS_MMENGINE:
+        return [_History, getattr]
+    from mmengine.logging import HistoryBuffer
+
+    return [HistoryBuffer, getattr]
 
 
 def _open(path: str | Path) -> BinaryIO:
@@ -159,10 +196,12 @@ def _open(path: str | Path) -> BinaryIO:
 
 
 def _damage(file: BinaryIO) -> str | None:
-    """What is wrong with a file of ``torch.save``: the end of a sentence, or None."""
-    start = file.read(2)
-    if start == b'\x80\x02':
+    """What is wrong with a file of ``torch.save`` or safetensors: the end of a sentence, or None."""
+    start = file.read(9)
+    if start[:2] == b'\x80\x02':
         return None
+    if safetensors_files.is_safetensors(start):
+        return safetensors_files.damage(start + file.read())
     try:
         archive = zipfile.ZipFile(file)
     except Exception:  # zipfile has a dozen kinds for bytes that are none of an archive
@@ -193,6 +232,11 @@ def _read_file(file_path: str | Path, path: str, map_location: Any) -> Any:
         if damage:
             raise ValueError(f'checkpoint {path} {damage}')
         file.seek(0)
+        if safetensors_files.is_safetensors(file.read(9)):
+            file.seek(0)
+            content = file.read()
+            return _load_safely(path, lambda: safetensors_files.from_bytes(content, map_location))
+        file.seek(0)
         return _load_safely(path, lambda: torch.load(file, map_location=map_location, weights_only=True))
 
 
@@ -217,15 +261,16 @@ def _load_safely(path: str, load: Any) -> Any:
 def _fetch(url: str) -> Path:
     """Where torch's cache has a file; rank 0 fetches it first, so that the others find it."""
     kept = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
-    if get_rank() > 0:
-        barrier()
+    ranks = distributed.is_available() and distributed.is_initialized()
+    if ranks and distributed.get_rank() > 0:
+        distributed.barrier()
     try:
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(kept))
     finally:
-        if get_rank() == 0:
-            barrier()
+        if ranks and distributed.get_rank() == 0:
+            distributed.barrier()
     return kept
 
 

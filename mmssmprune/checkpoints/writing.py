@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from .safetensors_files import SUFFIX, to_bytes
+
 try:
     import fcntl
 except ImportError:  # Windows: names of one's own are all there is
@@ -64,7 +66,13 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """``torch.save`` under a temporary name, then rename: an interruption leaves nothing half written."""
+    """``torch.save`` under a temporary name, then rename: an interruption leaves nothing half written.
+
+    A path that ends in ``.safetensors`` gets the weights and ``meta`` in that format.
+    """
+    if Path(path).suffix == SUFFIX:
+        write_whole(path, to_bytes(checkpoint))
+        return
     with written_whole(path) as part:
         torch.save(checkpoint, part)
 

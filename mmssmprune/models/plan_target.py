@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mmengine.logging import print_log
 from torch import nn
 
+from mmssmprune._mmengine import print_log
 from mmssmprune.pruning.plan import MIN_KEEP_RATIO, TOLERANCE, PlanTarget, solve_keep_ratio
 
 from .flops import count_on_meta, on_meta

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmssmprune._mmengine import MODELS
 from mmssmprune.checkpoints.vmamba_names import current_weights, is_vmamba
 
 TASKS = {  # the modules that tell

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Group
 
 
 @dataclass
@@ -53,6 +53,9 @@ class ConversionReport:
 
     def tables(self, *, every_key: bool = False) -> Group:
         """For the terminal: keys in groups, or ``every_key`` in a row of its own."""
+        from rich.console import Group  # here: backbones are loaded where there is no rich
+        from rich.table import Table
+
         table = Table(title=f'{self.architecture}: {self.task}, {self.direction}')
         table.add_column('what')
         table.add_column('keys', justify='right')

@@ -8,11 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
-from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmssmprune._mmengine import WEIGHT_INITIALIZERS, BaseModule
 from mmssmprune._values import flag, is_list, is_whole, whole
 from mmssmprune.checkpoints.grids import GRID, recorded_grid, stored_grid, with_grid
 from mmssmprune.models.layers.patch_embed import resize_pos_embed
@@ -91,6 +90,18 @@ def _checked_init_cfg(init_cfg: Any) -> Any:
                     f"init_cfg of type 'Pretrained' needs checkpoint=PATH, and may have prefix=TEXT, got {part!r}"
                 )
     return init_cfg
+
+
+class FeatureInfo(list):
+    """One dict per map, with its channels ``num_chs`` and its stride ``reduction`` in pixels."""
+
+    def channels(self) -> list[int]:
+        """Channels of each map."""
+        return [info['num_chs'] for info in self]
+
+    def reduction(self) -> list[int]:
+        """Pixels of the image per cell of each map."""
+        return [info['reduction'] for info in self]
 
 
 class PrunableBackbone(BaseModule):
@@ -262,6 +273,17 @@ class PrunableBackbone(BaseModule):
         """Tokens that each layer would process if none were pruned, on the grids (h, w) of the stages."""
         per_stage = zip(self.stages, grids, strict=True)
         return [height * width + self.num_extra_tokens for stage, (height, width) in per_stage for _ in stage.layers]
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and strides of the maps that forward returns, as timm's ``features_only`` models have it."""
+        maps = [
+            {'num_chs': stage.embed_dims, 'reduction': stride}
+            for stage, (stride, _) in zip(self.stages, self.cell_places, strict=True)
+            for layer in stage.numbers
+            if layer in self.returned_layers
+        ]
+        return FeatureInfo(maps)
 
     @property
     def returned_layers(self) -> tuple[int, ...]:

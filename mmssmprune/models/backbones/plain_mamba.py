@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmssmprune._mmengine import MODELS
 from mmssmprune._values import arguments, flag, is_list, is_whole, mapping, positive, rate, sides, whole
 from mmssmprune.models.layers.patch_embed import ConvStemPatchEmbed, check_image_size, resize_pos_embed
 from mmssmprune.models.layers.plain_mamba_layer import PlainMambaLayer, PlainMambaMixer

@@ -17,6 +17,7 @@ from mmssmprune.models.layers.norm import make_norm
 from mmssmprune.models.layers.patch_embed import padding_advice
 from mmssmprune.pruning import TokenState
 
+from .base import FeatureInfo
 from .plain_mamba import PlainMamba
 
 
@@ -151,6 +152,11 @@ class PlainMambaAdapter(PlainMamba):
                 f'{self.num_layers - 1} in order, e.g. {equal_quarters(self.num_layers)}; got {given!r}'
             )
         return runs
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """As in the base: four strides."""
+        return FeatureInfo([{'num_chs': self.embed_dims, 'reduction': stride} for stride in (4, 8, 16, 32)])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> four maps (B, C, H/s, W/s) at strides s of 4, 8, 16, 32."""

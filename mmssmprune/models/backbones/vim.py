@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmssmprune._mmengine import MODELS
 from mmssmprune._values import arguments, flag, mapping, rate, sides, whole
 from mmssmprune.models.layers.drop_path import DropPath
 from mmssmprune.models.layers.norm import make_norm
@@ -16,7 +16,7 @@ from mmssmprune.models.layers.vim_block import RMSNorm, VimBlock, VimMixer
 from mmssmprune.pruning import ScanOrder, Stage, TokenState, sequence_scan
 from mmssmprune.pruning.kept_tokens import gather_rows
 
-from .base import PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
+from .base import FeatureInfo, PrunableBackbone, drop_path_rates, resolve_arch, resolve_out_indices
 
 
 @MODELS.register_module()
@@ -208,6 +208,15 @@ class Vim(PrunableBackbone):
         if self.with_fpn:
             outs = tuple(getattr(self, f'fpn{i}')(x) for i, x in enumerate(outs, start=1))
         return outs
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """As in the base; of a pyramid, its strides."""
+        info = super().feature_info
+        factors = (0.25, 0.5, 1, 2) if self.with_fpn else (1,) * len(info)
+        return FeatureInfo(
+            [{**one, 'reduction': int(one['reduction'] * k)} for one, k in zip(info, factors, strict=True)]
+        )
 
     def output(self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState) -> Tensor:
         """What is returned of a block: the map (B, C, h, w) of its mixer's output, or of the normalised stream after

@@ -8,10 +8,9 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmssmprune._mmengine import MODELS, print_log
 from mmssmprune._values import flag, is_list, is_whole, rate, whole
 from mmssmprune.checkpoints.grids import replace_within, within
 from mmssmprune.checkpoints.vmamba_names import current_weights
