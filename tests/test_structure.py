@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / 'mmssmprune'
-# Each room imports from itself and from those before it. Files beside the rooms belong to none, and import none, but for
-# the door: `mmssmprune.create_backbone` and its like are in models.
+# Each room imports from itself and from those before it. Files beside the rooms belong to none, and import none, but
+# for the door: `mmssmprune.create_backbone` and its like are in models.
 ROOMS = ('ops', 'pruning', 'checkpoints', 'models', 'datasets', 'engine', 'analysis')
 # The same for the folders of analysis. Of its files only the model zoo, which tabulates, imports from them.
 ANALYSIS = ('cost', 'speed', 'token_pictures', 'comparison', 'evidence')
