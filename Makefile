@@ -1,8 +1,8 @@
 # Every target sets up what it needs first; the second time that takes no time. Try `make help`.
 
-# A Python from 3.10 to 3.12; when none is named, the first that fits is taken.
+# A Python from 3.10 to 3.14; when none is named, the first that fits is taken (docs/versions.md: which were run).
 PYTHON ?= python3
-PYTHONS := $(if $(filter file default,$(origin PYTHON)),python3 python3.12 python3.11 python3.10,$(PYTHON))
+PYTHONS := $(if $(filter file default,$(origin PYTHON)),python3 python3.12 python3.11 python3.10 python3.13 python3.14,$(PYTHON))
 VENV ?= .venv
 # Another build of torch, for example: export TORCH_SPEC='torch==2.13.0+cpu' TORCH_INDEX_ARGS='--index-url ...'
 TORCH_SPEC ?= torch==2.13.0

@@ -148,19 +148,19 @@ class TestFindPython:
         return subprocess.run([shell, ENV_TOOLS / 'find_python.sh', *names], env=env, capture_output=True, text=True)
 
     def test_first_that_fits(self, tmp_path):
-        self.fake_python(tmp_path, 'python3', '3.13')
+        self.fake_python(tmp_path, 'python3', '3.15')
         self.fake_python(tmp_path, 'python3.11', '3.11')
         self.fake_python(tmp_path, 'python3.10', '3.10')
         assert self.find(tmp_path, 'python3', 'python3.12', 'python3.11', 'python3.10').stdout == 'python3.11\n'
 
-    @pytest.mark.parametrize('version', ['2.7', '3.9', '3.13', '3.100'])
+    @pytest.mark.parametrize('version', ['2.7', '3.9', '3.15', '3.1', '3.100'])
     def test_refusal_in_one_sentence(self, tmp_path, version):
         self.fake_python(tmp_path, 'python3', version)
         done = self.find(tmp_path, 'python3', 'python3.12')
         assert done.returncode == 1
         assert done.stdout == ''
         assert len(done.stderr.splitlines()) == 1
-        assert f'needs Python 3.10, 3.11 or 3.12 (python3 is {version}, python3.12 is missing)' in done.stderr
+        assert f'needs Python 3.10 to 3.14 (python3 is {version}, python3.12 is missing)' in done.stderr
 
     def test_this_python_fits(self, tmp_path):
         assert self.find(tmp_path, sys.executable).stdout == f'{sys.executable}\n'

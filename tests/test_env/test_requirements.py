@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 import mmssmprune
 
 ROOT = Path(__file__).parents[2]
-PYTHONS = ('3.10', '3.11', '3.12')
+PYTHONS = ('3.10', '3.11', '3.12', '3.13', '3.14')
 OPENMMLAB = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain'}
 OPENMMLAB |= {f'onedl-{name}' for name in ('mmengine', 'mmcv', 'mmdetection', 'mmsegmentation', 'mmpretrain')}
 
