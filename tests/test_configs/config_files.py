@@ -38,8 +38,10 @@ def load(path: Path) -> Config:
     return cfg
 
 
-def build(cfg: Config) -> torch.nn.Module:
-    return MODELS.build(cfg.model)
+def build(cfg: Config, device: str = 'cpu') -> torch.nn.Module:
+    """The model; on 'meta' it has shapes, but no weights, which would take most of the time."""
+    with torch.device(device):
+        return MODELS.build(cfg.model)
 
 
 @cache

@@ -27,7 +27,7 @@ def pruning_dicts(draw, kind: str) -> dict:
 
 
 @pytest.mark.parametrize('kind', MAKERS)
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_pruning_runs_and_trains(kind, data):
     pruning = data.draw(pruning_dicts(kind))
