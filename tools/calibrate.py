@@ -12,11 +12,11 @@ import argparse
 
 from mmengine.runner import Runner
 
+from mmssmprune._command_line import CfgOptionsAction
 from mmssmprune.checkpoints.loading import load_checkpoint_strict
 from mmssmprune.checkpoints.writing import check_destination, save_checkpoint
 from mmssmprune.datasets import check_data_root
 from mmssmprune.engine import runner_setup
-from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 from mmssmprune.engine.loading import build_model
 

@@ -7,8 +7,8 @@ import os
 from contextlib import ExitStack
 
 import mmssmprune.analysis  # noqa: F401 (registers a hook that configs may name)
+from mmssmprune._command_line import CfgOptionsAction
 from mmssmprune.engine import prediction_output, runner_setup
-from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 
 

@@ -6,8 +6,8 @@ import argparse
 import os
 
 import mmssmprune.analysis  # noqa: F401 (registers a hook that configs may name)
+from mmssmprune._command_line import CfgOptionsAction
 from mmssmprune.engine import runner_setup
-from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from mmssmprune.engine.cfg_options import CfgOptionsAction
+from mmssmprune._command_line import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from mmengine.registry import DATASETS
 from rich.console import Console
 from rich.table import Table
 
+from mmssmprune._command_line import CfgOptionsAction
 from mmssmprune.datasets import check_data_root
 from mmssmprune.engine import runner_setup
-from mmssmprune.engine.cfg_options import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 from mmssmprune.engine.loading import build_model
 

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mmssmprune.engine.cfg_options import CfgOptionsAction
+from mmssmprune._command_line import CfgOptionsAction
 from mmssmprune.engine.errors import sentence_errors
 
 
