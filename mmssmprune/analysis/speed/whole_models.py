@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from mmssmprune.analysis.inputs import noise_image
 from mmssmprune.analysis.quiet import quiet
 from mmssmprune.engine.loading import build_model
 from mmssmprune.engine.runner_setup import load_config
+
+from .command_line import DTYPES
 
 BOXES = 8
 
@@ -115,3 +117,18 @@ def training_of(model: nn.Module, batch: dict[str, Any], dtype: torch.dtype) -> 
         optimizer.zero_grad(set_to_none=True)
 
     return run
+
+
+def make_call(model: nn.Module, mode: str, shape: tuple[int, int], batch: int, dtype: str) -> Callable[[], None]:
+    """A step of ``mode`` 'inference' or 'training' on a batch of noise."""
+    data = make_batch(model, shape, batch, mode == 'training')
+    return (training_of if mode == 'training' else inference_of)(model, data, DTYPES[dtype])
+
+
+def calls_to_weigh(
+    config: str, mode: str, shape: tuple[int, int], batch: int, dtype: str
+) -> Iterator[Callable[[], None]]:
+    """A model's step on a CPU, of a small batch and of the wanted one."""
+    model = make_model(config, torch.device('cpu'))
+    for size, number in (((64, 64), 2), (shape, batch)):
+        yield make_call(model, mode, size, number, dtype)
