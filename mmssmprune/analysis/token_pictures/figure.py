@@ -121,7 +121,7 @@ def _draw_section(figure: SubFigure, section: Section) -> None:
     _head(figure, section.heading, 10)
     places = figure.subplots(section.rows, section.columns, squeeze=False).ravel()
     for axes in places[len(section.panels) :]:
-        axes.set_axis_off()
+        axes.remove()
     for axes, panel in zip(places, section.panels, strict=False):
         axes.set_box_aspect(section.ratio)
         axes.set_anchor('N')
