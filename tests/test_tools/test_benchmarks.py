@@ -26,6 +26,7 @@ from mmssmprune.ops import available_backends, selective_scan
 from mmssmprune.ops.kept_conv import CONV_BACKENDS
 
 SCRIPTS = REPO / 'tools' / 'benchmarks'
+SCHEDULE = REPO / 'configs/_base_/schedules/schedule_1x.py'
 CPU = torch.device('cpu')
 ONCE = ('--device', 'cpu', '--runs', '1', '--warmup', '0')
 
@@ -248,6 +249,9 @@ def test_detectors_are_measured_in_both_modes(run, tmp_path):
         ('benchmark_backbone', ['--quick', '--layers', '99'], 'pruning.layers'),
         ('benchmark_backbone', ['--cuda-graph'], '--cuda-graph needs a GPU'),
         ('benchmark_e2e', ['no/such_config.py'], 'config no/such_config.py does not exist'),
+        ('benchmark_e2e', [SCHEDULE], 'has no model: give one of the configs outside configs/_base_'),
+        ('benchmark_e2e', ['--out', '/proc/none/a.md'], 'the folder of --out /proc/none cannot be written to'),
+        ('benchmark_scan', ['--json', str(SCRIPTS)], f'--json {SCRIPTS} is a folder; name a file'),
         ('run_on_gpu', ['--packages', 'no/such_folder'], '--packages no/such_folder: there is no such folder'),
         ('run_on_gpu', ['--only', 'scan'], "--only: there is no part 'scan'; they are test-scan, "),
     ],

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from mmssmprune import _command_line
+from mmssmprune.analysis.results import check_output_file
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -42,6 +43,10 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
 def settle(parser: argparse.ArgumentParser, cpu_runs: int = 3) -> argparse.Namespace:
     """Parse, fill in the defaults of the common options and make torch follow them."""
     args = parser.parse_args()
+    for option, path in (('--out', args.out), ('--json', args.json)):
+        with refusing(parser):
+            if path:
+                check_output_file(path, option)
     args.device = _device(parser, args.device)
     on_cpu = args.device.type == 'cpu'
     args.runs = args.runs or (cpu_runs if on_cpu else 20)
@@ -70,5 +75,5 @@ def refusing(parser: argparse.ArgumentParser) -> Iterator[None]:
     """End with one sentence where what the user asked for cannot be built."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         parser.error(' '.join(str(error).split()))
