@@ -24,7 +24,7 @@ from .predictions import draw_prediction, legend_of
 
 WIDTH, MAX_PANEL_HEIGHT = 12.8, 5.0  # inches
 HEADING_HEIGHT, TITLE_HEIGHT, BAR_HEIGHT, LEGEND_ROW, MARGIN = 0.3, 0.22, 0.28, 0.18, 0.09  # inches
-LEGEND_COLUMNS, LONGEST_NAME = 7, 22
+LEGEND_COLUMNS, LONGEST_NAME = 6, 22
 MAX_ASPECT = 16
 LONGEST_TITLE, LONGEST_SIDE = 110, 960  # characters; pixels of a panel's content, more than the panel has
 EARLIER, NOW = 0.85, 0.62  # how much of a cell is covered that was pruned before, and that is pruned here
