@@ -10,36 +10,31 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.runner import Runner
-
-from mmssmprune.checkpoints.loading import load_checkpoint_strict
-from mmssmprune.checkpoints.writing import check_destination, save_checkpoint
-from mmssmprune.datasets import check_data_root
-from mmssmprune.engine import runner_setup
-from mmssmprune.engine.cfg_options import CfgOptionsAction
-from mmssmprune.engine.errors import sentence_errors
-from mmssmprune.engine.loading import build_model
+from mmssmprune._command_line import add_model, make_parser, positive
 
 
 def parse_args() -> argparse.Namespace:
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser = make_parser(__doc__)
+    add_model(parser)
     parser.add_argument('out', help='checkpoint file to write')
-    parser.add_argument('--batches', type=int, default=25, help='batches of training data (default: %(default)s)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE', help='override settings of the config'
-    )
+    parser.add_argument('--batches', type=positive, default=25, help='batches of training data (default: %(default)s)')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    # Imported late: torch and the suites take seconds, and a typing mistake should show at once.
+    from mmssmprune.engine.errors import sentence_errors
+
     with sentence_errors(building=True):
+        from mmengine.runner import Runner
+
+        from mmssmprune.checkpoints.loading import load_checkpoint_strict
+        from mmssmprune.checkpoints.writing import check_destination, save_checkpoint
+        from mmssmprune.datasets import check_data_root
+        from mmssmprune.engine import runner_setup
         from mmssmprune.engine.calibration import backbones_to_calibrate, calibrate
+        from mmssmprune.engine.loading import build_model
 
         check_destination(args.checkpoint, args.out, force=True, doing='calibrate')
         cfg = runner_setup.load_config(args.config, args.cfg_options)

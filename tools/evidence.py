@@ -17,45 +17,50 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-os.environ['OMP_NUM_THREADS'] = '1'  # in every process: the scans loop in Python, and threads on top slow them down
+from mmssmprune._command_line import make_parser, positive
 
-from mmssmprune.analysis.evidence.plan import PHASES, Run, error_file, load_plan, plan_runs, result_file
-from mmssmprune.analysis.evidence.records import read_result, read_results
-from mmssmprune.analysis.results import check_output
-from mmssmprune.engine.errors import sentence_errors
+if TYPE_CHECKING:
+    from mmssmprune.analysis.evidence.plan import Run
 
 SHOWN_LINES = 4
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add('studies', nargs='*', metavar='STUDY', help='which studies, by priority (default: all)')
     add('--settings', nargs='+', metavar='NAME', help='which settings, such as vim-seg (default: all)')
     add('--seeds', type=int, nargs='+', metavar='K', help='default: those of the plan, 0 1 2 if it says none')
-    add('--phase', choices=[*PHASES, 'all'], default='all', help='without fine-tuning, with it, or both (default)')
+    add(
+        '--phase',
+        choices=['free', 'tuned', 'all'],
+        default='all',
+        help='without fine-tuning, with it, or both (default)',
+    )
     add('--only', metavar='GLOB', help="only runs whose setting/study/row/phase/seed fits, e.g. '*/alignment/none/*'")
-    add('--jobs', type=int, default=2, metavar='N', help='runs at the same time (default: %(default)s)')
+    add('--jobs', type=positive, default=2, metavar='N', help='runs at the same time (default: %(default)s)')
     add('--minutes', type=float, metavar='M', help='begin nothing after so long')
     add('--list', action='store_true', help='only list the runs: done, failed before, or to do')
     add('--report-only', action='store_true', help='run nothing, write the report from the results there are')
     add('--out', type=Path, default=Path('docs/results'), metavar='DIR', help='the report (default: %(default)s)')
     add('--work-dir', type=Path, default=Path('work_dirs/evidence'), metavar='DIR', help='default: %(default)s')
     add('--plan', type=Path, metavar='FILE.py', help='another plan than that of the project, written in the same way')
-    args = parser.parse_args()
-    if args.jobs < 1:
-        parser.error(f'--jobs wants a whole number above 0, got {args.jobs}')
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:
     """Plan, run, report."""
     args = parse_args()
+    os.environ['OMP_NUM_THREADS'] = '1'  # in every process: the scans loop in Python, and threads slow them down
+    # Imported late: torch and the suites take seconds, and a typing mistake should show at once.
+    from mmssmprune.analysis.evidence.plan import PHASES, error_file, load_plan, plan_runs
+    from mmssmprune.analysis.evidence.records import read_results
+    from mmssmprune.analysis.results import check_output
+    from mmssmprune.engine.errors import sentence_errors
+
     with sentence_errors(building=True):
         plan = load_plan(args.plan)
         studies, settings = choose(plan.studies, args.studies, 'study'), choose(plan.settings, args.settings, 'setting')
@@ -92,6 +97,9 @@ def choose(items: Sequence, names: Sequence[str] | None, what: str) -> list:
 
 def is_done(run: Run, root: Path) -> bool:
     """Whether its whole result is there."""
+    from mmssmprune.analysis.evidence.plan import result_file
+    from mmssmprune.analysis.evidence.records import read_result
+
     return read_result(result_file(root, run)) is not None
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 
-import mmssmprune.analysis  # noqa: F401 (registers a hook that configs may name)
-from mmssmprune.engine import runner_setup
-from mmssmprune.engine.cfg_options import CfgOptionsAction
-from mmssmprune.engine.errors import sentence_errors
+from mmssmprune._command_line import add_model, add_run, make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<config name>)')
+    parser = make_parser(__doc__)
+    add_model(parser, checkpoint=False)
+    add_run(parser, 'logs and checkpoints')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -26,26 +22,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help="scale the learning rate to this run's total batch size"
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=CfgOptionsAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config: a.b=1, a.list="[1,2]"; no blanks inside a value',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch')
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    # Imported late: torch and the suites take seconds, and a typing mistake should show at once.
+    import mmssmprune.analysis  # noqa: F401 (registers a hook that configs may name)
+    from mmssmprune.engine import runner_setup
+    from mmssmprune.engine.errors import sentence_errors
+
     with sentence_errors(building=True):
         cfg = runner_setup.load_config(args.config, args.cfg_options)
         runner_setup.set_work_dir(cfg, args.config, args.work_dir)
-        runner_setup.set_launcher(cfg, args.launcher)
+        runner_setup.set_launcher(cfg, args.launcher, args.local_rank)
         runner_setup.set_resume(cfg, args.resume)
         if args.amp:
             runner_setup.enable_amp(cfg)

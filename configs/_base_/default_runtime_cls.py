@@ -1,19 +1,5 @@
-# Classification is built by mmpretrain. Hooks and log_processor live in the schedules, beside the interval they count.
+# Classification is built by mmpretrain.
+_base_ = './default_runtime.py'
+
 default_scope = 'mmpretrain'
-custom_imports = dict(
-    imports=['mmssmprune.models', 'mmssmprune.engine', 'mmssmprune.analysis'], allow_failed_imports=False
-)
-
-env_cfg = dict(
-    cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
-)
-randomness = dict(seed=0)
-
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends, name='visualizer')
-
-log_level = 'INFO'
-load_from = None
-resume = False
+visualizer = dict(type='UniversalVisualizer')

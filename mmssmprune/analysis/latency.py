@@ -74,14 +74,15 @@ def _nothing(name: str) -> None:
 
 
 def _time_once(call: Callable[[], Any], device: torch.device | str) -> float:
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     call()
-    _synchronize(device)
+    synchronize(device)
     return (time.perf_counter() - start) * 1000
 
 
-def _synchronize(device: torch.device | str) -> None:
+def synchronize(device: torch.device | str) -> None:
+    """Wait for what the device still computes."""
     # CPU work is synchronous; every accelerator has its own module with the same function.
     backend = getattr(torch, torch.device(device).type, None)
     if torch.device(device).type != 'cpu' and hasattr(backend, 'synchronize'):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,11 +11,13 @@ from typing import Any
 
 import mmengine.registry
 import mmengine.runner
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from torch.utils.data import DataLoader
+
+from mmssmprune._command_line import CfgOptionsAction as CfgOptionsAction  # for tools/compare.py
 
 # Read from the top level of a config by mmengine, mmdet or mmseg beside the arguments of their runners.
 _TOP_LEVEL = {
@@ -40,21 +41,6 @@ _POPPED = {
 _DEFAULT_HOOKS = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
 # A new key this like another one of its dict is taken for a typing error where the dict's reader cannot be asked.
 _CUTOFF = 0.75
-
-
-class CfgOptionsAction(DictAction):
-    """mmengine's ``DictAction``, which ends what it cannot parse with the usage instead of a traceback."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
-        """Add ``KEY=VALUE`` pairs to the dict under ``dest``."""
-        pairs = args[1] if len(args) > 1 else kwargs['values']
-        wrong = [pair for pair in pairs if '=' not in pair or pair.startswith('=')]
-        if wrong:
-            parser.error(f'--cfg-options takes KEY=VALUE without blanks, got {wrong[0]!r}')
-        try:
-            super().__call__(parser, *args, **kwargs)
-        except Exception as error:
-            parser.error(f'--cfg-options: {error}')
 
 
 def merge_cfg_options(cfg: Config, options: dict[str, Any]) -> None:

@@ -20,10 +20,9 @@ BUILD_ERRORS = (ValueError, KeyError, TypeError, AssertionError, ImportError, OS
 # What this package raises, with a sentence, wherever it meets bad input.
 _OWN_ERRORS = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 _PACKAGE_DIR = str(Path(__file__).resolve().parents[1])
-# A frame of these files means that something was built from the config, was loaded from the data set, or was measured.
-_BUILDING = re.compile(r'mmengine/registry/\w+\.py$')
+# A frame of these files means that something was loaded from the data set, built from the config, or measured.
 _LOADING = re.compile(r'torch/utils/data/_utils/(fetch|worker)\.py$|mmengine/dataset/base_dataset\.py$')
-_MEASURING = re.compile(r'mmengine/evaluator/\w+\.py$')
+_BUILDING_OR_MEASURING = re.compile(r'mmengine/(registry|evaluator)/\w+\.py$')
 # Libraries that a config sets to work.
 _SUITES = re.compile(r'/(mmengine|mmcv|mmdet|mmseg|mmpretrain|pycocotools)/')
 _IN_A_WORKER = re.compile(r'^Caught \w+ in \w+ worker process \d+\.\s+Original Traceback')
@@ -85,12 +84,7 @@ def is_bad_input(error: BaseException) -> bool:
     places = _places(error)
     if not places or _is_own(places[-1][0]):
         return False
-    files = [file for file, _ in places]
-    if any(_LOADING.search(file) or _MEASURING.search(file) for file in files):
-        return True
-    if _in_a_suite(error):
-        return True
-    return isinstance(error, BUILD_ERRORS) and any(_BUILDING.search(file) for file in files)
+    return _in_a_suite(error) or any(_LOADING.search(file) or _BUILDING_OR_MEASURING.search(file) for file, _ in places)
 
 
 def _in_a_suite(error: BaseException) -> bool:

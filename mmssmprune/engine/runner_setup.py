@@ -79,12 +79,13 @@ def set_work_dir(cfg: Config, config_path: str, work_dir: str | None = None) -> 
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('./work_dirs', Path(config_path).stem)
 
 
-def set_launcher(cfg: Config, launcher: str) -> None:
+def set_launcher(cfg: Config, launcher: str, local_rank: int = 0) -> None:
     """Prepare a config for ``--launcher``; torchrun's processes talk through gloo where there is no GPU.
 
     Raises:
         ValueError: The launcher's environment variables are missing, or it needs GPUs and there are none.
     """
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))  # older launchers pass it on the command line
     cfg.launcher = launcher
     if launcher == 'none':
         return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
+import scan_operands
 import torch
 import torch.nn.functional as F
-from scan_operands import assert_same, grads_of
 from torch import Tensor
 
 from mmssmprune.ops import kept_conv
@@ -55,12 +57,11 @@ def conv_operands(case: str, batch: int = 3, shuffled: bool = False) -> tuple[di
     return {name: t.requires_grad_() for name, t in leaves.items()}, options
 
 
-def on_whole_grid(leaves: dict[str, Tensor], options: dict) -> Tensor:
+def on_whole_grid(x, weight, bias=None, *, hw_shape, origin, cells=None, out_cells=None, **slots) -> Tensor:
     """The definition by torch alone: scatter, pad, F.conv2d, gather."""
-    x, weight, bias = (leaves.get(name) for name in NAMES)
-    (height, width), (top, left), (kh, kw) = options['hw_shape'], options['origin'], weight.shape[2:]
-    cells = options.get('cells', torch.arange(height * width, device=x.device).expand(len(x), -1))
-    out_cells = options.get('out_cells', cells)
+    (height, width), (top, left), (kh, kw) = hw_shape, origin, weight.shape[2:]
+    cells = torch.arange(height * width, device=x.device).expand(len(x), -1) if cells is None else cells
+    out_cells = cells if out_cells is None else out_cells
     index = cells[..., None].expand(-1, -1, x.shape[2])
     full = x.new_zeros(len(x), height * width, x.shape[2]).scatter(1, index, x)
     grid = full.transpose(1, 2).reshape(len(x), -1, height, width)
@@ -69,11 +70,7 @@ def on_whole_grid(leaves: dict[str, Tensor], options: dict) -> Tensor:
     return out.gather(1, out_cells[..., None].expand(-1, -1, x.shape[2]))
 
 
-def as_dtype(leaves: dict[str, Tensor], dtype: torch.dtype, device: str = 'cpu') -> dict[str, Tensor]:
-    """The leaves with x in ``dtype`` and parameters in float32 at least, as autocast has them."""
-    dtypes = {'x': dtype}
-    wide = torch.promote_types(dtype, torch.float32)
-    return {n: t.detach().to(device, dtypes.get(n, wide)).requires_grad_() for n, t in leaves.items()}
+rounded = partial(scan_operands.rounded, parameters=NAMES[1:])
 
 
 def assert_equals_whole_grid(
@@ -85,14 +82,6 @@ def assert_equals_whole_grid(
     device: str = 'cpu',
 ) -> None:
     """Compare output and every gradient with those of the whole grid, in float64, of the same rounded operands."""
-    narrow = as_dtype(leaves, dtype, device)
-    exact = {name: t.detach().double().requires_grad_() for name, t in narrow.items()}
-    options = {name: t.to(device) if isinstance(t, Tensor) else t for name, t in options.items()}
-    out, expected = kept_conv(**narrow, **options, backend=backend), on_whole_grid(exact, options)
-    assert out.dtype == dtype
+    operator, narrow = partial(kept_conv, backend=backend), rounded(leaves, dtype, device)
+    out = scan_operands.assert_equals_reference(operator, on_whole_grid, narrow, options, rtol)
     assert out.is_contiguous()
-    weight = torch.randn_like(expected).to(dtype)
-    grads = grads_of(out, narrow, weight)
-    assert all(grads[name].dtype == narrow[name].dtype for name in narrow)
-    assert_same({'out': out}, {'out': expected}, rtol)
-    assert_same(grads, grads_of(expected, exact, weight.double()), rtol)

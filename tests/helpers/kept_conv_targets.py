@@ -7,7 +7,7 @@ Prints one line per kernel: its name, and the size of its machine code.
 from __future__ import annotations
 
 import torch
-from kept_conv_operands import as_dtype, conv_operands
+from kept_conv_operands import conv_operands, rounded
 from triton.runtime import driver
 from triton_targets import AbsentGPU, Compiled
 
@@ -21,7 +21,7 @@ def main() -> None:
     for name in ('conv_kernel', 'sums_kernel'):
         setattr(triton_kernels, name, Compiled(getattr(triton_kernels, name)))
     leaves, options = conv_operands('3x3')
-    leaves = {name: t.detach() for name, t in as_dtype(leaves, torch.bfloat16).items()}
+    leaves = {name: t.detach() for name, t in rounded(leaves, torch.bfloat16).items()}
     tokens = (options['cells'], options['slot'])
     p = ConvInputs(*leaves.values(), *tokens, *tokens, *options['hw_shape'], *options['origin'])
     triton_kernels.backward(p, triton_kernels.forward(p))

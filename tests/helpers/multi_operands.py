@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import scan_operands
 import torch
-from scan_operands import assert_same, grads_of
 from torch import Tensor
 
 from mmssmprune.ops import multi_scan
@@ -61,11 +63,7 @@ def multi_operands(
     return leaves, options
 
 
-def rounded(leaves: dict[str, Tensor], dtype: torch.dtype, device: str = 'cpu') -> dict[str, Tensor]:
-    """The leaves in ``dtype``, parameters in float32 at least, as autocast has them."""
-    wide = torch.promote_types(dtype, torch.float32)
-    dtypes = {name: wide if name in PARAMETERS else dtype for name in leaves}
-    return {name: t.detach().to(device, dtypes[name]).requires_grad_() for name, t in leaves.items()}
+rounded = partial(scan_operands.rounded, parameters=PARAMETERS)
 
 
 def assert_equals_naive(
@@ -77,13 +75,5 @@ def assert_equals_naive(
     device: str = 'cpu',
 ) -> None:
     """Compare the output and every gradient with the naive scan, in float64, of the same rounded operands."""
-    narrow = rounded(leaves, dtype, device)
-    exact = {name: t.detach().double().requires_grad_() for name, t in narrow.items()}
-    options = {name: t.to(device) if isinstance(t, Tensor) else t for name, t in options.items()}
-    out, expected = multi_scan(**narrow, **options, backend=backend), multi_scan(**exact, **options, backend='naive')
-    assert out.dtype == dtype
-    weight = torch.randn_like(expected).to(dtype)
-    grads = grads_of(out, narrow, weight)
-    assert all(grads[name].dtype == narrow[name].dtype for name in narrow)
-    assert_same({'out': out}, {'out': expected}, rtol)
-    assert_same(grads, grads_of(expected, exact, weight.double()), rtol)
+    operator, naive = (partial(multi_scan, backend=name) for name in (backend, 'naive'))
+    scan_operands.assert_equals_reference(operator, naive, rounded(leaves, dtype, device), options, rtol)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -44,3 +46,33 @@ def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor], rtol: fl
         scale = max(want.abs().max().item(), 1e-300) if want.numel() else 1
         error = (actual[name] - want).abs().max().item() / scale if want.numel() else 0
         assert error <= rtol, f'{name}: relative error {error:.3g}'
+
+
+def rounded(
+    leaves: dict[str, Tensor], dtype: torch.dtype, device: str = 'cpu', parameters: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """The leaves in ``dtype``, parameters in float32 at least, as autocast has them."""
+    wide = torch.promote_types(dtype, torch.float32)
+    dtypes = {name: wide if name in parameters else dtype for name in leaves}
+    return {name: t.detach().to(device, dtypes[name]).requires_grad_() for name, t in leaves.items()}
+
+
+def assert_equals_reference(
+    operator: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    leaves: dict[str, Tensor],
+    options: dict,
+    rtol: float,
+) -> Tensor:
+    """Compare output and every gradient with those of a reference, which gets the same operands in float64."""
+    exact = {name: t.detach().double().requires_grad_() for name, t in leaves.items()}
+    device, dtype = next((t.device, t.dtype) for t in leaves.values())
+    options = {name: t.to(device) if isinstance(t, Tensor) else t for name, t in options.items()}
+    out, expected = operator(**leaves, **options), reference(**exact, **options)
+    assert out.dtype == dtype
+    weight = torch.randn_like(expected).to(dtype)
+    grads = grads_of(out, leaves, weight)
+    assert all(grads[name].dtype == leaves[name].dtype for name in leaves)
+    assert_same({'out': out}, {'out': expected}, rtol)
+    assert_same(grads, grads_of(expected, exact, weight.double()), rtol)
+    return out

@@ -185,3 +185,9 @@ def write_config(
     )
     path.write_text(text)
     return path
+
+
+def scalars(work_dir: Path) -> list[dict]:
+    """The metrics that a run logged."""
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]

@@ -53,7 +53,7 @@ def options_of(tool: str) -> set[str]:
 
 def python_tools() -> list[str]:
     """Every Python tool that has a command line."""
-    tools = (path for path in (REPO / 'tools').rglob('*.py') if 'ArgumentParser' in path.read_text())
+    tools = (path for path in (REPO / 'tools').rglob('*.py') if 'parse_args()' in path.read_text())
     return sorted(str(path.relative_to(REPO)) for path in tools)
 
 

@@ -36,10 +36,11 @@ from user_folder import (
     provide_work_dir,
 )
 
+from mmssmprune._command_line import CfgOptionsAction
 from mmssmprune._stack import StackError, check_mmpretrain
 from mmssmprune.analysis.comparison import measure
 from mmssmprune.engine import runner_setup
-from mmssmprune.engine.cfg_options import CfgOptionsAction, merge_cfg_options
+from mmssmprune.engine.cfg_options import merge_cfg_options
 
 MINI = 'configs/plain_mamba/plain-mamba-mini{}_upernet_1xb8-450i_mini-ade-128x128.py'
 DENSE, PRUNED = MINI.format(''), MINI.format('-top70')

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmssmprune.engine.cfg_options import CfgOptionsAction
+from mmssmprune._command_line import CfgOptionsAction
 from mmssmprune.engine.runner_setup import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs/plain_mamba'

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+import mmssmprune.models  # noqa: F401  (before mmdet, which cannot be imported beside a torchvision of another build)
 from mmssmprune.checkpoints.reading import check_checkpoint_file
 from mmssmprune.engine.errors import sentence_errors, to_sentence
 

@@ -13,11 +13,11 @@ from kept_conv_operands import (
     CASES,
     NAMES,
     NO_CPP,
-    as_dtype,
     assert_equals_whole_grid,
     conv_operands,
     draw_cells,
     on_whole_grid,
+    rounded,
 )
 from scan_operands import assert_same, grads_of
 from torch.utils.flop_counter import FlopCounterMode
@@ -104,7 +104,7 @@ def test_reads_any_layout(view, backend, poisoned_memory):
     # A gradient whose channels are not adjacent, and one that is a single number everywhere.
     for weight in (torch.randn(3, 50, 23).double().transpose(1, 2), torch.tensor(2.0).double()):
         mine = kept_conv(**{**leaves, 'x': x}, **options, backend=backend)
-        whole = on_whole_grid({**leaves, 'x': x}, options)
+        whole = on_whole_grid(**{**leaves, 'x': x}, **options)
         given, wanted = (
             torch.autograd.grad(out, list(leaves.values()), weight.expand_as(out)) for out in (mine, whole)
         )
@@ -114,7 +114,7 @@ def test_reads_any_layout(view, backend, poisoned_memory):
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_an_image_does_not_depend_on_its_batch(backend):
     leaves, options = conv_operands('PlainMamba', batch=4)
-    leaves = as_dtype(leaves, torch.float32)
+    leaves = rounded(leaves, torch.float32)
     results = {}
     for images in (slice(0, 4), slice(2, 3)):
         own = {**leaves, 'x': leaves['x'][images].detach().requires_grad_()}
@@ -127,7 +127,7 @@ def test_an_image_does_not_depend_on_its_batch(backend):
 @NO_CPP
 def test_the_number_of_threads_changes_nothing():
     leaves, options = conv_operands('PlainMamba dense')
-    leaves = as_dtype(leaves, torch.float32)
+    leaves = rounded(leaves, torch.float32)
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -208,7 +208,7 @@ def conv_with(options: dict):
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_autocast_leaves_the_sums_in_float32(backend):
     leaves, options = conv_operands('PlainMamba')
-    narrow = as_dtype(leaves, torch.bfloat16)
+    narrow = rounded(leaves, torch.bfloat16)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         out = kept_conv(**narrow, **options, backend=backend)
     out.float().sum().backward()
@@ -220,7 +220,7 @@ def test_autocast_leaves_the_sums_in_float32(backend):
 @pytest.mark.parametrize('device', ['cpu', 'meta'])
 def test_flops_are_those_of_a_convolution_at_the_outputs(device):
     leaves, options = conv_operands('wide, at other cells')
-    leaves = as_dtype(leaves, torch.float32, device)
+    leaves = rounded(leaves, torch.float32, device)
     options = {n: t.to(device) if isinstance(t, torch.Tensor) else t for n, t in options.items()}
     with FlopCounterMode(display=False) as counter:
         out = kept_conv(**leaves, **options)
@@ -234,7 +234,7 @@ def test_flops_are_those_of_a_convolution_at_the_outputs(device):
 def test_flops_of_a_dense_grid_are_those_that_torch_counts():
     leaves, options = conv_operands('PlainMamba dense')
     totals = []
-    for conv in (lambda: kept_conv(**leaves, **options), lambda: on_whole_grid(leaves, options)):
+    for conv in (lambda: kept_conv(**leaves, **options), lambda: on_whole_grid(**leaves, **options)):
         with FlopCounterMode(display=False) as counter:
             conv()
         totals.append(counter.get_total_flops())

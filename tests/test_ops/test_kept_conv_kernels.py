@@ -9,7 +9,7 @@ import os
 
 import pytest
 import torch
-from kept_conv_operands import CASES, as_dtype, assert_equals_whole_grid, conv_operands, draw_cells
+from kept_conv_operands import CASES, assert_equals_whole_grid, conv_operands, draw_cells, rounded
 from scan_operands import assert_same, grads_of
 
 from mmssmprune.ops import kept_conv
@@ -54,7 +54,7 @@ def test_half_precision_operands_and_results(dtype, poisoned_memory):
 def test_reads_any_layout():
     """Channels that are not adjacent, an image expanded to a batch, int64 slots, an expanded gradient."""
     leaves, options = conv_operands('3x3')
-    leaves = as_dtype(leaves, torch.float32, DEVICE)
+    leaves = rounded(leaves, torch.float32, DEVICE)
     leaves['x'] = torch.randn(1, 3, 13, device=DEVICE, requires_grad=True)
     x = leaves['x'].transpose(1, 2).expand(3, -1, -1)
     options = {n: t.to(DEVICE, torch.int64) if isinstance(t, torch.Tensor) else t for n, t in options.items()}
@@ -80,7 +80,7 @@ def test_no_tokens_or_no_outputs(batch, kept, wanted):
 
 def test_an_image_does_not_depend_on_its_batch():
     leaves, options = conv_operands('wide, at other cells')
-    leaves = as_dtype(leaves, torch.float32, DEVICE)
+    leaves = rounded(leaves, torch.float32, DEVICE)
     options = {n: t.to(DEVICE) if isinstance(t, torch.Tensor) else t for n, t in options.items()}
     last = {n: t[2:] if isinstance(t, torch.Tensor) else t for n, t in options.items()}
     out, alone = kept_conv(**leaves, **options), kept_conv(**{**leaves, 'x': leaves['x'][2:]}, **last)
@@ -89,7 +89,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 def test_operator_passes_opcheck():
     leaves, options = conv_operands('3x3', batch=1)
-    leaves = as_dtype(leaves, torch.float32, DEVICE)
+    leaves = rounded(leaves, torch.float32, DEVICE)
     tokens = [options[name].to(DEVICE) for name in ('cells', 'slot')] * 2
     operands = (*leaves.values(), *tokens, *options['hw_shape'], *options['origin'], 'triton')
     tests = ('test_schema', 'test_faketensor')

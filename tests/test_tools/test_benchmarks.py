@@ -22,10 +22,11 @@ from mmssmprune.analysis.speed.goals import cpu_goals, gpu_goals
 from mmssmprune.analysis.speed.memory import peak_in_fresh_process
 from mmssmprune.analysis.speed.profile_groups import GROUPS, REST, time_by_group
 from mmssmprune.analysis.speed.timing import time_in_turns
-from mmssmprune.ops import available_backends
+from mmssmprune.ops import available_backends, selective_scan
 from mmssmprune.ops.kept_conv import CONV_BACKENDS
 
 SCRIPTS = REPO / 'tools' / 'benchmarks'
+SCHEDULE = REPO / 'configs/_base_/schedules/schedule_1x.py'
 CPU = torch.device('cpu')
 ONCE = ('--device', 'cpu', '--runs', '1', '--warmup', '0')
 
@@ -77,6 +78,15 @@ def test_scan(run, tmp_path):
     assert printed.count('| vim-t, 30x48, batch 2 |') == sum(map(len, numbers['tables'].values()))
 
 
+# 3 s, most of it for importing torch.
+def test_the_operators_are_timed_with_torch_alone():
+    arguments = ('--shapes', 'vim-t:30x48:1', '--kept', '0.5', '--no-memory')
+    command = [sys.executable, '-c', WITH_TORCH_ALONE, str(SCRIPTS / 'benchmark_scan.py'), *ONCE, *arguments]
+    done = subprocess.run(command, env=tool_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '| vim-t, 30x48, batch 1 | 0.50 | 3 | cpp |' in done.stdout
+
+
 def test_scans_of_vmamba_are_those_of_its_stages(run, tmp_path):
     arguments = ('--no-memory', '--shapes', 'vmamba-t:64x72:1', '--kept', 1, 0.5, '--backends', 'cpp')
     numbers, _ = report(run, 'benchmark_scan', tmp_path, *arguments)
@@ -103,13 +113,18 @@ def test_scan_says_where_the_loop_is_left_out(run, tmp_path):
     assert '`naive` is left out' in printed
 
 
+def torch_kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> torch.Tensor:
+    """Our portable scan with the signature of mamba-ssm's."""
+    return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend='torch')
+
+
 @pytest.mark.parametrize('family', ['plain-mamba-l1', 'vim-t', 'vmamba-t-stage2'])
 def test_the_official_way_computes_the_same(family, monkeypatch):
     monkeypatch.setitem(scan_cases.FAMILIES, family, scan_cases.FAMILIES[family]._replace(dim=5))
     leaves, options = scan_cases.make_operands(scan_cases.ScanCase(family, (40, 64), 2), CPU, torch.float64)
     found = []
     for call, leaf_list in (
-        scan_cases.official(scan_cases.ScanCase(family, (40, 64), 2), leaves, scan_cases.torch_kernel),
+        scan_cases.official(scan_cases.ScanCase(family, (40, 64), 2), leaves, torch_kernel),
         scan_cases.ours(leaves, options, 'naive'),
     ):
         out = call()
@@ -145,10 +160,9 @@ def test_backbone(run, tmp_path):
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='only Linux tells')
 def test_peak_memory_on_a_cpu_grows_with_the_work():
     """A fresh process counts one case; the naive loop keeps every state for backward, the portable one does not."""
-    case = dict(what='scan', dtype='float32', family='plain-mamba-l1', image=(224, 224), batch=1, kept=1.0)
+    case = dict(dtype='float32', family='plain-mamba-l1', image=(224, 224), batch=1, kept=1.0)
     found = [
-        peak_in_fresh_process(SCRIPTS / 'benchmark_scan.py', {**case, 'contestant': name}, 1)
-        for name in ('naive', 'torch')
+        peak_in_fresh_process(scan_cases.calls_to_weigh, {**case, 'contestant': name}) for name in ('naive', 'torch')
     ]
     states = scan_cases.ScanCase('plain-mamba-l1', (224, 224), 1).states * 4 / 2**20
     assert found[0] > states > 10
@@ -227,14 +241,17 @@ def test_detectors_are_measured_in_both_modes(run, tmp_path):
             ['--backends', 'mamba_ssm'],
             "--backends: 'mamba_ssm' does not run on cpu here; choose from",
         ),
-        ('benchmark_scan', ['--kept', '0'], "argument --kept: '0' is no keep ratio"),
-        ('benchmark_scan', ['--runs', '0'], '--runs takes a whole number from 1 on, got 0'),
+        ('benchmark_scan', ['--kept', '0'], 'argument --kept: a keep ratio is a number above 0 and at most 1, got 0'),
+        ('benchmark_scan', ['--runs', '0'], 'argument --runs: expected a whole number above 0, got 0'),
         ('benchmark_scan', ['--device', 'tpu'], "--device takes cpu, cuda or cuda:N, got 'tpu'"),
         ('benchmark_backbone', ['--sizes', '512'], "'512' is no size; write height x width in pixels, as 512x2048"),
-        ('benchmark_backbone', ['--batches', '0'], "'0' is no whole number above 0"),
+        ('benchmark_backbone', ['--batches', '0'], 'argument --batches: expected a whole number above 0, got 0'),
         ('benchmark_backbone', ['--quick', '--layers', '99'], 'pruning.layers'),
         ('benchmark_backbone', ['--cuda-graph'], '--cuda-graph needs a GPU'),
         ('benchmark_e2e', ['no/such_config.py'], 'config no/such_config.py does not exist'),
+        ('benchmark_e2e', [SCHEDULE], 'has no model: give one of the configs outside configs/_base_'),
+        ('benchmark_e2e', ['--out', '/proc/none/a.md'], 'the folder of --out /proc/none cannot be written to'),
+        ('benchmark_scan', ['--json', str(SCRIPTS)], f'--json {SCRIPTS} is a folder; name a file'),
         ('run_on_gpu', ['--packages', 'no/such_folder'], '--packages no/such_folder: there is no such folder'),
         ('run_on_gpu', ['--only', 'scan'], "--only: there is no part 'scan'; they are test-scan, "),
     ],
@@ -305,6 +322,12 @@ def test_parts_for_a_gpu_that_fail_or_end_early(tmp_path):
     assert all((SCRIPTS.parents[1] / part.arguments[0]).exists() for part in script.parts(quick=False))
 
 
+WITH_TORCH_ALONE = """
+import runpy, sys
+sys.modules |= dict.fromkeys(('mmengine', 'mmcv', 'mmdet', 'mmseg', 'rich', 'yaml', 'cv2', 'matplotlib', 'mamba_ssm'))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
 WITHOUT_MMCV = """
 import sys
 for name in ('mmcv', 'mmcv._ext', 'mmcv.ops', 'mmdet', 'mmseg', 'mamba_ssm', 'cv2', 'matplotlib'):

@@ -71,7 +71,7 @@ def test_bad_input_is_one_sentence(tool: Callable[..., int], tmp_path: Path, cap
     for arguments, sentence in [
         (('none.py',), 'none.py is neither a config file nor one of coco, ade, imagenet'),
         ((MINI, '--root', tmp_path), '--root goes with coco, ade or imagenet'),
-        (('ade', '--workers', 0), '--workers must be at least 1'),
+        (('ade', '--workers', 0), '--workers: expected a whole number above 0, got 0'),
     ]:
         assert tool(TOOL, *arguments) == 2
         assert sentence in capsys.readouterr().err

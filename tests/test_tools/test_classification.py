@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from stand_in_imagenet import make_imagenet
-from tiny_runs import REPO
+from tiny_runs import REPO, scalars
 
 Tool = Callable[..., int]
 
@@ -54,12 +54,6 @@ def dense(data: Path, tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> t
     config = write_config(folder / 'tiny_cls_dense.py', 'vim/vim-t_8xb128_in1k', data)
     assert tool('train.py', config, '--work-dir', folder / 'work') == 0
     return config, folder / 'work' / 'epoch_1.pth'
-
-
-def scalars(work_dir: Path) -> list[dict]:
-    """The metrics that the run logged."""
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def test_training_logs_loss_and_accuracy(dense: tuple[Path, Path]):

@@ -52,7 +52,7 @@ def test_all_conventions_are_those_that_fit(tool: Tool, capsys):
     [
         ((DENSE, '--convention', 'vmamba'), 'the convention vmamba is for Vim'),
         ((DENSE, '--convention', 'gflops'), "convention is 'gflops'; the names are"),
-        ((DENSE, '--shape', '0', '4'), '--shape takes two whole numbers above 0, got 0 4'),
+        ((DENSE, '--shape', '0', '4'), '--shape: expected a whole number above 0, got 0'),
         (('nothing.py',), 'config nothing.py does not exist'),
         ((), 'give a config file, or --list-conventions'),
     ],

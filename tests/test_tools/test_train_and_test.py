@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, write_config
+from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, scalars, write_config
 
 Tool = Callable[..., int]
 
@@ -23,12 +23,6 @@ def seg_run(seg_data: Path, tool: Tool, tmp_path_factory: pytest.TempPathFactory
     config = write_config(folder / 'tiny_seg_base.py', SEG_CONFIG, seg_data, pruning=PRUNING)
     assert tool('train.py', config, '--work-dir', folder / 'work') == 0
     return config, folder / 'work' / 'iter_4.pth'
-
-
-def scalars(work_dir: Path) -> list[dict]:
-    """The metrics that the run logged."""
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def test_seg_train_leaves_a_whole_checkpoint(seg_run: tuple[Path, Path]):

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from mmssmprune.engine.cfg_options import CfgOptionsAction
-from mmssmprune.engine.errors import sentence_errors
+from mmssmprune._command_line import add_cfg_options, add_shape, make_console, make_parser
 
 if TYPE_CHECKING:
     from mmssmprune.analysis.cost.conventions import Convention
@@ -27,18 +25,12 @@ if TYPE_CHECKING:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('config', nargs='?', help='config file')
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs=2,
-        metavar=('H', 'W'),
-        help='image size in pixels (default: the one at which FLOPs of its task are published: 800 1280 for COCO, 512 '
-        '2048 for segmentation, 224 224 for classification)',
+    add_shape(
+        parser,
+        'the one at which FLOPs of its task are published: 800 1280 for COCO, 512 2048 for segmentation, 224 224 for '
+        'classification',
     )
     parser.add_argument(
         '--convention',
@@ -49,23 +41,20 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--list-conventions', action='store_true', help='say what each convention counts, and stop')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write everything there as well, as exact integers')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE', help='override settings of the config'
-    )
+    add_cfg_options(parser)
     args = parser.parse_args()
     if args.config is None and not args.list_conventions:
         parser.error('give a config file, or --list-conventions')
-    if args.shape and min(args.shape) < 1:
-        parser.error(f'--shape takes two whole numbers above 0, got {args.shape[0]} {args.shape[1]}')
     return args
 
 
 def main() -> None:
     """Build, count, print."""
     args = parse_args()
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console.width = 120
+    console = make_console()
+    # Imported late: torch and the suites take seconds, and a typing mistake should show at once.
+    from mmssmprune.engine.errors import sentence_errors
+
     with sentence_errors(building=True):
         from mmssmprune.analysis.cost.conventions import CONVENTIONS, convention_for, conventions_named
         from mmssmprune.analysis.cost.model_cost import (

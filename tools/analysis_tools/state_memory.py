@@ -10,39 +10,33 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-from mmengine.registry import DATASETS
 from rich.console import Console
 from rich.table import Table
 
-from mmssmprune.datasets import check_data_root
-from mmssmprune.engine import runner_setup
-from mmssmprune.engine.cfg_options import CfgOptionsAction
-from mmssmprune.engine.errors import sentence_errors
-from mmssmprune.engine.loading import build_model
+from mmssmprune._command_line import add_model, make_parser, positive
 
 
 def parse_args() -> argparse.Namespace:
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--images', type=int, default=20, help='test images of one size (default: %(default)s)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE', help='override settings of the config'
-    )
+    parser = make_parser(__doc__)
+    add_model(parser)
+    parser.add_argument('--images', type=positive, default=20, help='test images of one size (default: %(default)s)')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with sentence_errors(building=True):
-        from mmssmprune.analysis.state_memory import measure_state_memory
+    # Imported late: torch and the suites take seconds, and a typing mistake should show at once.
+    from mmssmprune.engine.errors import sentence_errors
 
-        if args.images < 1:
-            raise ValueError(f'--images must be at least 1, got {args.images}')
+    with sentence_errors(building=True):
+        import torch
+        from mmengine.registry import DATASETS
+
+        from mmssmprune.analysis.state_memory import measure_state_memory
+        from mmssmprune.datasets import check_data_root
+        from mmssmprune.engine import runner_setup
+        from mmssmprune.engine.loading import build_model
+
         cfg = runner_setup.load_config(args.config, args.cfg_options)
         check_data_root(cfg, ('test_dataloader',))
         model = build_model(cfg, args.checkpoint)

@@ -16,17 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from mmssmprune.engine.errors import sentence_errors
+from mmssmprune._command_line import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('--check', action='store_true', help='write nothing; exit 1 where a file would change')
     return parser.parse_args()
 
@@ -34,6 +31,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Count, then write or compare."""
     args = parse_args()
+    # Imported late: torch and the suites take seconds, and a typing mistake should show at once.
+    from mmssmprune.checkpoints.writing import write_whole
+    from mmssmprune.engine.errors import sentence_errors
+
     console = Console(file=sys.stdout, markup=False, emoji=False)
     with sentence_errors():
         files = wanted_files(console)
@@ -42,8 +43,6 @@ def main() -> None:
         console.print(f'{"would change" if args.check else "written"}: {path.relative_to(ROOT)}', highlight=False)
     if args.check:
         sys.exit(1 if changed else 0)
-    from mmssmprune.checkpoints.writing import write_whole
-
     for path in changed:
         write_whole(path, files[path])
 

@@ -13,18 +13,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mmssmprune.engine.cfg_options import CfgOptionsAction
-from mmssmprune.engine.errors import sentence_errors
+from mmssmprune._command_line import add_model, keep_ratio, make_parser
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser = make_parser(__doc__)
+    add_model(parser)
     parser.add_argument('images', nargs='+', metavar='IMAGES', help='image files, or folders of them')
     parser.add_argument(
         '--out',
@@ -33,22 +28,21 @@ def parse_args() -> argparse.Namespace:
         metavar='DIR',
         help='where pictures and page are written; older ones of the same names are replaced (default: %(default)s)',
     )
-    parser.add_argument('--keep-ratio', type=float, metavar='R', help="another ratio than the config's")
+    parser.add_argument('--keep-ratio', type=keep_ratio, metavar='R', help="another ratio than the config's")
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='least score of the detections drawn (default: %(default)s)'
     )
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: what mmengine finds)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE', help='override settings of the config'
-    )
     return parser.parse_args()
 
 
 def main() -> None:
     """Parse, run each image, draw, write."""
     args = parse_args()
+    # Imported late: torch and the suites take seconds, and a typing mistake should show at once.
+    from mmssmprune.engine.errors import sentence_errors
+
     with sentence_errors(building=True):
-        # Imported late: these bring torch, mmdet and mmseg, and a typing mistake should show at once.
         from mmssmprune.analysis.results import check_output
         from mmssmprune.analysis.token_pictures import sources
         from mmssmprune.engine import runner_setup

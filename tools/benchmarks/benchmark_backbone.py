@@ -11,25 +11,26 @@ docs/benchmarks.md says how to read the tables.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from mmssmprune.analysis.speed.cases import BACKBONES, KEEP_RATIOS
-from mmssmprune.analysis.speed.command_line import DTYPES, make_parser, positive, ratio, refusing, settle, size
+from mmssmprune._command_line import image_size, keep_ratio, positive
+from mmssmprune.analysis.speed.cases import BACKBONE_INPUTS, BACKBONES, KEEP_RATIOS
+from mmssmprune.analysis.speed.command_line import DTYPES, make_parser, refusing, settle
 from mmssmprune.analysis.speed.goals import cpu_goals, gpu_goals
-from mmssmprune.analysis.speed.memory import peak_of, print_last_peak
+from mmssmprune.analysis.speed.memory import peak_of
 from mmssmprune.analysis.speed.profile_groups import time_by_group
 from mmssmprune.analysis.speed.report import BenchmarkReport, BenchmarkTable, Entries
 from mmssmprune.analysis.speed.timing import Timing, captured, time_rows
 from mmssmprune.ops import available_backends
 from mmssmprune.pruning import ALIGNMENT
 
-NAMES = ('plain-mamba-l1', 'plain-mamba-l2', 'plain-mamba-l3', 'vim-t', 'vim-s', 'vmamba-t', 'vmamba-s', 'vmamba-b')
 MODES = {'forward': 'Forward', 'training': 'Forward and backward'}
 # The reference loop is timed on a CPU up to so many patches of 16 in the batch, or if asked for: it takes minutes.
 NAIVE_TOKENS = 400
+Models = dict[str, torch.nn.Module]
 METHOD = (
     'Medians of synchronised runs after a warm-up, dense and pruned in turns. Time and FLOPs ratio are pruned over '
     'dense, the former the median of the ratios run by run; share is (1 - time ratio) / (1 - FLOPs ratio), how much of '
@@ -41,10 +42,10 @@ METHOD = (
 def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """The command line."""
     parser = make_parser(__doc__)
-    parser.add_argument('--backbone', choices=NAMES, default=NAMES[0], help='default: %(default)s')
-    parser.add_argument('--sizes', nargs='+', type=size, metavar='HxW', help='of images, padded to whole patches')
+    parser.add_argument('--backbone', choices=BACKBONES, default='plain-mamba-l1', help='default: %(default)s')
+    parser.add_argument('--sizes', nargs='+', type=image_size, metavar='HxW', help='of images, padded to whole patches')
     parser.add_argument('--batches', nargs='+', type=positive, metavar='N', help='batch sizes')
-    parser.add_argument('--keep-ratios', nargs='+', type=ratio, metavar='RATIO', help='0.9 to 0.3 by default')
+    parser.add_argument('--keep-ratios', nargs='+', type=keep_ratio, metavar='RATIO', help='0.9 to 0.3 by default')
     parser.add_argument('--layers', nargs='+', type=int, metavar='I', help='prune after these (0-based)')
     parser.add_argument('--alignment', choices=ALIGNMENT, default='carry', help='default: %(default)s')
     parser.add_argument('--train', action='store_true', help='also forward and backward, with peak memory')
@@ -52,7 +53,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument('--cuda-graph', action='store_true', help='replay each forward pass as a CUDA graph')
     parser.add_argument('--naive', action='store_true', help='time the reference loop at any size, which takes minutes')
     parser.add_argument('--no-backends', action='store_true', help='do not time the dense one by other scan backends')
-    args = settle(parser, parser.parse_args())
+    args = settle(parser)
     if args.cuda_graph and args.device.type != 'cuda':
         parser.error('--cuda-graph needs a GPU')
     return parser, args
@@ -63,20 +64,20 @@ def main() -> None:
     parser, args = parse_args()
     from mmssmprune.analysis.speed import backbone_cases
 
-    if args.peak_of:
-        print_last_peak(calls_to_weigh(**args.peak_of, device=args.device), args.device)
-        return
     args.keep_ratios = args.keep_ratios or KEEP_RATIOS[args.device.type]
     tables = make_tables()
     report = BenchmarkReport('Backbone, dense against pruned', METHOD, tables, args)
     for image, batch in wanted_cases(args):
         case = backbone_cases.BackboneCase(args.backbone, image, batch)
         with refusing(parser):
-            models = build(case, args)
+            models = {
+                name: backbone_cases.make_backbone(case, **variant, layers=args.layers).to(args.device)
+                for name, variant in variants(args).items()
+            }
         for mode in MODES if args.train else ['forward']:
             measure(case, models, mode, args, tables[mode])
         if not args.no_backends:
-            tables['backends'].rows += measure_backends(case, models['dense'][0], args)
+            tables['backends'].rows += measure_backends(case, models['dense'], args)
         if args.profile:
             tables['profile'].rows += profile_rows(case, models, args)
         report.save()
@@ -87,57 +88,49 @@ def main() -> None:
 
 def wanted_cases(args: argparse.Namespace) -> list[tuple[tuple[int, int], int]]:
     """Sizes and batches; naming either gives every combination."""
-    defaults = BACKBONES[args.device.type][args.quick]
+    defaults = BACKBONE_INPUTS[args.device.type][args.quick]
     if not args.sizes and not args.batches:
         return list(defaults)
     sizes = args.sizes or list(dict.fromkeys(image for image, _ in defaults))
     return [(image, batch) for image in sizes for batch in args.batches or [1]]
 
 
-def build(case: Any, args: argparse.Namespace) -> dict[str, tuple[torch.nn.Module, float | None, str | None]]:
-    """By name: the dense model, the pruned ones, and those without alignment; with keep ratio and alignment."""
-    from mmssmprune.analysis.speed.backbone_cases import make_backbone
-
-    def make(keep_ratio: float | None, alignment: str | None) -> tuple:
-        model = make_backbone(case, keep_ratio, alignment or args.alignment, args.layers)
-        return model.to(args.device), keep_ratio, alignment
-
-    models = {'dense': make(None, None)}
-    for keep_ratio in args.keep_ratios:
-        models[f'keep {keep_ratio:g}'] = make(keep_ratio, args.alignment)
+def variants(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """By name: the dense model, the pruned ones, and one of those without alignment, which costs the same at each."""
+    found = {'dense': {'keep_ratio': None, 'alignment': None}}
+    found |= {f'keep {ratio:g}': {'keep_ratio': ratio, 'alignment': args.alignment} for ratio in args.keep_ratios}
     if args.alignment != 'none':
-        keep_ratio = args.keep_ratios[len(args.keep_ratios) // 2]  # one is enough: alignment costs the same at each
-        models[f'keep {keep_ratio:g}, none'] = make(keep_ratio, 'none')
-    return models
+        ratio = args.keep_ratios[len(args.keep_ratios) // 2]
+        found[f'keep {ratio:g}, none'] = {'keep_ratio': ratio, 'alignment': 'none'}
+    return found
 
 
-def measure(case: Any, models: dict[str, tuple], mode: str, args: argparse.Namespace, table: BenchmarkTable) -> None:
+def measure(case: Any, models: Models, mode: str, args: argparse.Namespace, table: BenchmarkTable) -> None:
     """Time all models of a case in one mode and append their rows."""
     from mmssmprune.analysis.speed import backbone_cases as cases
 
     images, step = cases.make_images(case, args.device), cases.forward_of if mode == 'forward' else cases.training_of
-    calls = {name: step(model, images, DTYPES[args.dtype]) for name, (model, _, _) in models.items()}
+    calls = {name: step(model, images, DTYPES[args.dtype]) for name, model in models.items()}
     if args.cuda_graph and mode == 'forward':
         calls = {name: captured(call) for name, call in calls.items()}
-    rows = {
-        name: {
-            **about(case, mode),
-            'kind': 'dense' if keep_ratio is None else 'unaligned' if name.endswith(', none') else 'pruned',
-            'keep_ratio': keep_ratio, 'alignment': alignment, 'flops': cases.count_flops(model, case),
-        }
-        for name, (model, keep_ratio, alignment) in models.items()
-    }  # fmt: skip
+    rows = {name: {**about(case, mode), 'kind': kind_of(name), **variant} for name, variant in variants(args).items()}
     times = time_rows(rows, calls, args)
     for name, row in rows.items():
         if mode == 'training' and name in times:
-            asked = {key: row[key] for key in ('backbone', 'image', 'batch', 'keep_ratio', 'alignment')}
+            weighed = {**asdict(case), **variants(args)[name], 'layers': args.layers, 'dtype': args.dtype}
             # Importing mmcv takes seconds, and these backbones do without.
             without_mmcv = {'MMSSMPRUNE_WITHOUT_MMCV': '1'}
-            row['peak_mib'] = peak_of(calls[name], {**asked, 'layers': args.layers}, args, __file__, **without_mmcv)
+            row['peak_mib'] = peak_of(calls[name], args, cases.calls_to_weigh, weighed, **without_mmcv)
+        row['flops'] = cases.count_flops(models[name], case)
         row['flops_ratio'] = row['flops'] / rows['dense']['flops']
         compare(row, times.get(name), times.get('dense'), times.get(f'{name}, none'))
         table.rows.append(row)
         table.notes += [f'{row["case"]}, {name}: {row["failure"]}'] if row['failure'] else []
+
+
+def kind_of(name: str) -> str:
+    """How the goals call it."""
+    return 'dense' if name == 'dense' else 'unaligned' if name.endswith(', none') else 'pruned'
 
 
 def about(case: Any, mode: str) -> Entries:
@@ -160,24 +153,6 @@ def compare(row: Entries, timing: Timing | None, dense: Timing | None, unaligned
         row['alignment_cost'] = timing.over(unaligned) - 1
 
 
-def calls_to_weigh(
-    backbone: str,
-    image: list[int],
-    batch: int,
-    keep_ratio: float | None,
-    alignment: str | None,
-    layers: list[int] | None,
-    dtype: str,
-    device: torch.device,
-) -> Iterator[Callable[[], None]]:
-    """A backbone's training step, of a small image and of the case that `measure` asks for."""
-    from mmssmprune.analysis.speed import backbone_cases as cases
-
-    for case in (cases.BackboneCase(backbone, (64, 96), 1), cases.BackboneCase(backbone, tuple(image), batch)):
-        model = cases.make_backbone(case, keep_ratio, alignment or 'carry', layers)
-        yield cases.training_of(model.to(device), cases.make_images(case, device), DTYPES[dtype])
-
-
 def measure_backends(case: Any, dense: torch.nn.Module, args: argparse.Namespace) -> list[Entries]:
     """Time the dense forward pass by every scan backend; the ratio is to the default one, the last."""
     from mmssmprune.analysis.speed import backbone_cases as cases
@@ -195,14 +170,14 @@ def measure_backends(case: Any, dense: torch.nn.Module, args: argparse.Namespace
     return list(rows.values())
 
 
-def profile_rows(case: Any, models: dict[str, tuple], args: argparse.Namespace) -> list[Entries]:
+def profile_rows(case: Any, models: Models, args: argparse.Namespace) -> list[Entries]:
     """Milliseconds by group of operators, dense and pruned."""
     from mmssmprune.analysis.speed import backbone_cases as cases
 
     images = cases.make_images(case, args.device)
     found = {
         name: time_by_group(cases.forward_of(model, images, DTYPES[args.dtype]), args.device)
-        for name, (model, _, _) in models.items()
+        for name, model in models.items()
     }
     return [{**about(case, 'forward'), 'model': name, 'group': group, 'milliseconds': ms,
              'of_dense': ms / found['dense'][group] if found['dense'][group] else None}

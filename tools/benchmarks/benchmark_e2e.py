@@ -9,15 +9,15 @@ are random and the images are noise. docs/benchmarks.md says how to read the tab
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import nn
 
+from mmssmprune._command_line import add_shape, positive
 from mmssmprune.analysis.speed.cases import WHOLE_MODELS
-from mmssmprune.analysis.speed.command_line import DTYPES, make_parser, positive, settle
-from mmssmprune.analysis.speed.memory import peak_of, print_last_peak
+from mmssmprune.analysis.speed.command_line import make_parser, settle
+from mmssmprune.analysis.speed.memory import peak_of
 from mmssmprune.analysis.speed.report import BenchmarkReport, BenchmarkTable
 from mmssmprune.analysis.speed.timing import time_rows
 
@@ -36,9 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files, the dense one first')
     parser.add_argument('--batch', type=positive, default=2, help='images per step (default: %(default)s)')
-    parser.add_argument('--shape', type=positive, nargs=2, metavar=('H', 'W'), help='in pixels (default: 512 512)')
+    add_shape(parser, '512 512')
     parser.add_argument('--modes', nargs='+', choices=MODES, default=list(MODES), help='default: both')
-    args = settle(parser, parser.parse_args(), cpu_runs=2)
+    args = settle(parser, cpu_runs=2)
     args.shape = tuple(args.shape or ((128, 128) if args.quick else (512, 512)))
     return args
 
@@ -48,9 +48,6 @@ def main() -> None:
     args = parse_args()
     from mmssmprune.engine.errors import sentence_errors
 
-    if args.peak_of:
-        print_last_peak(calls_to_weigh(**args.peak_of, device=args.device), args.device)
-        return
     columns = {
         'config': 'config', 'input': 'input', 'batch': ('batch', 0), 'milliseconds': ('time (ms)', 1),
         'images_per_second': ('images/s', 2), 'speedup': ('x', 2), 'peak_mib': ('peak (MiB)', 1),
@@ -70,6 +67,8 @@ def main() -> None:
 
 def measure(models: Mapping[str, nn.Module], mode: str, args: argparse.Namespace, table: BenchmarkTable) -> None:
     """Time all models of a group in one mode and append their rows."""
+    from mmssmprune.analysis.speed.whole_models import calls_to_weigh, make_call
+
     calls = {config: make_call(model, mode, args.shape, args.batch, args.dtype) for config, model in models.items()}
     shown = {'input': f'{args.shape[0]}x{args.shape[1]}', 'batch': args.batch, 'mode': mode}
     rows = {config: {'config': Path(config).stem, **shown} for config in models}
@@ -80,31 +79,11 @@ def measure(models: Mapping[str, nn.Module], mode: str, args: argparse.Namespace
             row['images_per_second'] = 1000 * args.batch / times[config].median
             row['speedup'] = first.over(times[config]) if first else None
             # Beyond the weights, and in training on a GPU beyond AdamW's state.
-            case = {'config': config, 'mode': mode, 'shape': args.shape, 'batch': args.batch}
-            row['peak_mib'] = peak_of(calls[config], case, args, __file__)
+            case = {'config': config, 'mode': mode, 'shape': args.shape, 'batch': args.batch, 'dtype': args.dtype}
+            row['peak_mib'] = peak_of(calls[config], args, calls_to_weigh, case)
         else:
             table.notes.append(f'{row["config"]}: {row["failure"]}')
         table.rows.append(row)
-
-
-def make_call(model: nn.Module, mode: str, shape: tuple[int, int], batch: int, dtype: str) -> Callable[[], None]:
-    """What is timed."""
-    from mmssmprune.analysis.speed import whole_models
-
-    data = whole_models.make_batch(model, shape, batch, mode == 'training')
-    step = whole_models.training_of if mode == 'training' else whole_models.inference_of
-    return step(model, data, DTYPES[dtype])
-
-
-def calls_to_weigh(
-    config: str, mode: str, shape: list[int], batch: int, dtype: str, device: torch.device
-) -> Iterator[Callable[[], None]]:
-    """A model's step, of a small batch and of the one that `measure` asks for."""
-    from mmssmprune.analysis.speed.whole_models import make_model
-
-    model = make_model(config, device)
-    for size, number in (((64, 64), 2), (tuple(shape), batch)):
-        yield make_call(model, mode, size, number, dtype)
 
 
 if __name__ == '__main__':

@@ -11,39 +11,27 @@ the tables.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
+from mmssmprune._command_line import keep_ratio
 from mmssmprune.analysis.speed import conv_cases, scan_cases
 from mmssmprune.analysis.speed.cases import SCANS
-from mmssmprune.analysis.speed.command_line import DTYPES, make_parser, ratio, refusing, settle
-from mmssmprune.analysis.speed.memory import peak_of, print_last_peak
+from mmssmprune.analysis.speed.command_line import DTYPES, make_parser, refusing, settle
+from mmssmprune.analysis.speed.memory import peak_of
 from mmssmprune.analysis.speed.report import BenchmarkReport, BenchmarkTable
-from mmssmprune.analysis.speed.scan_cases import (
-    FAMILIES,
-    STAGES,
-    Contestant,
-    ScanCase,
-    forward,
-    forward_backward,
-    parse_cases,
-)
+from mmssmprune.analysis.speed.scan_cases import FAMILIES, OFFICIAL, STAGES, ScanCase, forward, forward_backward
 from mmssmprune.analysis.speed.timing import time_in_turns
 from mmssmprune.ops import available_backends
-from mmssmprune.ops.kept_conv import CONV_BACKENDS
 from mmssmprune.ops.scan import SCAN_BACKENDS
 
-OFFICIAL = 'official'
-# Beyond so many states the naive loop takes seconds per call on a CPU; beyond so many steps it does on a GPU.
-NAIVE_STATES, NAIVE_STEPS = 30_000_000, 400
 METHOD = (
     'Medians of synchronised runs after a warm-up, the contestants of a shape in turns. "x" is how many times as fast '
     'as the reference of the shape. Peak memory is what forward and backward hold beyond operands and results before.'
 )
-Contestants = dict[str, Contestant]
+CONTESTANTS = {'scan': scan_cases.contestants, 'conv': conv_cases.contestants}
 
 
 def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -64,24 +52,23 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         '--kept',
         nargs='+',
-        type=ratio,
+        type=keep_ratio,
         default=[1.0, 0.5],
         metavar='RATIO',
         help='shares of the tokens (default: 1 0.5)',
     )
     parser.add_argument('--no-conv', action='store_true', help='leave the convolution out')
-    return parser, settle(parser, parser.parse_args())
+    return parser, settle(parser)
 
 
 def main() -> None:
     """Measure case by case; the files are written anew after each."""
     parser, args = parse_args()
-    if args.peak_of:
-        print_last_peak(calls_to_weigh(**args.peak_of, device=args.device), args.device)
-        return
     with refusing(parser):
         shapes = args.shapes or SCANS[args.device.type][args.quick]
-        cases = [replace(case, kept=kept) for text in shapes for case in parse_cases(text) for kept in args.kept]
+        cases = [
+            replace(case, kept=kept) for text in shapes for case in scan_cases.parse_cases(text) for kept in args.kept
+        ]
         check_backends(args.backends, args.device)
     tables = {
         'scan': BenchmarkTable('Scan along all directions of a mixer', columns('backend')),
@@ -98,44 +85,10 @@ def main() -> None:
 def check_backends(names: list[str] | None, device: torch.device) -> None:
     """Refuse names that mean nothing or do not run here."""
     usable = available_backends(device)
-    usable += [OFFICIAL] if device.type == 'cuda' and scan_cases.official_kernel() else []
+    usable += [OFFICIAL] if scan_cases.official_kernel(device) else []
     for name in names or []:
         if name not in usable:
             raise ValueError(f'--backends: {name!r} does not run on {device} here; choose from {", ".join(usable)}')
-
-
-def scan_contestants(case: ScanCase, device: torch.device, dtype: torch.dtype, names: list[str] | None) -> Contestants:
-    """Every backend by name, and the official way around mamba-ssm's kernel, which only knows dense scans."""
-    leaves, options = scan_cases.make_operands(case, device, dtype)
-    wanted = names or [*available_backends(device), OFFICIAL]
-    calls = {
-        name: scan_cases.ours(leaves, options, name)
-        for name in available_backends(device)
-        if name in wanted and (name != 'naive' or is_for_naive(case, device))
-    }
-    kernel = scan_cases.official_kernel() if device.type == 'cuda' else None
-    if OFFICIAL in wanted and kernel and case.kept == 1:
-        calls[OFFICIAL] = scan_cases.official(case, leaves, kernel)
-    return calls
-
-
-def is_for_naive(case: ScanCase, device: torch.device) -> bool:
-    """Whether the naive loop takes less than minutes for a case."""
-    return case.states <= NAIVE_STATES if device.type == 'cpu' else case.tokens <= NAIVE_STEPS
-
-
-def conv_contestants(case: ScanCase, device: torch.device, dtype: torch.dtype, names: list[str] | None) -> Contestants:
-    """A dense layer's convolution, the way over the grid, and every backend of our operator but the naive one."""
-    leaves, options = conv_cases.make_operands(case, device, dtype)
-    calls = {conv_cases.DENSE: conv_cases.over_all_cells(leaves, options)}
-    calls[conv_cases.GRID] = conv_cases.over_grid(leaves, options)
-    for name in CONV_BACKENDS.available(device):
-        if name != 'naive' and (not names or name in names):
-            calls[name] = conv_cases.ours(leaves, options, name)
-    return calls
-
-
-CONTESTANTS: dict[str, Callable[..., Contestants]] = {'scan': scan_contestants, 'conv': conv_contestants}
 
 
 def measure(what: str, case: ScanCase, args: argparse.Namespace, table: BenchmarkTable) -> None:
@@ -160,19 +113,9 @@ def measure(what: str, case: ScanCase, args: argparse.Namespace, table: Benchmar
         if 'failure' in row:
             table.notes.append(f'{shown}, {case.tokens} tokens, {name}: {row["failure"]}')
         elif args.device.type == 'cuda' or what == 'scan':  # of a convolution a few MiB, for seconds per process
-            weighed = {'what': what, **asdict(case), 'contestant': name}
-            row['peak_mib'] = peak_of(forward_backward(calls[name]), weighed, args, __file__)
+            weighed = {**asdict(case), 'contestant': name, 'dtype': args.dtype}
+            row['peak_mib'] = peak_of(forward_backward(calls[name]), args, scan_cases.calls_to_weigh, weighed)
         table.rows.append(row)
-
-
-def calls_to_weigh(
-    what: str, contestant: str, dtype: str, device: torch.device, **case: Any
-) -> Iterator[Callable[[], None]]:
-    """A contestant's forward and backward, of a small case and of the one that `measure` asks for."""
-    wanted = ScanCase(**case | {'image': tuple(case['image'])})
-    for measured in (replace(wanted, image=(32, 48), batch=1), wanted):
-        found = CONTESTANTS[what](measured, device, DTYPES[dtype], [contestant])
-        yield forward_backward(found[contestant])
 
 
 def columns(contestant: str) -> dict[str, str | tuple[str, int]]:

@@ -16,39 +16,38 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmssmprune.datasets.check_files import How
-from mmssmprune.datasets.check_findings import Findings
-from mmssmprune.datasets.check_parts import FOLDERS, Part, check_parts, parts_of_config, published_parts
-from mmssmprune.engine import runner_setup
-from mmssmprune.engine.errors import sentence_errors
+from mmssmprune._command_line import make_parser, positive
+
+if TYPE_CHECKING:
+    from mmssmprune.datasets.check_findings import Findings
+    from mmssmprune.datasets.check_parts import Part
 
 
 def parse_args() -> argparse.Namespace:
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('what', help=f'{", ".join(FOLDERS)}, or a config file')
+    parser = make_parser(__doc__)
+    parser.add_argument('what', help='coco, ade, imagenet, or a config file')
     parser.add_argument('--root', type=Path, help='folder of the data set (not with a config)')
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument('--quick', action='store_true', help='names, counts and annotations only; open no image')
     depth.add_argument('--full', action='store_true', help='decode every image, which finds files that were cut short')
-    parser.add_argument('--workers', type=int, default=4 * (os.cpu_count() or 1), help='threads (%(default)s)')
+    parser.add_argument('--workers', type=positive, default=4 * (os.cpu_count() or 1), help='threads (%(default)s)')
     return parser.parse_args()
 
 
 def find_parts(args: argparse.Namespace) -> list[Part]:
-    if args.workers < 1:
-        raise ValueError(f'--workers must be at least 1, got {args.workers}')
+    from mmssmprune.datasets.check_parts import FOLDERS, parts_of_config, published_parts
+    from mmssmprune.engine.runner_setup import load_config
+
     if args.what not in FOLDERS:
         if args.root is not None:
             raise ValueError('--root goes with coco, ade or imagenet; a config names its folders itself')
         if not Path(args.what).is_file():
             raise ValueError(f'{args.what} is neither a config file nor one of {", ".join(FOLDERS)}')
-        return parts_of_config(runner_setup.load_config(args.what))
+        return parts_of_config(load_config(args.what))
     root = args.root or Path(os.environ.get('MMSSMPRUNE_DATA_ROOT', 'data')) / FOLDERS[args.what]
     return published_parts(args.what, root)
 
@@ -64,6 +63,11 @@ def tell(findings: Findings) -> None:
 
 def main() -> int:
     args = parse_args()
+    # Imported late: torch and the suites take seconds, and a typing mistake should show at once.
+    from mmssmprune.datasets.check_files import How
+    from mmssmprune.datasets.check_parts import check_parts
+    from mmssmprune.engine.errors import sentence_errors
+
     sys.stdout.reconfigure(errors='backslashreplace')  # file names may hold what the terminal cannot show
     with sentence_errors(building=True):
         parts = find_parts(args)

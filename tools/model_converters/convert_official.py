@@ -17,19 +17,11 @@ import json
 
 from rich.console import Console
 
-from mmssmprune.analysis.results import check_output_file, file_digest
-from mmssmprune.checkpoints.reading import read_checkpoint
-from mmssmprune.checkpoints.writing import check_destination, write_whole
-from mmssmprune.engine import runner_setup
-from mmssmprune.engine.errors import sentence_errors
-from mmssmprune.engine.loading import build_model
+from mmssmprune._command_line import make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('source', help='checkpoint file to read')
     parser.add_argument('destination', help='checkpoint file to write')
     target = parser.add_mutually_exclusive_group()
@@ -46,9 +38,17 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # Imported late: torch and the suites take seconds, and a typing mistake should show at once.
+    from mmssmprune.engine.errors import sentence_errors
+
     with sentence_errors(building=True):
         import mmssmprune.models  # noqa: F401  registers the backbones, whose sizes the layouts name
+        from mmssmprune.analysis.results import check_output_file, file_digest
         from mmssmprune.checkpoints import official
+        from mmssmprune.checkpoints.reading import read_checkpoint
+        from mmssmprune.checkpoints.writing import check_destination, write_whole
+        from mmssmprune.engine import runner_setup
+        from mmssmprune.engine.loading import build_model
 
         names = official.architectures()
         if args.arch is not None and args.arch not in names:

@@ -2,14 +2,18 @@
 _base_ = './mask_rcnn.py'
 
 embed_dims = 64
-norm_cfg = dict(type='SyncBN', requires_grad=True)  # plain BatchNorm without a launcher
 strides = [8, 16, 32]
 rois = dict(roi_layer=dict(sampling_ratio=2), out_channels=64, finest_scale=28, featmap_strides=strides)
 proposals = dict(nms_pre=200, max_per_img=60)
 
 model = dict(
     neck=dict(
-        type='ChannelMapper', in_channels=[embed_dims], kernel_size=3, out_channels=64, num_outs=3, norm_cfg=norm_cfg
+        type='ChannelMapper',
+        in_channels=[embed_dims],
+        kernel_size=3,
+        out_channels=64,
+        num_outs=3,
+        norm_cfg=_base_.norm_cfg,
     ),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[2.5], strides=strides)),
     roi_head=dict(

@@ -2,7 +2,6 @@
 _base_ = './mask_rcnn.py'
 
 embed_dims = 192
-norm_cfg = dict(type='SyncBN', requires_grad=True)  # plain BatchNorm without a launcher
 
 model = dict(
     backbone=dict(
@@ -17,5 +16,5 @@ model = dict(
         deform_ratio=1.0,
         cffn_ratio=0.25,
     ),
-    neck=dict(type='FPN', in_channels=[embed_dims] * 4, out_channels=256, num_outs=5, norm_cfg=norm_cfg),
+    neck=dict(type='FPN', in_channels=[embed_dims] * 4, out_channels=256, num_outs=5, norm_cfg=_base_.norm_cfg),
 )

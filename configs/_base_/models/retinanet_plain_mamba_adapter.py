@@ -1,8 +1,8 @@
 # RetinaNet on PlainMambaAdapter, sized for L1 (192 channels at strides 4, 8, 16, 32; the head starts at stride 8).
-embed_dims = 192
-norm_cfg = dict(type='SyncBN', requires_grad=True)  # plain BatchNorm without a launcher
+_base_ = './mask_rcnn_plain_mamba_adapter.py'
 
 model = dict(
+    _delete_=True,
     type='RetinaNet',
     data_preprocessor=dict(
         type='DetDataPreprocessor',
@@ -11,27 +11,8 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(
-        type='PlainMambaAdapter',
-        arch='L1',
-        drop_path_rate=0.1,
-        final_norm=False,
-        interaction_indexes=[[0, 5], [6, 11], [12, 17], [18, 23]],
-        conv_inplane=64,
-        n_points=4,
-        deform_num_heads=6,
-        deform_ratio=1.0,
-        cffn_ratio=0.25,
-    ),
-    neck=dict(
-        type='FPN',
-        in_channels=[embed_dims] * 4,
-        out_channels=256,
-        start_level=1,
-        add_extra_convs='on_output',
-        num_outs=5,
-        norm_cfg=norm_cfg,
-    ),
+    backbone=_base_.model.backbone,
+    neck=dict(_base_.model.neck, start_level=1, add_extra_convs='on_output'),
     bbox_head=dict(
         type='RetinaHead',
         num_classes=80,

@@ -1,4 +1,4 @@
-"""What the three benchmarks measure unless told otherwise; ``--quick`` takes the second list of a pair."""
+"""What the three benchmarks measure, unless told otherwise; ``--quick`` takes the second list of a pair."""
 
 from __future__ import annotations
 
@@ -24,10 +24,21 @@ SCANS = {
     ),
 }  # fmt: skip
 
+# Names of backbones: the class in mmssmprune.models, and its arch.
+BACKBONES = {
+    'plain-mamba-l1': ('PlainMamba', 'L1'),
+    'plain-mamba-l2': ('PlainMamba', 'L2'),
+    'plain-mamba-l3': ('PlainMamba', 'L3'),
+    'vim-t': ('Vim', 'tiny'),
+    'vim-s': ('Vim', 'small'),
+    'vmamba-t': ('VMamba', 'tiny'),
+    'vmamba-s': ('VMamba', 'small'),
+    'vmamba-b': ('VMamba', 'base'),
+}
 # ((H, W), batch) of backbones, and how many of the tokens they keep.
 _FIRST = (((800, 1333), 2), ((224, 224), 64))
 _SIZES = ((224, 224), (512, 512), (512, 2048), (800, 1333))
-BACKBONES = {
+BACKBONE_INPUTS = {
     'cpu': (
         (((224, 224), 1), ((224, 224), 2), ((224, 224), 16), ((512, 512), 1), ((512, 512), 2), ((800, 1333), 1)),
         (((224, 224), 1),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssmprune.ops import kept_conv
+from mmssmprune.ops.kept_conv import CONV_BACKENDS
 from mmssmprune.pruning.kept_tokens import KeptTokens
 
 from .scan_cases import FAMILIES, Contestant, ScanCase
@@ -36,6 +38,16 @@ def make_operands(case: ScanCase, device: torch.device, dtype: torch.dtype) -> t
     if side:
         return leaves, options | {'hw_shape': case.hw_shape, 'origin': (-(side // 2), -(side // 2))}
     return leaves, options | {'hw_shape': (1, cells), 'origin': (0, 1 - CAUSAL)}
+
+
+def contestants(
+    case: ScanCase, device: torch.device, dtype: torch.dtype, names: Sequence[str] | None
+) -> dict[str, Contestant]:
+    """A dense layer's convolution, the way over the grid, and backends by name: all but the naive one unless named."""
+    leaves, options = make_operands(case, device, dtype)
+    usable = [name for name in CONV_BACKENDS.available(device) if name != 'naive' and (not names or name in names)]
+    calls = {DENSE: over_all_cells(leaves, options), GRID: over_grid(leaves, options)}
+    return calls | {name: ours(leaves, options, name) for name in usable}
 
 
 def ours(leaves: dict[str, Tensor], options: dict[str, Any], backend: str) -> Contestant:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssmprune.ops import multi_scan, selective_scan
+from mmssmprune.ops import available_backends, multi_scan
 from mmssmprune.ops.scan import mamba_ssm
 from mmssmprune.pruning.kept_tokens import KeptTokens
 from mmssmprune.pruning.scan_order import ScanOrder, line_scan, sequence_scan, snake_scan
+
+from .command_line import DTYPES
 
 
 class Family(NamedTuple):
@@ -51,6 +53,9 @@ FAMILIES = {
     for name, stages in STAGES.items()
     for i, stage in enumerate(stages)
 }
+OFFICIAL = 'official'  # among the names of contestants
+# Beyond so many states the naive loop takes seconds per call on a CPU; beyond so many steps it does on a GPU.
+NAIVE_STATES, NAIVE_STEPS = 30_000_000, 400
 PARAMETERS = ('A', 'D', 'delta_bias', 'direction_B')
 Kernel = Callable[..., Tensor]
 # What is timed, and the tensors whose gradients it has.
@@ -152,19 +157,35 @@ def make_operands(case: ScanCase, device: torch.device, dtype: torch.dtype) -> t
     return leaves, {name: t.to(device) if isinstance(t, Tensor) else t for name, t in options.items()}
 
 
+def contestants(
+    case: ScanCase, device: torch.device, dtype: torch.dtype, names: Sequence[str] | None
+) -> dict[str, Contestant]:
+    """Backends by name, all of them unless named, and the official way around mamba-ssm's kernel, for dense scans."""
+    leaves, options = make_operands(case, device, dtype)
+    calls = {
+        name: ours(leaves, options, name)
+        for name in available_backends(device)
+        if (not names or name in names) and (name != 'naive' or _is_for_naive(case, device))
+    }
+    kernel = official_kernel(device)
+    if kernel and case.kept == 1 and (not names or OFFICIAL in names):
+        calls[OFFICIAL] = official(case, leaves, kernel)
+    return calls
+
+
+def _is_for_naive(case: ScanCase, device: torch.device) -> bool:
+    """Whether the naive loop takes less than minutes for a case."""
+    return case.states <= NAIVE_STATES if device.type == 'cpu' else case.tokens <= NAIVE_STEPS
+
+
 def ours(leaves: dict[str, Tensor], options: dict[str, Any], backend: str) -> Contestant:
     """The scan by one of our backends."""
     return lambda: multi_scan(**leaves, **options, backend=backend), list(leaves.values())
 
 
-def official_kernel() -> Kernel | None:
-    """mamba-ssm's ``selective_scan_fn``, or None where it is not installed."""
-    return mamba_ssm.load()
-
-
-def torch_kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:
-    """Our portable scan with the signature of mamba-ssm's."""
-    return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend='torch')
+def official_kernel(device: torch.device) -> Kernel | None:
+    """mamba-ssm's ``selective_scan_fn``, or None where it is not installed or does not run."""
+    return mamba_ssm.load() if device.type == 'cuda' else None
 
 
 def official(case: ScanCase, leaves: dict[str, Tensor], kernel: Kernel) -> Contestant:
@@ -237,3 +258,10 @@ def forward_backward(contestant: Contestant) -> Callable[[], None]:
             torch.autograd.grad(out, leaves, torch.ones_like(out))
 
     return run
+
+
+def calls_to_weigh(image: Sequence[int], contestant: str, dtype: str, **case: Any) -> Iterator[Callable[[], None]]:
+    """A contestant's forward and backward on a CPU, of a small case and of the wanted one."""
+    wanted = ScanCase(image=tuple(image), **case)
+    for measured in (replace(wanted, image=(32, 48), batch=1), wanted):
+        yield forward_backward(contestants(measured, torch.device('cpu'), DTYPES[dtype], [contestant])[contestant])

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmssmprune.analysis.latency import measure_latency
+from mmssmprune.analysis.latency import measure_latency, synchronize
 
 Call = Callable[[], Any]
 # On a GPU one timed run lasts at least so long, so that kernels count rather than the gap around a synchronisation.
@@ -67,8 +67,7 @@ def time_rows(
     """`time_in_turns`, with ``milliseconds`` and ``failure`` written into a row for each call."""
     times, failures = time_in_turns(calls, args.device, args.runs, args.warmup)
     for name, row in rows.items():
-        row['milliseconds'] = times[name].median if name in times else None
-        row['failure'] = failures.get(name)
+        row |= {'milliseconds': times[name].median if name in times else None, 'failure': failures.get(name)}
     return times
 
 
@@ -101,12 +100,6 @@ def _repeated(call: Call, times: int) -> Call:
             call()
 
     return call if times == 1 else repeat
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the GPU; a CPU has always finished."""
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
 
 
 def captured(call: Call) -> Call:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from mmssmprune.analysis.full_proposals import full_proposals
@@ -15,6 +16,8 @@ from mmssmprune.analysis.quiet import quiet
 from mmssmprune.engine.loading import build_model
 from mmssmprune.engine.runner_setup import load_config
 
+from .command_line import DTYPES
+
 BOXES = 8
 
 
@@ -22,9 +25,11 @@ def make_model(config: str, device: torch.device) -> nn.Module:
     """Build a config's model and initialise it, without downloading pretrained weights.
 
     Raises:
-        ValueError: it is neither a detector nor a segmentor; and whatever a wrong config raises.
+        ValueError: it is a config of another suite; and whatever a wrong config raises.
     """
     cfg = load_config(config)
+    if cfg.default_scope not in ('mmdet', 'mmseg'):
+        raise ValueError(f'{config} is a config of {cfg.default_scope}; give one of a detector or a segmentor')
     cfg.model.backbone.pop('init_cfg', None)
     with quiet():
         model = build_model(cfg, device=str(device))
@@ -34,29 +39,20 @@ def make_model(config: str, device: torch.device) -> nn.Module:
 
 def make_batch(model: nn.Module, shape: tuple[int, int], batch: int, training: bool) -> dict[str, Any]:
     """What the model's own preprocessor makes of images (H, W) of noise: the arguments of ``model.forward``."""
-    samples = [_labelled(model, shape) for _ in range(batch)]
+    from mmdet.models import BaseDetector
+
+    labelled = _boxed_image if isinstance(model, BaseDetector) else _segmented_image
+    samples = [labelled(shape) for _ in range(batch)]
     preprocessor = model.data_preprocessor
     if getattr(preprocessor, 'size', None) is not None:
         preprocessor.size = shape  # mmseg pads training crops to the config's size
     return preprocessor({'inputs': [noise_image(shape, i) for i in range(batch)], 'data_samples': samples}, training)
 
 
-def _labelled(model: nn.Module, shape: tuple[int, int]) -> Any:
-    from mmdet.models import BaseDetector
-    from mmseg.models import BaseSegmentor
-
-    if isinstance(model, BaseDetector):
-        return _boxed_image(shape)
-    if isinstance(model, BaseSegmentor):
-        return _segmented_image(shape)
-    raise ValueError(f'{type(model).__name__} is neither an mmdet detector nor an mmseg segmentor')
-
-
 def _boxed_image(shape: tuple[int, int]) -> Any:
     """Objects side by side, each a rectangle with its mask."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData
 
     height, width = shape
     lefts = [i * width // BOXES for i in range(BOXES)]
@@ -76,7 +72,6 @@ def _boxed_image(shape: tuple[int, int]) -> Any:
 
 def _segmented_image(shape: tuple[int, int]) -> Any:
     """The two halves of the image belong to two classes."""
-    from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     labels = torch.zeros(1, *shape, dtype=torch.int64)
@@ -115,3 +110,18 @@ def training_of(model: nn.Module, batch: dict[str, Any], dtype: torch.dtype) -> 
         optimizer.zero_grad(set_to_none=True)
 
     return run
+
+
+def make_call(model: nn.Module, mode: str, shape: tuple[int, int], batch: int, dtype: str) -> Callable[[], None]:
+    """A step of ``mode`` 'inference' or 'training' on a batch of noise."""
+    data = make_batch(model, shape, batch, mode == 'training')
+    return (training_of if mode == 'training' else inference_of)(model, data, DTYPES[dtype])
+
+
+def calls_to_weigh(
+    config: str, mode: str, shape: tuple[int, int], batch: int, dtype: str
+) -> Iterator[Callable[[], None]]:
+    """A model's step on a CPU, of a small batch and of the wanted one."""
+    model = make_model(config, torch.device('cpu'))
+    for size, number in (((64, 64), 2), (shape, batch)):
+        yield make_call(model, mode, size, number, dtype)

@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch
 
 from mmssmprune.analysis.escape import one_line
 
@@ -22,10 +22,9 @@ from .observe import Observation
 from .placement import Placement
 from .predictions import draw_prediction, legend_of
 
-# Inches.
-WIDTH, MARGIN, GAP, MAX_PANEL_HEIGHT = 12.8, 0.15, 0.2, 5.0
-TITLE_HEIGHT, HEADING_HEIGHT, BAR_HEIGHT, BAR_THICKNESS = 0.28, 0.42, 0.38, 0.08
-LEGEND_COLUMNS, LEGEND_ROW, LONGEST_NAME = 7, 0.2, 22
+WIDTH, MAX_PANEL_HEIGHT = 12.8, 5.0  # inches
+HEADING_HEIGHT, TITLE_HEIGHT, BAR_HEIGHT, LEGEND_ROW, MARGIN = 0.3, 0.22, 0.28, 0.18, 0.09  # inches
+LEGEND_COLUMNS, LONGEST_NAME = 6, 22
 MAX_ASPECT = 16
 LONGEST_TITLE, LONGEST_SIDE = 110, 960  # characters; pixels of a panel's content, more than the panel has
 EARLIER, NOW = 0.85, 0.62  # how much of a cell is covered that was pruned before, and that is pruned here
@@ -46,7 +45,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """Panels under a heading, all of the image's shape, filled in row by row; sizes are in inches."""
+    """Panels under a heading, all of the image's shape, filled in row by row."""
 
     heading: str
     panels: Sequence[Panel]
@@ -55,22 +54,16 @@ class Section:
     legend: Sequence[tuple[str, Any]] = ()  # names and colours, below the panels
 
     @property
-    def column_width(self) -> float:
-        return (WIDTH - 2 * MARGIN - (self.columns - 1) * GAP) / self.columns
-
-    @property
-    def panel_height(self) -> float:
-        return min(self.column_width * self.ratio, MAX_PANEL_HEIGHT)
-
-    @property
-    def row_height(self) -> float:
-        has_bar = any(panel.content.ndim == 2 for panel in self.panels)
-        return TITLE_HEIGHT + self.panel_height + (BAR_HEIGHT if has_bar else 0.0) + MARGIN
+    def rows(self) -> int:
+        return -(-len(self.panels) // self.columns)
 
     @property
     def height(self) -> float:
+        """Inches, about: the layout shrinks the panels where they are too few."""
+        panel = min(WIDTH / self.columns * self.ratio, MAX_PANEL_HEIGHT)
+        bar = BAR_HEIGHT if any(panel.content.ndim == 2 for panel in self.panels) else 0.0
         legend = LEGEND_ROW * -(-len(self.legend) // LEGEND_COLUMNS)
-        return HEADING_HEIGHT + self.row_height * -(-len(self.panels) // self.columns) + legend
+        return HEADING_HEIGHT + self.rows * (TITLE_HEIGHT + panel + bar) + legend
 
 
 def draw_observation(seen: Observation, title: str, dataset_meta: dict[str, Any], score_thr: float = 0.3) -> Figure:
@@ -95,15 +88,15 @@ def draw_observation(seen: Observation, title: str, dataset_meta: dict[str, Any]
         ),
     ]
     sections = [section for section in sections if section.panels]
-    height = HEADING_HEIGHT + sum(section.height for section in sections)
-    figure = Figure(figsize=(WIDTH, height), dpi=140)
+    heights = [section.height for section in sections]
+    figure = Figure(figsize=(WIDTH, HEADING_HEIGHT + sum(heights)), dpi=140, layout='constrained')
+    figure.get_layout_engine().set(w_pad=MARGIN, h_pad=MARGIN / 2)
     FigureCanvasAgg(figure)
     title = one_line(title)
-    _write(figure, title if len(title) <= LONGEST_TITLE else f'...{title[3 - LONGEST_TITLE :]}', height - 0.3, 12)
-    top = height - HEADING_HEIGHT
-    for section in sections:
-        _draw_section(figure, section, top)
-        top -= section.height
+    _head(figure, title if len(title) <= LONGEST_TITLE else f'...{title[3 - LONGEST_TITLE :]}', 12)
+    parts = figure.subfigures(len(sections), height_ratios=heights, squeeze=False)
+    for part, section in zip(parts.flat, sections, strict=True):
+        _draw_section(part, section)
     return figure
 
 
@@ -120,46 +113,33 @@ def to_array(figure: Figure) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
 
 
-def _write(figure: Figure, text: str, bottom: float, size: float) -> None:
-    x, y = MARGIN / WIDTH, bottom / figure.get_figheight()
-    figure.text(x, y, text, fontsize=size, fontweight='bold', parse_math=False)
+def _head(figure: FigureBase, text: str, size: float) -> None:
+    figure.suptitle(text, x=0.005, ha='left', fontsize=size, fontweight='bold', parse_math=False)
 
 
-def _draw_section(figure: Figure, section: Section, top: float) -> None:
-    _write(figure, section.heading, top - 0.25, 10)
-    height = section.panel_height
-    width = min(section.column_width, height / section.ratio)
-    for i, panel in enumerate(section.panels):
-        row, column = divmod(i, section.columns)
-        left = MARGIN + column * (section.column_width + GAP) + (section.column_width - width) / 2
-        bottom = top - HEADING_HEIGHT - row * section.row_height - TITLE_HEIGHT - height
-        shown = _draw_panel(_axes(figure, left, bottom, width, height), panel)
+def _draw_section(figure: SubFigure, section: Section) -> None:
+    _head(figure, section.heading, 10)
+    places = figure.subplots(section.rows, section.columns, squeeze=False).ravel()
+    for axes in places[len(section.panels) :]:
+        axes.remove()
+    for axes, panel in zip(places, section.panels, strict=False):
+        axes.set_box_aspect(section.ratio)
+        axes.set_anchor('N')
+        shown = _draw_panel(axes, panel)
         if panel.content.ndim == 2:
-            # As wide as the column: below a narrow panel the numbers would run into each other.
-            from_left = left - (section.column_width - width) / 2
-            bar = _axes(figure, from_left, bottom - 0.07 - BAR_THICKNESS, section.column_width, BAR_THICKNESS)
-            figure.colorbar(shown, cax=bar, orientation='horizontal', format='%.3g')
-            bar.tick_params(labelsize=7)
-            bar.locator_params(nbins=5)
-    _draw_legend(figure, section.legend, top - section.height)
-
-
-def _draw_legend(figure: Figure, legend: Sequence[tuple[str, Any]], bottom: float) -> None:
-    across, up = figure.get_size_inches()
-    rows = -(-len(legend) // LEGEND_COLUMNS)
-    for i, (name, colour) in enumerate(legend):
-        row, column = divmod(i, LEGEND_COLUMNS)
-        left = MARGIN + column * (WIDTH - 2 * MARGIN) / LEGEND_COLUMNS
-        y = (bottom + (rows - 1 - row) * LEGEND_ROW + 0.1) / up
-        figure.add_artist(Rectangle((left / across, y), 0.2 / across, 0.11 / up, facecolor=colour, edgecolor='0.3'))
-        shown = name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 3]}...'
-        figure.text((left + 0.27) / across, y, shown, fontsize=8, parse_math=False)
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches."""
-    across, up = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+            share = max(
+                0.03, min(0.03 / section.ratio, 0.15)
+            )  # of the height: so much that the bar is as wide as it can
+            place = dict(location='bottom', fraction=share, aspect=40, pad=0.02, panchor=False)
+            bar = figure.colorbar(shown, ax=axes, format='%.3g', **place)
+            bar.ax.tick_params(labelsize=7)
+            bar.ax.locator_params(nbins=5)
+    if section.legend:
+        names = [name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 3]}...' for name, _ in section.legend]
+        patches = [Patch(facecolor=colour, edgecolor='0.3') for _, colour in section.legend]
+        place = dict(loc='outside lower left', ncols=LEGEND_COLUMNS, mode='expand', frameon=False, fontsize=8)
+        for text in figure.legend(patches, names, **place).get_texts():
+            text.set_parse_math(False)
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> AxesImage:
