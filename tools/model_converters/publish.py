@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import argparse
 
-from mmssmprune.engine.errors import sentence_errors
+from mmssmprune._command_line import make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('source', help='checkpoint file to read')
     parser.add_argument('destination', help='file to write, .safetensors or .pth; the hash is added to its name')
     parser.add_argument('--force', action='store_true', help='replace a file of that name')
@@ -26,6 +23,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # Imported late: torch takes seconds, and a typing mistake should show at once.
+    from mmssmprune.engine.errors import sentence_errors
+
     with sentence_errors(building=True):
         from mmssmprune.checkpoints.publishing import publish
 
