@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'mmssmprune'
 # for the door: `mmssmprune.create_backbone` and its like are in models.
 ROOMS = ('ops', 'pruning', 'checkpoints', 'models', 'datasets', 'engine', 'analysis')
 # The same for the folders of analysis. Of its files only the model zoo, which tabulates, imports from them.
-ANALYSIS = ('cost', 'speed', 'token_pictures', 'comparison', 'evidence')
+ANALYSIS = ('cost', 'speed', 'token_pictures', 'comparison', 'plan_search', 'evidence')
 TREES = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob('*.py'))}
 
 

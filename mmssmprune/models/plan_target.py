@@ -10,6 +10,10 @@ from mmssmprune.pruning.plan import MIN_KEEP_RATIO, TOLERANCE, PlanTarget, solve
 from .flops import count_on_meta, on_meta
 
 
+class TargetOutOfReach(ValueError):
+    """No keep ratio meets a target with these layers."""
+
+
 def solve_for_target(backbone: nn.Module, target: PlanTarget) -> None:
     """Set the uniform keep ratio with which a backbone meets ``target``, and log it.
 
@@ -20,7 +24,8 @@ def solve_for_target(backbone: nn.Module, target: PlanTarget) -> None:
         target: what to reach.
 
     Raises:
-        ValueError: the target is out of reach, or the backbone does not take images of ``target.input_shape``.
+        TargetOutOfReach: no keep ratio meets it.
+        ValueError: the backbone does not take images of ``target.input_shape``.
     """
     layers = list(backbone.pruner.plan.layers)
     trial = _Trial(backbone, target)
@@ -43,7 +48,7 @@ def _solve(trial: _Trial, target: PlanTarget, where: str) -> float:
     if target.name == 'tokens':
         beyond, word = -beyond, 'least'
     if beyond > TOLERANCE:
-        raise ValueError(
+        raise TargetOutOfReach(
             f'pruning.{target.name} {target.value:g} cannot be reached by pruning {where}; the {word} is {limit:.3g}'
         )
     return solve_keep_ratio(trial.reach, target.value, trial.share)
