@@ -68,9 +68,8 @@ def main() -> None:
     said = {'metric': tester.metric, 'max drop': args.max_drop, 'command': command}
     said |= {'FLOPs': f'backbone, {tester.shape[0]}x{tester.shape[1]} pixels', 'checkpoint': Path(args.checkpoint).name}
     with sentence_errors(building=True):
-        names = report.write_search(
-            trials, out, Path(args.config), said, bool(tester.cfg.model.backbone.get('pruning'))
-        )
+        replaces = 'pruning' in tester.cfg.model.backbone
+        names = report.write_search(trials, out, Path(args.config), said, replaces)
     console.print(report.summary(trials, tester.metric), markup=False, highlight=False)
     console.print(f'Written to {out}: {", ".join(names)}', markup=False, highlight=False)
 

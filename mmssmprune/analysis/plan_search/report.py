@@ -34,7 +34,7 @@ def rows_of(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
 
 
 def write_search(
-    trials: Sequence[Trial], out: Path, config: Path, said: dict[str, Any], is_pruned: bool = False
+    trials: Sequence[Trial], out: Path, config: Path, said: dict[str, Any], replaces: bool = False
 ) -> list[str]:
     """Write search.json, search.md, search.png and the winner's config; returns their names.
 
@@ -43,7 +43,7 @@ def write_search(
         out: folder.
         config: that was searched for, on which the winner's is based.
         said: metric, allowed drop, command and whatever else the table is to state.
-        is_pruned: whether that config has a `pruning` dict, which the winner's replaces.
+        replaces: whether that config states a pruning, be it None, in whose place the winner's comes.
     """
     best = winner(trials)
     name = f'{config.stem}-searched.py'
@@ -53,7 +53,7 @@ def write_search(
         'search.json': json.dumps({**said, 'trials': [trial.as_dict() for trial in trials]}, indent=1) + '\n',
         'search.md': f'# Search of {config.stem}\n\n{summary(trials, str(said["metric"]))}\n\n{table}\n\n{notes}\n',
         'search.png': plot(trials, str(said['metric']), float(said['max drop'])),
-        name: config_text(config.resolve(), best, is_pruned),
+        name: config_text(config.resolve(), best, replaces),
     }
     for file, content in files.items():
         write_whole(out / file, content)
@@ -72,10 +72,10 @@ def summary(trials: Sequence[Trial], metric: str) -> str:
     )
 
 
-def config_text(base: Path, best: Trial, is_pruned: bool) -> str:
-    """A config that trains and tests the winner; what the base prunes by, if it does, is replaced."""
-    replaced = {'_delete_': True} if is_pruned else {}
-    pruning = None if best.pruning is None else {**replaced, **best.pruning}
+def config_text(base: Path, best: Trial, replaces: bool) -> str:
+    """A config that trains and tests the winner; what the base states of pruning, if it does, is replaced."""
+    instead = {'_delete_': True} if replaces else {}
+    pruning = None if best.pruning is None else {**instead, **best.pruning}
     text = f'_base_ = {str(base)!r}\nmodel = dict(backbone=dict(pruning={pprint.pformat(pruning, sort_dicts=False)}))\n'
     return text
 
