@@ -164,7 +164,7 @@ def command_line() -> str:
 
 def write_report(report: ComparisonReport, out_dir: Path) -> list[str]:
     """Write the report in every format, each file whole or not at all; gives their names."""
-    from mmssmprune.analysis.comparison import formats
+    from mmssmprune.analysis.comparison import tables
     from mmssmprune.analysis.comparison.plot import plot_report
     from mmssmprune.analysis.comparison.report import FILE_NAME, to_json
     from mmssmprune.checkpoints.writing import write_whole
@@ -172,10 +172,10 @@ def write_report(report: ComparisonReport, out_dir: Path) -> list[str]:
     plots = plot_report(report)
     files = {
         FILE_NAME: to_json(report),
-        'compare.md': formats.to_markdown(report, {name: text for name, (text, _) in plots.items()}),
-        'compare.csv': formats.to_csv(report),
-        'compare.tex': formats.to_latex(report),
-        'compare.html': formats.to_html(report, plots),
+        'compare.md': tables.to_markdown(report, {name: text for name, (text, _) in plots.items()}),
+        'compare.csv': tables.to_csv(report),
+        'compare.tex': tables.to_latex(report),
+        'compare.html': tables.to_html(report, plots),
         **{name: png for name, (_, png) in plots.items()},
     }
     for name, content in files.items():
@@ -185,8 +185,7 @@ def write_report(report: ComparisonReport, out_dir: Path) -> list[str]:
 
 def print_report(report: ComparisonReport, console: Console) -> None:
     """The tables and their notes on the terminal."""
-    from mmssmprune.analysis.comparison.formats import to_rich
-    from mmssmprune.analysis.comparison.table import Footnotes, notes
+    from mmssmprune.analysis.comparison.tables import Footnotes, notes, to_rich
     from mmssmprune.analysis.escape import one_line
 
     footnotes = Footnotes(report)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports import QUOTED, make_report, make_rows
 
-from mmssmprune.analysis.comparison.formats import escape_latex, to_csv, to_html, to_latex
 from mmssmprune.analysis.comparison.plot import plot_report
 from mmssmprune.analysis.comparison.report import ReportRow
+from mmssmprune.analysis.comparison.tables import escape_latex, to_csv, to_html, to_latex
 
 
 def odd_rows() -> list[ReportRow]:
@@ -97,7 +97,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] == 'td':
+        if 'td' in self.open:
             self.cells.append(data)
 
 

@@ -16,10 +16,9 @@ from reports import make_report, make_rows, measured
 from rich.console import Console
 
 from mmssmprune.analysis.comparison.derive import derive
-from mmssmprune.analysis.comparison.formats import to_csv, to_html, to_latex, to_markdown, to_rich
 from mmssmprune.analysis.comparison.plot import plot_report
 from mmssmprune.analysis.comparison.report import ComparisonReport, read_report, to_json
-from mmssmprune.analysis.comparison.table import Footnotes
+from mmssmprune.analysis.comparison.tables import Footnotes, to_csv, to_html, to_latex, to_markdown, to_rich
 
 
 def read_changed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> ComparisonReport:
@@ -150,7 +149,7 @@ def hostile(tmp_path: Path) -> ComparisonReport:
 def test_html_shows_it_as_text(hostile: ComparisonReport):
     text = to_html(hostile, plot_report(hostile))
     assert '<script' not in text and '&lt;script&gt;' in text
-    assert set(re.findall(r'<tr class="(.*?)">', text)) == {'dense', 'pruned', 'untrained'}
+    assert set(re.findall(r'<span class="(.*?)">', text)) == {'dense', 'pruned', 'untrained', 'notrun'}
 
 
 def test_markdown_keeps_its_lines_cells_and_links(hostile: ComparisonReport):

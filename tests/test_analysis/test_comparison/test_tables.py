@@ -6,7 +6,6 @@ import pytest
 from reports import PAPER, QUOTED, SOFTWARE, make_report, make_rows
 from rich.console import Console
 
-from mmssmprune.analysis.comparison.formats import to_markdown, to_rich
 from mmssmprune.analysis.comparison.report import (
     ComparisonReport,
     Measured,
@@ -15,7 +14,7 @@ from mmssmprune.analysis.comparison.report import (
     ReportRow,
     format_keep_ratio,
 )
-from mmssmprune.analysis.comparison.table import Footnotes, columns, three_digits
+from mmssmprune.analysis.comparison.tables import Footnotes, frames, three_digits, to_markdown, to_rich
 
 
 @pytest.mark.parametrize(
@@ -141,9 +140,9 @@ def test_each_column_reads_its_own_field():
     """Whatever is published, no cell but those under (paper) changes, and the reverse."""
 
     def shown(row: ReportRow) -> dict[str, str]:
-        table = make_report([row, make_rows()[3]]).tables[0]
-        footnotes = Footnotes(make_report([row]))
-        return {c.title: c.show(table.rows[0]) for c in columns(table, footnotes) if 'method' not in c.title}
+        report = make_report([row, make_rows()[3]])
+        _, texts = frames(report.tables[0], Footnotes(report))
+        return texts.drop(columns='method').iloc[0].to_dict()
 
     row = make_rows()[0]
     base = shown(row)
