@@ -6,9 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
-from .report import ReportRow, ReportTable
+from mmssmprune.analysis.results import digest
+
+from .report import Measured, ReportRow, ReportTable
 
 # Costs that differ less are equal: a solved plan meets its target only so nearly.
 SAME_COST = 0.005
@@ -88,6 +92,67 @@ def with_own_names(rows: Sequence[ReportRow]) -> list[ReportRow]:
         replace(row, model=f'{row.model} (from {row.origin})') if times[row.model] > 1 and row.origin else row
         for row in rows
     ]
+
+
+def join_seeds(rows: Sequence[ReportRow]) -> list[ReportRow]:
+    """One row, at the place of the first, for trainings that differ by nothing but their seeds.
+
+    They have the same config, length, hooks, iteration and keep ratio, were tested with the same software, and their
+    checkpoints say different seeds; a checkpoint that says none stays a row of its own.
+    """
+    groups: dict[str, list[ReportRow]] = {}
+    for row in rows:
+        same = [row.kind, row.config_hash, row.keep_ratio, row.training, row.iteration, row.data_hash]
+        known = row.seed is not None and isinstance(row.ours, Measured)
+        own = [id(row)] if not known else [dict(row.software.versions), row.software.source]
+        groups.setdefault(json.dumps([same, own], sort_keys=True), []).append(row)
+    found = []
+    for group in groups.values():
+        several = len(group) > 1 and len({row.seed for row in group}) == len(group)
+        found += [_mean_row(group)] if several else group
+    times = Counter(row.model for row in found)
+    return [
+        replace(row, model=f'{row.model} from {row.runs[0].model}') if row.runs and times[row.model] > 1 else row
+        for row in found
+    ]
+
+
+def _mean_row(runs: Sequence[ReportRow]) -> ReportRow:
+    """Accuracy is the mean over the runs, a latency the median of all their times."""
+    first, ours = runs[0], [run.ours for run in runs]
+
+    def mean(values: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        numbers = [name for name, value in values[0].items() if isinstance(value, (int, float))]
+        return {name: fmean(v[name] for v in values) for name in numbers if all(name in v for v in values)}
+
+    return replace(
+        first,
+        model=f'{Path(first.config).stem} ({len(runs)} seeds)',
+        ours=replace(
+            ours[0],
+            percent=mean([o.percent for o in ours]),
+            raw=mean([o.raw for o in ours]),
+            result=', '.join(o.result for o in ours),
+            per_class=mean([o.per_class for o in ours]),
+        ),
+        checkpoint=', '.join(filter(None, (run.checkpoint for run in runs))),
+        checkpoint_hash=digest([run.checkpoint_hash for run in runs]),
+        latency=_pool([run.latency for run in runs]),
+        seed=None,
+        origin=', '.join(dict.fromkeys(run.origin for run in runs if run.origin)),
+        runs=tuple(runs),
+    )
+
+
+def _pool(times: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """The latencies of several runs as those of one; what is not in all of them is left out."""
+    if any(time is None for time in times):
+        return None
+    first, shared = times[0], [name for name in times[0] if all(name in time for time in times)]
+    if 'runs_ms' not in first:
+        return {name: first[name] if name == 'device' else _pool([t[name] for t in times]) for name in shared}
+    runs = [ms for time in times for ms in time['runs_ms']]
+    return {'median_ms': median(runs), 'runs_ms': runs}
 
 
 # Differences and the Pareto front -------------------------------------------------------------------------------------
@@ -195,9 +260,10 @@ def group_methods(rows: Sequence[ReportRow]) -> list[Method]:
     """
     groups: dict[str, list[ReportRow]] = {}
     for row in rows:
-        # Every dense or untrained model is a point of its own, so it is known by its checkpoint.
+        # Every model that is not pruned is a point of its own, so it is known by its checkpoint.
         own = row.checkpoint_hash if row.kind != 'pruned' else None
-        key = [row.kind, row.dense_model_hash, row.recipe, row.training, own, row.config if row.kind == 'dense' else '']
+        config = row.config if row.kind in ('dense', 'reference') else ''
+        key = [row.kind, row.dense_model_hash, row.recipe, row.training, own, config]
         groups.setdefault(json.dumps(key, sort_keys=True, default=list), []).append(row)
     members = [part for group in groups.values() for part in _by_checkpoint(group)]
     heads = {row.architecture for row in rows}

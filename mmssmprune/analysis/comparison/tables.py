@@ -1,24 +1,16 @@
-"""A report as people read it: cells, footnotes and notes, and each format; foreign text stays text in all of them.
-
-pandas writes CSV, LaTeX and HTML. Its Markdown needs one more package and pads every cell, so that is four lines here.
-"""
+"""What a report shows, whatever the format: tables as data frames, footnotes, and the notes below them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
+from statistics import stdev
 from string import ascii_lowercase
-from textwrap import indent
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
-from mmssmprune.analysis.escape import csv_cell, escape_html, escape_latex, escape_markdown, markdown_code, one_line
-from mmssmprune.analysis.html_page import heading, page, picture
 from mmssmprune.analysis.software import software_difference
 
 from .derive import SAME_COST, group_devices, latency_devices, method_labels
@@ -30,39 +22,30 @@ BLANK = '-'
 UNDEFINED = 'NaN'
 QUOTED = 'quoted'
 
-_STYLE = """<style>
-.wide { overflow-x: auto; }
-.wide table { font-size: 13px; font-variant-numeric: tabular-nums; }
-.wide td { white-space: nowrap; }
-.wide th, .wide td { padding: .25rem .6rem; }
-.wide :is(th, td):nth-child(-n+2) { text-align: left; }
-.wide tr:has(.dense) td { background: #eef4fa; font-weight: 600; }
-.wide .paper { color: #8a4b00; font-style: italic; }
-.wide .notrun { color: #777; }
-li { margin: .3rem 0; overflow-wrap: anywhere; }
-</style>"""
+# Title of a column -> what a row has there, None for nothing, and its text.
+Cells = dict[str, tuple[Any, str]]
 
 
-# Cells ----------------------------------------------------------------------------------------------------------------
-
-
-def frames(table: ReportTable, footnotes: Footnotes) -> tuple[pd.DataFrame, pd.DataFrame]:
+def frames(table: ReportTable, footnotes: Footnotes, brief: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One task's table twice: values in full precision, None for nothing, and what a reader sees of them.
 
-    Latency and published numbers have columns only where there are any.
+    Latency and published numbers have columns only where there are any. ``brief``: no percentiles of latency.
     """
     methods = method_labels(table.rows)
-    cells = [_cells(row, methods[id(row)], table.metrics, footnotes) for row in table.rows]
-    values, texts = (
-        pd.DataFrame([{title: cell[part] for title, cell in row.items()} for row in cells], dtype=object)
-        for part in (0, 1)
-    )
+    cells = [_cells(row, methods[id(row)], table, footnotes, brief) for row in table.rows]
+    values, texts = _as_frames(cells)
     empty = [title for title in values if title.endswith(('(ms)', '(paper)')) and values[title].isna().all()]
     return values.drop(columns=empty), texts.drop(columns=empty)
 
 
-def _cells(row: ReportRow, method: str, metrics: Sequence[str], footnotes: Footnotes) -> dict[str, tuple[Any, str]]:
+def _as_frames(cells: Sequence[Cells]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    values, texts = ([{title: cell[part] for title, cell in row.items()} for row in cells] for part in (0, 1))
+    return pd.DataFrame(values, dtype=object), pd.DataFrame(texts, dtype=object).replace('', BLANK)
+
+
+def _cells(row: ReportRow, method: str, table: ReportTable, footnotes: Footnotes, brief: bool) -> Cells:
     """Title -> value and text. ``ours`` reads nothing but `ReportRow.ours`, ``paper`` nothing but `ReportRow.paper`."""
+    latency = row.latency or {}
     cells = {
         'model': (row.model, row.model + footnotes.of_row(row)),
         'method': (method, method),
@@ -72,21 +55,33 @@ def _cells(row: ReportRow, method: str, metrics: Sequence[str], footnotes: Footn
         'Δ FLOPs (%)': _number(row.backbone_flops_change, '+.1f', 100),
         'model FLOPs (G)': _number(row.cost and row.cost['flops']['total'], per=1e9),
         'params (M)': _number(row.cost and row.cost['params']['total'], '.2f', 1e-6),
-        'backbone (ms)': _number(row.latency and row.latency['backbone']['median_ms'], '.1f'),
-        'model (ms)': _number(row.model_ms, '.1f'),
+        'backbone (ms)': _milliseconds(latency.get('backbone'), brief),
+        'model (ms)': _milliseconds(latency.get('model'), brief),
     }
+    for form in _all_of('forms', table.rows):
+        timed = latency.get('forms', {}).get(form, {})
+        cells |= {f'{part}, {form} (ms)': _milliseconds(timed.get(part), brief) for part in ('backbone', 'model')}
+    for size in sorted(filter(str.isdecimal, _all_of('batches', table.rows)), key=int):
+        time = latency.get('batches', {}).get(size)
+        per_second = int(size) * 1000 / time['median_ms'] if time and time['median_ms'] else None
+        cells[f'images/s at batch {size}'] = _number(per_second)
     nothing = NOT_RUN if isinstance(row.ours, NotRun) else UNDEFINED
-    for metric in metrics:
+    for metric in table.metrics:
         paper = row.paper.percent.get(metric) if row.paper else None
         ours = row.measured.get(metric)
         pareto = ', '.join(row.pareto.get(metric, ()))
         cells |= {
             f'{metric} (paper)': (paper, '' if paper is None else f'{paper:.1f} {footnotes.of_source(row.paper)}'),
-            f'{metric} (ours)': (ours, nothing if ours is None else f'{ours:.1f}'),
+            f'{metric} (ours)': (ours, nothing if ours is None else _with_spread(ours, row.spread.get(metric))),
             f'Δ {metric}': _number(row.accuracy_difference.get(metric), '+.1f'),
             f'Pareto {metric}': (pareto or None, pareto),
         }
-    return {title: (value, text or BLANK) for title, (value, text) in cells.items()}
+    return cells
+
+
+def _all_of(part: str, rows: Sequence[ReportRow]) -> list[str]:
+    """The forms, or the batch sizes, that any row was timed in."""
+    return list(dict.fromkeys(name for row in rows for name in (row.latency or {}).get(part, {})))
 
 
 def _number(value: float | None, spec: str = '', times: float = 1, per: float = 1) -> tuple[float | None, str]:
@@ -98,6 +93,24 @@ def _number(value: float | None, spec: str = '', times: float = 1, per: float = 
     return number, text.replace('-', '+') if float(text) == 0 else text  # no "-0.0"
 
 
+def _milliseconds(time: Mapping[str, Any] | None, brief: bool) -> tuple[float | None, str]:
+    """The median, and in brackets the 5th and 95th percentile."""
+    if time is None:
+        return None, ''
+    low, high = percentiles(time)
+    return time['median_ms'], f'{time["median_ms"]:.1f}' + ('' if brief else f' ({low:.1f}-{high:.1f})')
+
+
+def percentiles(time: Mapping[str, Any]) -> tuple[float, float]:
+    """The 5th and 95th of the runs in ms, linear between two runs."""
+    low, high = np.percentile(time['runs_ms'], (5, 95))
+    return float(low), float(high)
+
+
+def _with_spread(value: float, spread: float | None) -> str:
+    return f'{value:.1f}' if spread is None else f'{value:.1f} ± {spread:.1f}'
+
+
 def three_digits(value: float) -> str:
     """A number with 3 significant digits, without exponent: 0.0412, 3.02, 14.5, 1230."""
     rounded = float(f'{value:.3g}')
@@ -107,9 +120,71 @@ def three_digits(value: float) -> str:
     return f'{rounded:.{max(0, 3 - magnitude)}f}'
 
 
-def _is_text(title: str) -> bool:
+def is_text(title: str) -> bool:
     """Whether a column holds words; the other ones are set to the right."""
-    return title in ('model', 'method') or title.startswith('Pareto ')
+    return title in ('model', 'method', 'class') or title.startswith('Pareto ')
+
+
+# More about the same rows: AP by overlap and size of the objects, IoU of every class ----------------------------------
+
+# What COCO's evaluator reports beside AP: its own ending -> ours.
+_COCO = {'': 'AP', '_50': 'AP50', '_75': 'AP75', '_s': 'AP small', '_m': 'AP medium', '_l': 'AP large'}
+
+
+def ap_frames(table: ReportTable) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Average precision at one overlap and by the size of the objects, as `frames`; empty where no row says it."""
+    found = {kind: [_average_precisions(row, kind) for row in table.rows] for kind in ('bbox', 'segm')}
+    shown = [kind for kind in found if any(len(scores) > 1 for scores in found[kind])]
+    cells = []
+    for i, row in enumerate(table.rows if shown else ()):
+        ratio = format_keep_ratio(row.keep_ratio)
+        cells.append({'model': (row.model, row.model), 'keep ratio': (ratio, ratio)})
+        for kind in shown:
+            cells[i] |= {f'{kind} {title}': found[kind][i].get(title, (None, '')) for title in _COCO.values()}
+    return _as_frames(cells)
+
+
+def _average_precisions(row: ReportRow, kind: str) -> dict[str, tuple[float, str]]:
+    """In percent, by the title; what has no objects, for which the evaluator says -1, is left out."""
+
+    def read(ours: Measured | NotRun) -> dict[str, float]:
+        raw = ours.raw.items() if isinstance(ours, Measured) else ()
+        known = {f'{kind}_mAP{ending}': title for ending, title in _COCO.items()}
+        scores = {known[name.rpartition('/')[2]]: value for name, value in raw if name.rpartition('/')[2] in known}
+        return {t: 100 * v for t, v in scores.items() if isinstance(v, (int, float)) and 0 <= v <= 1}
+
+    means, runs = read(row.ours), [read(run.ours) for run in row.runs]
+    spreads = {title: stdev(run[title] for run in runs) for title in means if runs and all(title in r for r in runs)}
+    return {title: (value, _with_spread(value, spreads.get(title))) for title, value in means.items()}
+
+
+def class_frames(table: ReportTable) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The IoU of every class, a line for each: a column for each row that has it, and its difference to the dense one.
+
+    Values have the differences in columns of their own, texts in brackets.
+    """
+    rows = [row for row in table.rows if isinstance(row.ours, Measured) and row.ours.per_class]
+    dense = {row.model: row.ours.per_class for row in rows if row.kind == 'dense'}
+    values, texts = {}, {}
+    for row in rows:
+        theirs = dense.get(row.dense, {})
+        for name, value in row.ours.per_class.items():
+            change = value - theirs[name] if name in theirs else None
+            said = '' if change is None or change != change else f' ({_number(change, "+.1f")[1]})'
+            values.setdefault(name, {}).update({row.label(): value, f'Δ {row.label()}': change})
+            texts.setdefault(name, {})[row.label()] = UNDEFINED if value != value else f'{value:.1f}{said}'
+    return tuple(
+        pd.DataFrame([{'class': name, **of_class} for name, of_class in found.items()], dtype=object)
+        for found in (values, texts)
+    )
+
+
+def further_tables(report: ComparisonReport, table: ReportTable) -> list[tuple[str, pd.DataFrame]]:
+    """Titles and texts of the smaller tables that follow a task's own."""
+    found = [(f'{table.title}: AP by overlap and size of the objects', ap_frames(table)[1])]
+    if report.per_class:
+        found.append((f'{table.title}: IoU of every class (difference to the dense model)', class_frames(table)[1]))
+    return [(title, texts.where(texts.notna(), BLANK)) for title, texts in found if len(texts)]
 
 
 # Footnotes: marks in a table and what they stand for ------------------------------------------------------------------
@@ -146,6 +221,11 @@ class Footnotes:
     def _say_row(self, row: ReportRow) -> str:
         difference = software_difference(row.software, self._software)
         said = []
+        if row.runs:
+            seeds = ', '.join(str(run.seed) for run in row.runs)
+            said.append(
+                f'Mean over {len(row.runs)} trainings with the seeds {seeds}; behind ± their sample standard deviation.'
+            )
         if row.origin or difference:
             software = f'measured with other software: {difference}' if difference else 'same software'
             said.append(f'Row of the earlier result {row.origin}, {software}.')
@@ -220,13 +300,22 @@ def _flops_note(rows: Sequence[ReportRow]) -> str:
 def _latency_notes(timed: Sequence[ReportRow]) -> list[str]:
     if not timed:
         return []
-    runs = min(len(row.latency['model']['runs_ms']) for row in timed)
+    singles = [run for row in timed for run in row.runs or [row]]
+    runs = min(len(run.latency['model']['runs_ms']) for run in singles)
+    more = ''
+    if batches := _all_of('batches', timed):
+        more = f' Images per second: the model at batch size {" or ".join(batches)}, by the median.'
+        if any(None in row.latency.get('batches', {}).values() for row in timed):
+            more += f' {BLANK} there: the memory did not suffice.'
+    if forms := _all_of('forms', timed):
+        more += f' Form {" or ".join(forms)}: of the backbone alone; preprocessing, neck and heads stay as they are.'
     together = 'all rows of a table in turns within one run of this tool'
     if any(row.origin for row in timed):
         together = 'rows of one run of this tool in turns; rows of an earlier result were timed in its run'
     return [
-        f'Latency: median of {runs} synchronised runs after warm-up, {together}; the model time includes '
-        f'post-processing. Device: {" or ".join(group_devices(latency_devices(timed)))}.'
+        f'Latency: median (5th to 95th percentile) of {runs} synchronised runs of each checkpoint after warm-up, '
+        f'{together}; the model time includes post-processing. Device: '
+        f'{" or ".join(group_devices(latency_devices(timed)))}.{more}'
     ]
 
 
@@ -237,144 +326,11 @@ def _accuracy_note(rows: Sequence[ReportRow]) -> str:
         'dense model of its table. Pareto: no other row is as accurate and costs less on that axis (backbone FLOPs, '
         f'latency of the model; costs within {SAME_COST:.1%} are equal)'
     )
+    if any(row.kind == 'reference' for row in rows):
+        text += '; a reference is another backbone, which cannot be pruned and has no difference'
     if any(row.kind == 'untrained' for row in rows):
         text += '; an untrained row has seeded random weights and shows what chance gives'
     devices = group_devices([(row.label(), row.ours.device) for row in rows if isinstance(row.ours, Measured)])
     if len(devices) > 1:
         text += f'. Accuracy was measured on several devices: {"; ".join(devices)}'
     return f'{text}.'
-
-
-# Formats --------------------------------------------------------------------------------------------------------------
-
-
-def to_rich(table: ReportTable, footnotes: Footnotes) -> Group:
-    """One task's table for the terminal: each model's name on a line of its own, as names are long, above its rows.
-
-    The other columns of text are left to the files.
-    """
-    _, texts = frames(table, footnotes)
-    titles = [title for title in texts if not _is_text(title)]
-    cells = texts[titles].map(one_line).to_numpy().tolist()
-    # One width for the header and every model's rows: a title wraps between words, a number never does.
-    words = [max(one_line(title).split(), key=len, default='') for title in titles]
-    widths = [max(map(len, column)) for column in zip(words, *cells, strict=True)]
-
-    def block(rows: list[list[str]], show_header: bool = False) -> Table:
-        part = Table(box=None, show_header=show_header, padding=(0, 1, 0, 0))
-        for title, width in zip(titles, widths, strict=True):
-            part.add_column(Text(one_line(title)), justify='right', width=width, vertical='bottom')
-        for row in rows:
-            part.add_row(*map(Text, row))
-        return part
-
-    parts: list[Any] = [Text(one_line(table.title), style='bold underline'), block([], show_header=True)]
-    names = [(one_line(name), row.kind) for name, row in zip(texts['model'], table.rows, strict=True)]
-    for name, kind in dict.fromkeys(names):
-        own = [line for line, (other, _) in zip(cells, names, strict=True) if other == name]
-        parts += [Text(name, style='bold green' if kind == 'dense' else 'bold'), block(own)]
-    return Group(*parts, Text())
-
-
-def to_markdown(report: ComparisonReport, plots: Mapping[str, str] | None = None) -> str:
-    """The whole report: tables, pictures, then the notes on how they were made.
-
-    Args:
-        report: what to show.
-        plots: file name of each picture -> what it shows.
-    """
-    footnotes = Footnotes(report)
-    parts = []
-    for table in report.tables:
-        texts, titles = _escaped(table, footnotes, escape_markdown)
-        lines = [list(texts), ['---' if _is_text(title) else '---:' for title in titles], *texts.to_numpy().tolist()]
-        rows = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
-        parts.append(f'### {escape_markdown(table.title)}\n\n{rows}\n')
-    parts += [f'![{escape_markdown(text)}]({name})\n' for name, text in (plots or {}).items()]
-    lines = [f'- {escape_markdown(line)}' for line in [*notes(report), *footnotes.lines()]]
-    if report.command:  # the first of the notes, but as code
-        lines[0] = f'- Command: {markdown_code(report.command)}'
-    return '\n'.join(parts) + '\n' + '\n'.join(lines) + '\n'
-
-
-def _escaped(table: ReportTable, footnotes: Footnotes, escape: Callable[[str], str]) -> tuple[pd.DataFrame, list[str]]:
-    """What a reader sees, escaped, titles too; and the titles as they were."""
-    _, texts = frames(table, footnotes)
-    return texts.map(escape).rename(columns=escape), list(texts)
-
-
-def to_csv(report: ComparisonReport) -> str:
-    """All tables in one: numbers in full precision, empty where there is none, and what identifies a row.
-
-    ``run`` is 'measured' or 'not run', whatever else a row holds.
-    """
-    footnotes = Footnotes(report)
-    records = []
-    for table in report.tables:
-        for row, values in zip(table.rows, frames(table, footnotes)[0].to_dict('records'), strict=True):
-            run = 'measured' if isinstance(row.ours, Measured) else NOT_RUN
-            records.append({'task': table.task, 'kind': row.kind, 'run': run} | values | _identity(row, table))
-    everything = pd.DataFrame(records, dtype=object).map(csv_cell).rename(columns=csv_cell)
-    return everything.to_csv(index=False, lineterminator='\n')
-
-
-def _identity(row: ReportRow, table: ReportTable) -> dict[str, object]:
-    return {
-        'input height': table.shape[0],
-        'input width': table.shape[1],
-        'paper source': row.paper.citation if row.paper else None,
-        'paper quoted by others': row.paper.quoted if row.paper else None,
-        'latency device': row.latency['device']['name'] if row.latency else None,
-        'config': row.config,
-        'config hash': row.config_hash,
-        'checkpoint hash': row.checkpoint_hash,
-        'data hash': row.data_hash,
-        'source hash': row.software.source,
-        'versions': ' '.join(f'{name}=={version}' for name, version in row.software.versions.items()),
-        'earlier result': row.origin,
-    }
-
-
-def to_latex(report: ComparisonReport) -> str:
-    """A ``table`` environment per task, for the packages booktabs and graphicx; the notes are comments below it."""
-    footnotes = Footnotes(report)
-    marked = ''.join(f'\n  \\par {escape_latex(line)}' for line in footnotes.lines())
-    parts = []
-    for table in report.tables:
-        texts, titles = _escaped(table, footnotes, escape_latex)
-        # After the \\ of the line above, a bracket or star would be its argument.
-        texts['model'] = [('{}' if name[:1] in ('[', '*') else '') + name for name in texts['model']]
-        aligned = ''.join('l' if _is_text(title) else 'r' for title in titles)
-        body = indent(texts.to_latex(index=False, escape=False, column_format=aligned), '  ').rstrip()
-        parts.append(
-            '\\begin{table}\n  \\centering\n'
-            f'  \\caption{{{escape_latex(table.title)} at {table.shape[0]} $\\times$ {table.shape[1]}}}\n'
-            f'  \\label{{tab:{re.sub(r"[^A-Za-z0-9-]+", "-", table.task)}}}\n  \\resizebox{{\\linewidth}}{{!}}{{%\n'
-            f'{body}}}\n  \\footnotesize{marked}\n\\end{{table}}\n'
-        )
-    comments = ''.join(f'% {one_line(note)}\n' for note in notes(report))
-    return '% Needs \\usepackage{booktabs,graphicx}\n' + '\n'.join(parts) + comments
-
-
-def to_html(report: ComparisonReport, plots: Mapping[str, tuple[str, bytes]]) -> str:
-    """The report as one HTML page that needs no other file: tables, pictures, notes.
-
-    Args:
-        report: what to show.
-        plots: file name of each picture -> what it shows, and its PNG bytes.
-    """
-    footnotes = Footnotes(report)
-    parts = [_STYLE]
-    for table in report.tables:
-        texts, titles = _escaped(table, footnotes, escape_html)
-        for i, row in enumerate(table.rows):
-            classes = {title: 'paper' for title in titles if title.endswith(' (paper)')} | {'model': row.kind}
-            if isinstance(row.ours, NotRun):
-                classes |= {title: 'notrun' for title in titles if title.endswith(' (ours)')}
-            for title, name in classes.items():
-                place = i, titles.index(title)
-                texts.iloc[place] = f'<span class="{name}">{texts.iloc[place]}</span>'
-        parts += [heading(table.title), f'<div class="wide">{texts.to_html(index=False, escape=False, border=0)}</div>']
-    parts += [f'<p>{picture(png, text)}</p>' for text, png in plots.values()]
-    items = '\n'.join(f'<li>{escape_html(line)}</li>' for line in [*notes(report), *footnotes.lines()])
-    return page('Comparison', [*parts, heading('How this was made'), f'<ul>\n{items}\n</ul>'])

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports import QUOTED, make_report, make_rows
 
+from mmssmprune.analysis.comparison.formats import to_csv, to_html, to_latex
 from mmssmprune.analysis.comparison.plot import plot_report
 from mmssmprune.analysis.comparison.report import ReportRow
-from mmssmprune.analysis.comparison.tables import escape_latex, to_csv, to_html, to_latex
+from mmssmprune.analysis.escape import escape_latex
 
 
 def odd_rows() -> list[ReportRow]:
