@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -358,56 +358,60 @@ def _compiled(backbone: nn.Module) -> nn.Module:
 FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {'eager': lambda backbone: backbone, 'compile': _compiled}
 
 
-@dataclass
-class _TimedCall:
-    """A forward pass of a variant's model, or of its backbone alone, in one form."""
-
-    variant: Variant
-    backbone: nn.Module
-    inputs: dict[str, Any]
-    alone: bool = False
-
-    def prepare(self, setting: MeasureSetting) -> None:
-        self.model = setting.model(self.variant.entry)
-        self.model.backbone = self.backbone
-        _apply_keep_ratio(self.model, self.variant.entry, self.variant.keep_ratio)
-
-    def __call__(self) -> None:
-        if self.alone:
-            self.backbone(self.inputs['inputs'])
-        else:
-            self.model(**self.inputs, mode='predict')
-
-
 def _time(variants: Sequence[Variant], shape: tuple[int, int], setting: MeasureSetting) -> list[dict[str, Any]]:
-    image, calls = first_test_image(variants[0].entry.cfg), {}
+    image, device = first_test_image(variants[0].entry.cfg), get_device()
+    timed: dict[
+        str, tuple[Variant, nn.Module, Callable[[], Any]]
+    ] = {}  # with the backbone that the model has meanwhile
     for i, variant in enumerate(variants):
         model = setting.model(variant.entry)
         inputs, backbone = prepare_inputs(model, image, shape), model.backbone
         for form in setting.forms:
             own = FORMS[form](backbone)
-            calls[f'{i} {form} model'] = _TimedCall(variant, own, inputs)
-            calls[f'{i} {form} backbone'] = _TimedCall(variant, own, inputs, alone=True)
+            timed[f'{i} {form} model'] = variant, own, partial(model, **inputs, mode='predict')
+            timed[f'{i} {form} backbone'] = variant, own, partial(own, inputs['inputs'])
         for size in setting.batch_sizes:
-            calls[f'{i} batch {size}'] = _TimedCall(variant, backbone, _repeated(inputs, size))
-    calls = {name: call for name, call in calls.items() if _runs(name, call, setting)}
-    total, done = turns(setting.latency_runs) * len(calls), count(1)
-    times = measure_latency(
-        calls,
-        get_device(),
-        setting.latency_runs,
-        before_turn=lambda name: calls[name].prepare(setting),
-        after_turn=lambda name: setting.progress(f'timing {len(variants)} rows in turns', next(done), total),
-    )
-    device = describe_device(get_device())
+            timed[f'{i} batch {size}'] = variant, backbone, partial(model, **_repeated(inputs, size), mode='predict')
+
+    def prepare(name: str) -> None:
+        variant, backbone, _ = timed[name]
+        model = setting.model(variant.entry)
+        model.backbone = backbone
+        _apply_keep_ratio(model, variant.entry, variant.keep_ratio)
+
+    with _room_for_graphs(len(variants)) if 'compile' in setting.forms else nullcontext():
+        for name, (variant, _, call) in list(timed.items()):
+            form = name.split()[1]
+            if form == 'eager':
+                continue
+            setting.progress(f'trying {form} of {variant.entry.name}', 0, 1)
+            prepare(name)
+            if not _runs(call, form, variant.entry.name):
+                del timed[name]
+        total, done = turns(setting.latency_runs) * len(timed), count(1)
+        times = measure_latency(
+            {name: call for name, (_, _, call) in timed.items()},
+            device,
+            setting.latency_runs,
+            before_turn=prepare,
+            after_turn=lambda name: setting.progress(f'timing {len(variants)} rows in turns', next(done), total),
+        )
     found = []
     for i in range(len(variants)):
         forms = {form: {part: times[f'{i} {form} {part}'] for part in ('model', 'backbone')} for form in setting.forms}
-        row = {**forms.pop('eager'), 'device': device}
+        row = {**forms.pop('eager'), 'device': describe_device(device)}
         row |= {'forms': forms} if forms else {}
         batches = {str(size): times.get(f'{i} batch {size}') for size in setting.batch_sizes}
         found.append(row | ({'batches': batches} if batches else {}))
     return found
+
+
+def _room_for_graphs(number: int) -> AbstractContextManager:
+    """torch.compile keeps a graph for each model and keep ratio, up to a limit; beyond it runs eagerly, unsaid."""
+    from torch._dynamo import config  # takes a second, which only this needs
+
+    name = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'  # until torch 2.6
+    return config.patch({name: getattr(config, name) + number})
 
 
 def _repeated(inputs: dict[str, Any], size: int) -> dict[str, Any]:
@@ -416,22 +420,17 @@ def _repeated(inputs: dict[str, Any], size: int) -> dict[str, Any]:
     return {'inputs': inputs['inputs'].repeat(size, 1, 1, 1), 'data_samples': samples}
 
 
-def _runs(name: str, call: _TimedCall, setting: MeasureSetting) -> bool:
-    """Whether a batch fits into the memory, and a form can be made at all; eager rows need no trial."""
-    form = name.split()[1]
-    if form == 'eager':
-        return True
-    setting.progress(f'trying {form} forms of {call.variant.entry.name}', 0, 1)
+def _runs(call: Callable[[], Any], form: str, model: str) -> bool:
+    """Whether a batch fits into the memory; a form that cannot be made is refused before an hour of timing."""
     try:
         with torch.no_grad():
-            call.prepare(setting)
             call()
-    except torch.cuda.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return False
-    except Exception as error:
+    except Exception as error:  # compilers have errors of every kind
+        if form == 'batch' and isinstance(error, torch.cuda.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            return False
         if form == 'batch':
             raise
         said = ' '.join(str(error).split())[:300]
-        raise RuntimeError(f'the backbone of {call.variant.entry.name} has no form {form} here: {said}') from error
+        raise RuntimeError(f'{model} cannot be timed in the form {form}: {said}') from error
     return True
