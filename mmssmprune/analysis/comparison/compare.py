@@ -188,6 +188,7 @@ def _report_row(
         training=entry.training,
         cost=cost,
         latency=latency,
+        schedule_hash=entry.schedule_hash,
         **entry.trained,
     )
 

@@ -78,7 +78,7 @@ def without_duplicates(rows: Sequence[ReportRow]) -> list[ReportRow]:
     """Each model at each keep ratio once; what this run measured goes before what an earlier one did."""
     best: dict[str, int] = {}
     for i, row in enumerate(rows):
-        key = json.dumps([row.kind, row.config_hash, row.checkpoint_hash, row.keep_ratio])
+        key = json.dumps([row.config_hash, row.checkpoint_hash, row.keep_ratio])
         if key not in best or (rows[best[key]].origin and not row.origin):
             best[key] = i
     return [rows[i] for i in sorted(best.values())]
@@ -97,12 +97,12 @@ def with_own_names(rows: Sequence[ReportRow]) -> list[ReportRow]:
 def join_seeds(rows: Sequence[ReportRow]) -> list[ReportRow]:
     """One row, at the place of the first, for trainings that differ by nothing but their seeds.
 
-    They have the same config, length, hooks, iteration and keep ratio, were tested with the same software, and their
+    They have the same config, schedule, iteration and keep ratio, were tested with the same software, and their
     checkpoints say different seeds; a checkpoint that says none stays a row of its own.
     """
     groups: dict[str, list[ReportRow]] = {}
     for row in rows:
-        same = [row.kind, row.config_hash, row.keep_ratio, row.training, row.iteration, row.data_hash]
+        same = [row.config_hash, row.keep_ratio, row.training, row.schedule_hash, row.iteration, row.data_hash]
         known = row.seed is not None and isinstance(row.ours, Measured)
         own = [id(row)] if not known else [dict(row.software.versions), row.software.source]
         groups.setdefault(json.dumps([same, own], sort_keys=True), []).append(row)

@@ -84,6 +84,13 @@ class Entry:
         return {name: value if type(value) is int and value >= 0 else None for name, value in said.items()}
 
     @cached_property
+    def schedule_hash(self) -> str:
+        """Of how it is trained: optimizer, learning rates, batches and data, from scratch or from a checkpoint."""
+        sections = self.cfg.to_dict()
+        how = {name: sections.get(name) for name in ('optim_wrapper', 'param_scheduler', 'train_dataloader')}
+        return digest([how, bool(sections.get('load_from'))])
+
+    @cached_property
     def dense_model_hash(self) -> str:
         """Equal for a pruned model and the dense one that it was made from."""
         model = copy.deepcopy(self.cfg.model.to_dict())

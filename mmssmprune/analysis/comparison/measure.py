@@ -214,17 +214,18 @@ def _apply_keep_ratio(model: nn.Module, entry: Entry, keep_ratio: KeepRatio) -> 
 
 
 def _with_classes(cfg: Config) -> Config:
-    """The config with IoUMetric replaced by one that gives classes as well, and nothing else in another way."""
+    """The config with mmseg's IoUMetric replaced by one that gives classes as well; itself where it has none."""
+    names = ('mmseg.IoUMetric', 'IoUMetric') if cfg.get('default_scope') == 'mmseg' else ('mmseg.IoUMetric',)
+
+    def gives_iou(evaluator: dict[str, Any]) -> bool:
+        asked = 'mIoU' in evaluator.get('iou_metrics', ['mIoU']) and not evaluator.get('format_only')
+        return evaluator.get('type') in names and asked
+
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
-    scope = cfg.get('default_scope')
-    names = ('mmseg.IoUMetric', 'IoUMetric') if scope == 'mmseg' else ('mmseg.IoUMetric',)
-    if not any(evaluator.get('type') in names for evaluator in evaluators):
+    if not any(map(gives_iou, evaluators)):
         return cfg
-    cfg = copy.deepcopy(cfg)
-    cfg.test_evaluator = [
-        {**evaluator, 'type': f'mmseg.{PER_CLASS["IoUMetric"]}'} if evaluator.get('type') in names else evaluator
-        for evaluator in evaluators
-    ]
+    cfg, ours = copy.deepcopy(cfg), {'type': f'mmseg.{PER_CLASS["IoUMetric"]}'}
+    cfg.test_evaluator = [{**evaluator, **ours} if gives_iou(evaluator) else evaluator for evaluator in evaluators]
     return cfg
 
 

@@ -93,6 +93,7 @@ class ReportRow:
             two in ``forms`` by the form of the backbone, and the model's times in ``batches`` by batch size, None where
             the memory did not suffice. None where not timed.
         seed, iteration: of the training, as its checkpoint says; None where it does not.
+        schedule_hash: see `Entry`; None in results of before it was kept.
         runs: of a row that is the mean over trainings with several seeds, their rows.
         origin: the earlier result that the row was taken from; empty if it is of this run.
         paper: what others published for this config.
@@ -122,6 +123,7 @@ class ReportRow:
     latency: Mapping[str, Any] | None = None
     seed: int | None = None
     iteration: int | None = None
+    schedule_hash: str | None = None
     runs: tuple[ReportRow, ...] = ()
     origin: str = ''
     paper: Published | None = None
@@ -282,6 +284,8 @@ def _read_table(content: Mapping[str, Any], origin: str) -> ReportTable:
         # An earlier result may itself have taken the row from an earlier one.
         known = {'ours': _read_ours(row['ours']), 'origin': row['origin'] or origin}
         kept = {name: row[name] for name in _READ if name in row}
+        if row['kind'] == 'dense' and row['cost'] and row['cost']['tokens'] is None:  # as references once were called
+            kept['kind'] = 'reference'
         rows.append(ReportRow(**kept | known | {'software': Software(**row['software'])}))
     lists = {name: tuple(content[name]) for name in ('metrics', 'shape')}
     return ReportTable(**{k: content[k] for k in ('task', 'title', 'shape_from')}, **lists, rows=tuple(rows))
@@ -357,6 +361,7 @@ _ROW = {
     'cost': (NOTHING, _COST),
     'latency': (NOTHING, _LATENCY),
     **dict.fromkeys(('seed?', 'iteration?'), (NOTHING, COUNT)),
+    'schedule_hash?': (NOTHING, NAME),
     'origin': TEXT,
 }
 _ROW['runs?'] = [dict(_ROW)]

@@ -106,7 +106,7 @@ def test_a_damaged_field_is_named_with_its_file(tmp_path: Path, path: tuple, val
 @pytest.mark.parametrize('name', sorted(json.loads(to_json(make_report()))['tables'][0]['rows'][0]))
 def test_a_missing_field_of_a_row_is_named(tmp_path: Path, name: str):
     derived = ('paper', 'dense', 'accuracy_difference', 'backbone_flops_change', 'pareto', 'runs')
-    if name in (*derived, 'seed', 'iteration'):  # the last two are unknown to older files
+    if name in (*derived, 'seed', 'iteration', 'schedule_hash'):  # the last are unknown to older files
         read_changed(tmp_path, lambda content: content['tables'][0]['rows'][0].pop(name))
         return
     with pytest.raises(ValueError, match=re.escape(f'is damaged: tables[0].rows[0].{name} is missing')):
@@ -211,6 +211,24 @@ def test_pictures_show_it_as_text_and_stay_in_their_folder(hostile: ComparisonRe
     assert list(plot_report(hostile)) == ['detection-flops.png', 'detection-latency.png']
     table = replace(hostile.tables[0], task='../../x')
     assert list(plot_report(replace(hostile, tables=(table,)))) == ['-x-flops.png', '-x-latency.png']
+
+
+# Files of before ------------------------------------------------------------------------------------------------------
+
+
+def test_what_older_files_call_dense_and_cannot_be_pruned_is_a_reference(tmp_path: Path):
+    def older(content: dict[str, Any]) -> None:
+        for row in content['tables'][0]['rows']:
+            for name in ('seed', 'iteration', 'schedule_hash', 'runs'):
+                del row[name]
+        content['tables'][0]['rows'][0]['cost']['tokens'] = None
+
+    assert [row.kind for row in read_changed(tmp_path, older).rows] == [
+        'reference',
+        *['pruned'] * 2,
+        'dense',
+        'untrained',
+    ]
 
 
 # A metric that is no number ------------------------------------------------------------------------------------------

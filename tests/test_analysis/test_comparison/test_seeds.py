@@ -60,6 +60,7 @@ OTHERWISE = {
     'another keep ratio': {'keep_ratio': 0.5},
     'another config': {'config_hash': 'other'},
     'another length of training': {'training': {'iterations': 10}},
+    'another schedule': {'schedule_hash': 'other'},
     'other software': {'software': replace(SOFTWARE, source='def')},
     'not run': {'ours': NotRun('no checkpoint')},
 }
