@@ -4,9 +4,10 @@
 
 Each MODEL is a work_dir (it holds a config and last_checkpoint), a config (work_dirs/<its name> is looked up for a
 checkpoint; without one the row says `not run` and needs no data), a pair config.py:checkpoint.pth, or an earlier result
-(compare.json, or the folder with it), whose rows join the table as they are. What DIR/results/ already holds is not
-measured again, so an interrupted comparison goes on where it stopped; delete that folder to measure anew. Latencies of
-different devices are refused. docs/compare.md says more.
+(compare.json, or the folder with it), whose rows join the table as they are. mmdet::swin/x.py is a config of mmdet.
+Checkpoints that differ by the seed of their training alone become one row with mean and spread. What DIR/results/
+already holds is not measured again, so an interrupted comparison goes on where it stopped; delete that folder to
+measure anew. Latencies of different devices are refused. docs/compare.md says more.
 """
 
 from __future__ import annotations

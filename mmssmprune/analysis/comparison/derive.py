@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from mmssmprune.analysis.json_check import is_nan, is_number
 from mmssmprune.analysis.results import digest
 
 from .report import Measured, ReportRow, ReportTable
@@ -110,7 +111,7 @@ def join_seeds(rows: Sequence[ReportRow]) -> list[ReportRow]:
     for group in groups.values():
         several = len(group) > 1 and len({row.seed for row in group}) == len(group)
         found += [_mean_row(group)] if several else group
-    times = Counter(row.model for row in found)
+    times = Counter(name for name, _ in {(row.model, row.checkpoint_hash) for row in found})
     return [
         replace(row, model=f'{row.model} from {row.runs[0].model}') if row.runs and times[row.model] > 1 else row
         for row in found
@@ -122,8 +123,8 @@ def _mean_row(runs: Sequence[ReportRow]) -> ReportRow:
     first, ours = runs[0], [run.ours for run in runs]
 
     def mean(values: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        numbers = [name for name, value in values[0].items() if isinstance(value, (int, float))]
-        return {name: fmean(v[name] for v in values) for name in numbers if all(name in v for v in values)}
+        numbers = [name for name in values[0] if all(is_number(v.get(name)) or is_nan(v.get(name)) for v in values)]
+        return {name: fmean(v[name] for v in values) for name in numbers}
 
     return replace(
         first,

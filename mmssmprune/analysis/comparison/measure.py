@@ -433,5 +433,5 @@ def _runs(call: Callable[[], Any], form: str, model: str) -> bool:
         if form == 'batch':
             raise
         said = ' '.join(str(error).split())[:300]
-        raise RuntimeError(f'{model} cannot be timed in the form {form}: {said}') from error
+        raise RuntimeError(f'{model} cannot be timed in the form {form}: {said}') from None
     return True

@@ -326,7 +326,7 @@ _SCORE = ValueKind('a number', lambda value: isinstance(value, (int, float)) and
 # NaN is what an evaluator may have said.
 _PERCENT = ValueKind(
     'a number from 0 to 100, or null',
-    lambda value: value is None or (isinstance(value, float) and value != value) or kinds.is_number(value, 0, 100),
+    lambda value: value is None or kinds.is_nan(value) or kinds.is_number(value, 0, 100),
 )
 _KEEP_RATIO = (_SHARE, [_SHARE])
 _SOFTWARE = {'versions': {'*': NAME}, 'source': NAME}

@@ -16,7 +16,7 @@ def backbone() -> PlainMamba:
     return PlainMamba(arch=arch, img_size=64, out_indices=(1,), pruning=dict(layers=[0], keep_ratio=0.5)).eval()
 
 
-# Some 20 s on a free core: two graphs are made into C++ and compiled.
+# Two graphs are made into C++ and compiled: minutes on a busy machine.
 @pytest.mark.slow
 def test_a_compiled_backbone_is_the_same_backbone_in_one_graph_for_each_ratio():
     torch._dynamo.reset()
@@ -30,7 +30,7 @@ def test_a_compiled_backbone_is_the_same_backbone_in_one_graph_for_each_ratio():
             assert counters['stats']['unique_graphs'] == graphs and not counters['graph_break']
 
 
-# Some 5 s on a free core: tracing alone takes as long.
+# Three graphs are traced, some ten seconds each on a busy machine.
 @pytest.mark.slow
 def test_every_row_gets_a_graph_of_its_own():
     """Beyond its limit torch.compile would run a row eagerly without a word."""

@@ -147,13 +147,15 @@ def hostile(tmp_path: Path) -> ComparisonReport:
         rows[1]['family'], rows[1]['recipe']['reduction'] = '_$x', EVIL
         rows[2]['model'] = '[100cm]'
         rows[3]['ours']['reason'] = EVIL
-        table['metrics'] = ['bbox mAP', EVIL]
+        table['metrics'] = ['bbox mAP', EVIL, f'{EVIL}\n', f'{EVIL}\t']
         time = rows[0]['latency']['model']
         rows[0]['latency']['forms'] = {EVIL: {'model': time, 'backbone': time}}
-        rows[0]['latency']['batches'] = {EVIL: time, '8': {'median_ms': 0, 'runs_ms': [0]}, '\u00b2': None, '0': time}
+        zero = {'median_ms': 0, 'runs_ms': [0]}
+        rows[0]['latency']['batches'] = {EVIL: time, '8': zero, '\u00b2': None, '0': time, '9' * 5000: time}
         for row in rows:
             if row['ours']['run'] == 'measured':
-                row['ours']['percent'][EVIL] = row['ours']['per_class'][EVIL] = 5.0
+                row['ours']['percent'] |= {EVIL: 5.0, f'{EVIL}\n': 4.0, f'{EVIL}\t': 3.0}
+                row['ours']['per_class'][EVIL] = 5.0
                 row['ours']['raw'] |= {f'{EVIL}/bbox_mAP_s': 0.5, 'coco/bbox_mAP_m': EVIL, 'coco/bbox_mAP_l': 10**400}
 
     return replace(read_changed(tmp_path, attack), per_class=True)

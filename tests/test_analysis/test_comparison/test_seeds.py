@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from reports import METRICS, RECIPE, SOFTWARE, cost, latency, make_report, measured, row
 
-from mmssmprune.analysis.comparison.derive import derive, join_seeds
+from mmssmprune.analysis.comparison.derive import derive, join_seeds, method_labels
 from mmssmprune.analysis.comparison.formats import to_csv, to_latex, to_markdown
 from mmssmprune.analysis.comparison.plot import draw_table
 from mmssmprune.analysis.comparison.report import NotRun, ReportRow, read_report, to_json
@@ -80,12 +80,26 @@ def test_two_means_of_one_config_have_names_of_their_own():
     assert len(set(names)) == 2 and all(name.startswith('dense (3 seeds) from dense (seed0') for name in names)
 
 
+def test_several_ratios_of_the_same_checkpoints_keep_their_name():
+    sparser = [replace(single, keep_ratio=0.5) for single in runs()[3:]]
+    rows = join_seeds(runs() + sparser)
+    assert [shown.model for shown in rows] == ['dense (3 seeds)', 'pruned (3 seeds)', 'pruned (3 seeds)']
+    # and are one line in the plots
+    assert {method_labels(rows)[id(shown)] for shown in rows[1:]} == {'PlainMamba-L1, prune'}
+
+
 def test_a_run_without_a_number_leaves_no_mean():
     rows = runs()[:3]
     rows[1] = replace(rows[1], ours=measured(float('nan'), 30.0))
     (shown,) = join_seeds(rows)
     assert shown.undefined == ['bbox mAP'] and shown.spread == {'segm mAP': 0.0}
     assert '| NaN |' in to_markdown(make_report([shown]))
+
+
+def test_what_is_no_number_has_no_mean():
+    odd = [{'a': 10**400, 'b': 'x', 'c': True, 'd': 1, 'e': [1]}, {'a': 1, 'b': 'x', 'c': 1, 'd': 2}]
+    rows = [replace(r, ours=replace(r.ours, raw=raw)) for r, raw in zip(runs()[:2], odd, strict=True)]
+    assert join_seeds(rows)[0].ours.raw == {'d': 1.5}
 
 
 def test_a_latency_that_one_run_lacks_is_left_out():
