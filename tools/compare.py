@@ -73,9 +73,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--forms',
         nargs='+',
-        choices=('eager', 'compile'),
         default=['eager'],
-        help='add latency with the backbone in another form: compile is torch.compile (default: eager alone)',
+        metavar='FORM',
+        help='add latency with the backbone in another form: compile, which is torch.compile (default: eager alone)',
     )
     parser.add_argument(
         '--per-class', action='store_true', help='add a table of the IoU of every class, and compare-classes.csv'
@@ -95,7 +95,7 @@ def parse_args() -> argparse.Namespace:
         help='overrides merged into every config',
     )
     args = parser.parse_args()
-    if not args.runs and (args.batch_sizes or len(args.forms) > 1):
+    if not args.runs and (args.batch_sizes or set(args.forms) != {'eager'}):
         parser.error('--batch-sizes and --forms are latencies, which --runs 0 leaves out')
     return args
 

@@ -443,7 +443,10 @@ def bad_arguments(models: dict[str, str]) -> dict[str, tuple[list[str], str]]:
         'missing checkpoint': ([f'{config}:none.pth'], 'checkpoint none.pth does not exist'),
         'other architecture': ([f'{config}:{models["dense_det"].split(":")[1]}'], 'is of another architecture'),
         'batches without runs': ([good, '--batch-sizes', '2'], 'which --runs 0 leaves out'),
-        'another form': ([good, '--forms', 'onnx'], "invalid choice: 'onnx'"),
+        'another form': (
+            [good, '--forms', 'onnx', '--runs', '1'],
+            'there is no form onnx of a backbone, but eager, compile',
+        ),
         'no package': (['mmfoo::x.py'], 'before :: stands one of mmdet, mmseg, mmpretrain'),
         'missing data': ([good, '--cfg-options', 'test_dataloader.dataset.data_root=/no/data'], '/no/data'),
         'bad pruning': ([good, '--cfg-options', 'model.backbone.pruning.layers=[1,9]'], 'layer 9'),
@@ -458,7 +461,8 @@ CASES = list(bad_arguments({name: f'{name}.py:{name}.pth' for name in ('pruned_s
 def test_bad_input_gets_one_sentence(case: str, models: dict[str, str], tool: Tool, tmp_path: Path, capsys):
     args, told = bad_arguments(models)[case]
     out = tmp_path / 'compare'
-    assert tool('compare.py', *args, '--runs', '0', '--out', out) == 2
+    runs = () if '--runs' in args else ('--runs', '0')
+    assert tool('compare.py', *args, *runs, '--out', out) == 2
     err = capsys.readouterr().err
     assert 'Traceback' not in err
     (line,) = [line for line in err.splitlines() if 'error: ' in line]

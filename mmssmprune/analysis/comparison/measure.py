@@ -65,7 +65,7 @@ class MeasureSetting:
         latency_runs: timed runs per row, 0 for no latency.
         batch_sizes: of batches for which the images per second are measured.
         forms: of the backbone, names of `FORMS`, in which the rows are timed; 'eager' always is.
-        per_class: test anew what was tested before classes were kept.
+        per_class: test anew what was tested before classes were kept, and show them.
         progress: told what long step is at work, and how many of how many parts of it are done.
     """
 
@@ -79,6 +79,8 @@ class MeasureSetting:
 
     def __post_init__(self) -> None:
         self.forms = tuple(dict.fromkeys(('eager', *self.forms)))
+        if unknown := [form for form in self.forms if form not in FORMS]:
+            raise ValueError(f'there is no form {unknown[0]} of a backbone, but {", ".join(FORMS)}')
         self.store = ResultStore(self.out_dir / 'results')
         self._models: dict[Entry, nn.Module] = {}
 

@@ -75,7 +75,10 @@ def test_what_differs_in_more_than_the_seed_stays_apart(change: dict[str, Any]):
 
 
 def test_two_means_of_one_config_have_names_of_their_own():
-    later = [replace(single, iteration=1800, model=f'{single.model} later') for single in runs()[:3]]
+    later = [
+        replace(single, iteration=1800, model=f'{single.model} later', checkpoint_hash=f'{single.seed} later')
+        for single in runs()[:3]
+    ]
     names = [shown.model for shown in join_seeds(runs()[:3] + later)]
     assert len(set(names)) == 2 and all(name.startswith('dense (3 seeds) from dense (seed0') for name in names)
 
