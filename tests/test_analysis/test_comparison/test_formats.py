@@ -27,7 +27,7 @@ def odd_rows() -> list[ReportRow]:
 def test_csv_has_the_numbers_of_the_report_in_full():
     report = make_report(odd_rows())
     rows = report.tables[0].rows
-    frame = pd.read_csv(StringIO(to_csv(report)))
+    frame = pd.read_csv(StringIO(to_csv(report)), float_precision='round_trip')
     assert list(frame['model'])[1] == rows[1].model
     assert list(frame['run']) == ['measured'] * 3 + ['not run', 'measured']
     for i, row in enumerate(rows):
