@@ -265,7 +265,10 @@ def test_a_form_that_cannot_be_made_is_one_sentence(
     out = tmp_path / 'compare'
     shutil.copytree(compared, out)
     assert tool('compare.py', models['dense_seg'], '--forms', 'compile', '--runs', '1', '--out', out) == 2
-    assert 'error: dense_seg cannot be timed in the form compile: no compiler' in capsys.readouterr().err
+    assert (
+        'error: dense_seg cannot be timed in the form compile (no compiler); leave it out of --forms'
+        in capsys.readouterr().err
+    )
 
 
 def test_two_tasks_give_two_tables_and_nothing_found_is_zero(

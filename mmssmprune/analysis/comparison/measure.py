@@ -435,5 +435,5 @@ def _runs(call: Callable[[], Any], form: str, model: str) -> bool:
         if form == 'batch':
             raise
         said = ' '.join(str(error).split())[:300]
-        raise RuntimeError(f'{model} cannot be timed in the form {form}: {said}') from None
+        raise RuntimeError(f'{model} cannot be timed in the form {form} ({said}); leave it out of --forms') from error
     return True
