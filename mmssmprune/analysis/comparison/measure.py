@@ -29,7 +29,6 @@ from mmssmprune.analysis.cost.model_cost import count_parameters
 from mmssmprune.analysis.inputs import count_proposals, first_test_image, prepare_inputs
 from mmssmprune.analysis.json_check import ValueKind, check
 from mmssmprune.analysis.latency import describe_device, measure_latency, turns
-from mmssmprune.analysis.per_class import PER_CLASS
 from mmssmprune.analysis.quiet import quiet
 from mmssmprune.analysis.results import ResultStore
 from mmssmprune.analysis.software import software, source_hash
@@ -226,6 +225,8 @@ def _with_classes(cfg: Config) -> Config:
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
     if not any(map(gives_iou, evaluators)):
         return cfg
+    from mmssmprune.analysis.per_class import PER_CLASS  # registers it, and brings mmdet and mmseg
+
     cfg, ours = copy.deepcopy(cfg), {'type': f'mmseg.{PER_CLASS["IoUMetric"]}'}
     cfg.test_evaluator = [{**evaluator, **ours} if gives_iou(evaluator) else evaluator for evaluator in evaluators]
     return cfg

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from reports import METRICS, cost, latency, make_report, make_rows, measured, row
 from rich.console import Console
 
 from mmssmprune.analysis.comparison.derive import derive, join_seeds
 from mmssmprune.analysis.comparison.formats import classes_csv, to_csv, to_html, to_latex, to_markdown, to_rich
+from mmssmprune.analysis.comparison.measure import _with_classes
 from mmssmprune.analysis.comparison.plot import draw_table
 from mmssmprune.analysis.comparison.report import ComparisonReport, ReportRow
 from mmssmprune.analysis.comparison.tables import Footnotes, ap_frames, percentiles
@@ -98,6 +100,32 @@ def test_iou_of_every_class_and_its_difference():
 def test_classes_are_shown_where_asked_for():
     report = replace(report_with_classes(), per_class=False)
     assert 'IoU of every class' not in to_markdown(report) and classes_csv(report) == ''
+
+
+EVALUATORS = {
+    'of mmseg': ('mmseg', {'type': 'IoUMetric', 'prefix': 'val'}, True),
+    'by its scope': (
+        'mmpretrain',
+        [{'type': 'Other'}, {'type': 'mmseg.IoUMetric', 'iou_metrics': ['mIoU', 'mDice']}],
+        True,
+    ),
+    'of another scope': ('mmdet', {'type': 'IoUMetric'}, False),
+    "of one's own": ('mmseg', {'type': 'MyIoUMetric'}, False),
+    'without IoU': ('mmseg', {'type': 'IoUMetric', 'iou_metrics': ['mDice']}, False),
+    'writing files': ('mmseg', {'type': 'IoUMetric', 'format_only': True, 'output_dir': 'x'}, False),
+}
+
+
+@pytest.mark.parametrize(('scope', 'evaluator', 'replaced'), EVALUATORS.values(), ids=EVALUATORS.keys())
+def test_which_evaluators_give_classes(scope: str, evaluator: Any, replaced: bool):
+    cfg = Config({'default_scope': scope, 'test_evaluator': evaluator})
+    found = _with_classes(cfg)
+    assert (found is not cfg) == replaced
+    if replaced:
+        before = evaluator if isinstance(evaluator, list) else [evaluator]
+        after = [part.to_dict() for part in found.test_evaluator]
+        assert [part.pop('type') for part in after][-1] == 'mmseg.PerClassIoUMetric'
+        assert after == [{key: value for key, value in part.items() if key != 'type'} for part in before]
 
 
 # Latency --------------------------------------------------------------------------------------------------------------
