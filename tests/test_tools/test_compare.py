@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
-from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, write_config
+from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, SIZE, write_config
 from torch import nn
 
 from mmssmprune.analysis.comparison import measure
@@ -169,8 +169,9 @@ def test_changed_weights_are_tested_anew(compared: Path, models: dict[str, str],
 class Wrapped(nn.Module):
     """A form of a backbone that costs nothing to make."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, images: torch.Tensor) -> None:
         super().__init__()
+        assert images.shape == (1, 3, SIZE, SIZE)
         self.backbone = backbone
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:

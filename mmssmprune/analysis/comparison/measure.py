@@ -19,7 +19,7 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, set_random_seed
-from torch import nn
+from torch import Tensor, nn
 
 from mmssmprune import analysis
 from mmssmprune.analysis.cost.conventions import CONVENTIONS
@@ -354,12 +354,16 @@ def measure_latencies(
     return dict(zip(variants, times, strict=True))
 
 
-def _compiled(backbone: nn.Module) -> nn.Module:
+Form = Callable[[nn.Module, Tensor], nn.Module]
+
+
+def _compiled(backbone: nn.Module, images: Tensor) -> nn.Module:
     return torch.compile(backbone, dynamic=False)
 
 
-# What a backbone becomes before it is timed; an exported one would be one more line. What follows it stays eager.
-FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {'eager': lambda backbone: backbone, 'compile': _compiled}
+# What a backbone becomes before it is timed, made for its keep ratio and such images; neck and heads stay as they are.
+# An exported one would be one more line.
+FORMS: dict[str, Form] = {'eager': lambda backbone, images: backbone, 'compile': _compiled}
 
 
 def _time(variants: Sequence[Variant], shape: tuple[int, int], setting: MeasureSetting) -> list[dict[str, Any]]:
@@ -370,8 +374,9 @@ def _time(variants: Sequence[Variant], shape: tuple[int, int], setting: MeasureS
     for i, variant in enumerate(variants):
         model = setting.model(variant.entry)
         inputs, backbone = prepare_inputs(model, image, shape), model.backbone
+        _apply_keep_ratio(model, variant.entry, variant.keep_ratio)
         for form in setting.forms:
-            own = FORMS[form](backbone)
+            own = FORMS[form](backbone, inputs['inputs'])
             timed[f'{i} {form} model'] = variant, own, partial(model, **inputs, mode='predict')
             timed[f'{i} {form} backbone'] = variant, own, partial(own, inputs['inputs'])
         for size in setting.batch_sizes:
