@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -366,11 +366,13 @@ def _compiled(backbone: nn.Module, images: Tensor) -> nn.Module:
 FORMS: dict[str, Form] = {'eager': lambda backbone, images: backbone, 'compile': _compiled}
 
 
+# Whose call, the backbone that the whole model has meanwhile, and the call.
+_TimedCall = tuple[Variant, nn.Module, Callable[[], Any]]
+
+
 def _time(variants: Sequence[Variant], shape: tuple[int, int], setting: MeasureSetting) -> list[dict[str, Any]]:
     image, device = first_test_image(variants[0].entry.cfg), get_device()
-    timed: dict[
-        str, tuple[Variant, nn.Module, Callable[[], Any]]
-    ] = {}  # with the backbone that the model has meanwhile
+    timed: dict[str, _TimedCall] = {}
     for i, variant in enumerate(variants):
         model = setting.model(variant.entry)
         inputs, backbone = prepare_inputs(model, image, shape), model.backbone
@@ -405,14 +407,15 @@ def _time(variants: Sequence[Variant], shape: tuple[int, int], setting: MeasureS
             before_turn=prepare,
             after_turn=lambda name: setting.progress(f'timing {len(variants)} rows in turns', next(done), total),
         )
-    found = []
-    for i in range(len(variants)):
-        forms = {form: {part: times[f'{i} {form} {part}'] for part in ('model', 'backbone')} for form in setting.forms}
-        row = {**forms.pop('eager'), 'device': describe_device(device)}
-        row |= {'forms': forms} if forms else {}
-        batches = {str(size): times.get(f'{i} batch {size}') for size in setting.batch_sizes}
-        found.append(row | ({'batches': batches} if batches else {}))
-    return found
+    described = describe_device(device)
+    return [_times_of_row(i, times, setting) | {'device': described} for i in range(len(variants))]
+
+
+def _times_of_row(i: int, times: Mapping[str, dict[str, Any]], setting: MeasureSetting) -> dict[str, Any]:
+    forms = {form: {part: times[f'{i} {form} {part}'] for part in ('model', 'backbone')} for form in setting.forms}
+    batches = {str(size): times.get(f'{i} batch {size}') for size in setting.batch_sizes}
+    more = {'forms': forms, 'batches': batches}
+    return {**forms.pop('eager'), **{name: of for name, of in more.items() if of}}
 
 
 def _room_for_graphs(number: int) -> AbstractContextManager:
