@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import Any
 
 from mmssmprune.analysis.json_check import is_nan, is_number
@@ -188,15 +188,24 @@ def find_dense(row: ReportRow, rows: Sequence[ReportRow]) -> ReportRow | None:
 
 def _with_difference(row: ReportRow, dense: ReportRow | None) -> ReportRow:
     if dense is None or dense is row:
-        return replace(row, dense=None, accuracy_difference={}, backbone_flops_change=None)
+        return replace(row, dense=None, accuracy_difference={}, difference_spread={}, backbone_flops_change=None)
     ours, theirs = row.measured, dense.measured
     flops, dense_flops = row.backbone_flops, dense.backbone_flops
     return replace(
         row,
         dense=dense.model,
         accuracy_difference={title: value - theirs[title] for title, value in ours.items() if title in theirs},
+        difference_spread=_paired_spread(row, dense),
         backbone_flops_change=flops / dense_flops - 1 if flops is not None and dense_flops else None,
     )
+
+
+def _paired_spread(row: ReportRow, dense: ReportRow) -> dict[str, float]:
+    theirs = {run.seed: run.measured for run in dense.runs}
+    if not row.runs or {run.seed for run in row.runs} != set(theirs):
+        return {}
+    shared = [title for title in row.measured if title in dense.measured]
+    return {title: stdev(run.measured[title] - theirs[run.seed][title] for run in row.runs) for title in shared}
 
 
 def _optimal(rows: Sequence[ReportRow], metric: str, axis: str) -> set[int]:

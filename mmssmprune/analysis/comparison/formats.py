@@ -120,6 +120,7 @@ def _spreads(row: ReportRow) -> dict[str, Any]:
     for part in ('backbone', 'model') if row.latency else ():
         found |= dict(zip((f'{part} p5 (ms)', f'{part} p95 (ms)'), percentiles(row.latency[part]), strict=True))
     found |= {f'{metric} std': value for metric, value in row.spread.items()}
+    found |= {f'Δ {metric} std': value for metric, value in row.difference_spread.items()}
     seeds = [run.seed for run in row.runs or [row] if run.seed is not None]
     return found | {'seeds': ' '.join(map(str, seeds))}
 

@@ -99,6 +99,7 @@ class ReportRow:
         paper: what others published for this config.
         dense: name of the dense baseline; what follows is relative to it and derived anew for every report.
         accuracy_difference: metric title -> percentage points.
+        difference_spread: their sample standard deviation seed by seed, where both rows have the same seeds.
         backbone_flops_change: share, negative where FLOPs are saved.
         pareto: metric title -> the axes ('FLOPs', 'latency') on which no other row is better.
     """
@@ -129,6 +130,7 @@ class ReportRow:
     paper: Published | None = None
     dense: str | None = None
     accuracy_difference: Mapping[str, float] = field(default_factory=dict)
+    difference_spread: Mapping[str, float] = field(default_factory=dict)
     backbone_flops_change: float | None = None
     pareto: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -274,7 +276,7 @@ def read_report(target: str) -> ComparisonReport:
     return ComparisonReport(tables, content['conventions'], Software(**content['software']), content.get('command', ''))
 
 
-_MADE_ANEW = ('runs', 'paper', 'dense', 'accuracy_difference', 'backbone_flops_change', 'pareto')
+_MADE_ANEW = ('runs', 'paper', 'dense', 'accuracy_difference', 'difference_spread', 'backbone_flops_change', 'pareto')
 _READ = [f.name for f in fields(ReportRow) if f.name not in _MADE_ANEW]
 
 

@@ -71,10 +71,13 @@ def _cells(row: ReportRow, method: str, table: ReportTable, footnotes: Footnotes
         paper = row.paper.percent.get(metric) if row.paper else None
         ours = row.measured.get(metric)
         pareto = ', '.join(row.pareto.get(metric, ()))
+        change, change_text = _number(row.accuracy_difference.get(metric), '+.1f')
+        if metric in row.difference_spread:
+            change_text += f' ± {row.difference_spread[metric]:.1f}'
         cells |= {
             f'{metric} (paper)': (paper, '' if paper is None else f'{paper:.1f} {footnotes.of_source(row.paper)}'),
             f'{metric} (ours)': (ours, nothing if ours is None else _with_spread(ours, row.spread.get(metric))),
-            f'Δ {metric}': _number(row.accuracy_difference.get(metric), '+.1f'),
+            f'Δ {metric}': (change, change_text),
             f'Pareto {metric}': (pareto or None, pareto),
         }
     return cells
@@ -224,8 +227,10 @@ class Footnotes:
         said = []
         if row.runs:
             seeds = ', '.join(str(run.seed) for run in row.runs)
+            paired = ', at Δ that of the differences seed by seed' if row.difference_spread else ''
             said.append(
-                f'Mean over {len(row.runs)} trainings with the seeds {seeds}; behind ± their sample standard deviation.'
+                f'Mean over {len(row.runs)} trainings with the seeds {seeds}; behind ± their sample standard '
+                f'deviation{paired}.'
             )
         if row.origin or difference:
             software = f'measured with other software: {difference}' if difference else 'same software'

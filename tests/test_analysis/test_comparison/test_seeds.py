@@ -42,8 +42,19 @@ def test_mean_and_sample_standard_deviation():
         assert shown.ours.raw['coco/bbox_mAP'] == pytest.approx(fmean(values) / 100)
         assert [single.seed for single in shown.runs] == [0, 1, 2]
     assert pruned.accuracy_difference['bbox mAP'] == pytest.approx(fmean(PRUNED) - fmean(DENSE))
+    # seed by seed, -2, -2.5 and -2.5 points
+    assert pruned.difference_spread == {'bbox mAP': pytest.approx(stdev((2.0, 2.5, 2.5))), 'segm mAP': 0.0}
+    assert dense.difference_spread == {}
     assert pruned.latency['model'] == {'median_ms': 11.0, 'runs_ms': [10.0] * 7 + [11.0] * 7 + [12.0] * 7}
     assert pruned.latency['device'] == runs()[0].latency['device']
+
+
+def test_a_difference_has_a_spread_where_the_seeds_are_the_same():
+    dense, pruned = runs()[:3], runs()[3:]
+    *_, shown = derive(join_seeds([*dense, *pruned[:2], replace(pruned[2], seed=7)]), METRICS)
+    assert shown.spread and shown.accuracy_difference and shown.difference_spread == {}
+    *_, shown = derive(join_seeds(dense[:1] + pruned), METRICS)
+    assert shown.spread and shown.accuracy_difference and shown.difference_spread == {}
 
 
 def test_the_row_stands_where_its_first_run_stood():
@@ -133,12 +144,13 @@ def test_every_format_says_mean_spread_and_seeds():
     report = make_report(join_seeds(runs()))
     text = to_markdown(report)
     (line,) = [line for line in text.splitlines() if line.startswith('| pruned')]
-    assert line.startswith('| pruned (3 seeds) [a] |') and '| 39.2 ± 1.6 | -2.3 |' in line
-    assert '[a] Mean over 3 trainings with the seeds 0, 1, 2; behind ± their sample standard deviation.' in text
+    assert line.startswith('| pruned (3 seeds) [b] |') and '| 39.2 ± 1.6 | -2.3 ± 0.3 |' in line
+    said = 'Mean over 3 trainings with the seeds 0, 1, 2; behind ± their sample standard deviation'
+    assert f'[a] {said}.' in text and f'[b] {said}, at Δ that of the differences seed by seed.' in text
     assert '39.2 ± 1.6' in to_latex(report)
     _, pruned = csv.DictReader(StringIO(to_csv(report)))
     assert (float(pruned['bbox mAP (ours)']), float(pruned['bbox mAP std'])) == (fmean(PRUNED), stdev(PRUNED))
-    assert pruned['seeds'] == '0 1 2'
+    assert float(pruned['Δ bbox mAP std']) == pytest.approx(stdev((2.0, 2.5, 2.5))) and pruned['seeds'] == '0 1 2'
 
 
 def test_bars_in_the_plot_are_the_spread():
