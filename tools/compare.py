@@ -4,9 +4,10 @@
 
 Each MODEL is a work_dir (it holds a config and last_checkpoint), a config (work_dirs/<its name> is looked up for a
 checkpoint; without one the row says `not run` and needs no data), a pair config.py:checkpoint.pth, or an earlier result
-(compare.json, or the folder with it), whose rows join the table as they are. What DIR/results/ already holds is not
-measured again, so an interrupted comparison goes on where it stopped; delete that folder to measure anew. Latencies of
-different devices are refused. docs/compare.md says more.
+(compare.json, or the folder with it), whose rows join the table as they are. mmdet::swin/x.py is a config of mmdet.
+Checkpoints that differ by the seed of their training alone become one row with mean and spread. What DIR/results/
+already holds is not measured again, so an interrupted comparison goes on where it stopped; delete that folder to
+measure anew. Latencies of different devices are refused. docs/compare.md says more.
 """
 
 from __future__ import annotations
@@ -62,6 +63,24 @@ def parse_args() -> argparse.Namespace:
         '--runs', type=non_negative, default=20, help='timed runs per row; 0 leaves latency out (default: %(default)s)'
     )
     parser.add_argument(
+        '--batch-sizes',
+        type=positive,
+        nargs='+',
+        default=[],
+        metavar='N',
+        help='add images per second of the whole model at these batch sizes (default: none)',
+    )
+    parser.add_argument(
+        '--forms',
+        nargs='+',
+        default=['eager'],
+        metavar='FORM',
+        help='add latency with the backbone in another form: compile, which is torch.compile (default: eager alone)',
+    )
+    parser.add_argument(
+        '--per-class', action='store_true', help='add a table of the IoU of every class, and compare-classes.csv'
+    )
+    parser.add_argument(
         '--out',
         type=Path,
         default=Path('work_dirs/compare'),
@@ -75,7 +94,10 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='overrides merged into every config',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.runs and (args.batch_sizes or set(args.forms) != {'eager'}):
+        parser.error('--batch-sizes and --forms are latencies, which --runs 0 leaves out')
+    return args
 
 
 def keep_ratio(text: str) -> float:
@@ -117,7 +139,8 @@ def main() -> None:
         models = find_models(args.models, args.cfg_options)
     shape = tuple(args.shape) if args.shape else None
     with sentence_errors(), progress_on(console) as progress:
-        setting = MeasureSetting(args.out, shape, args.runs, progress)
+        timing = dict(latency_runs=args.runs, batch_sizes=tuple(args.batch_sizes), forms=tuple(args.forms))
+        setting = MeasureSetting(args.out, shape, **timing, per_class=args.per_class, progress=progress)
         report = compare(models, setting, args.keep_ratio, args.untrained)
     report = replace(report, command=command_line())
     with sentence_errors(building=True):  # the disk may be full by now
@@ -169,13 +192,14 @@ def write_report(report: ComparisonReport, out_dir: Path) -> list[str]:
     from mmssmprune.analysis.comparison.report import FILE_NAME, to_json
     from mmssmprune.checkpoints.writing import write_whole
 
-    plots = plot_report(report)
+    plots, classes = plot_report(report), formats.classes_csv(report)
     files = {
         FILE_NAME: to_json(report),
         'compare.md': formats.to_markdown(report, {name: text for name, (text, _) in plots.items()}),
         'compare.csv': formats.to_csv(report),
         'compare.tex': formats.to_latex(report),
         'compare.html': formats.to_html(report, plots),
+        **({'compare-classes.csv': classes} if classes else {}),
         **{name: png for name, (_, png) in plots.items()},
     }
     for name, content in files.items():
@@ -186,7 +210,7 @@ def write_report(report: ComparisonReport, out_dir: Path) -> list[str]:
 def print_report(report: ComparisonReport, console: Console) -> None:
     """The tables and their notes on the terminal."""
     from mmssmprune.analysis.comparison.formats import to_rich
-    from mmssmprune.analysis.comparison.table import Footnotes, notes
+    from mmssmprune.analysis.comparison.tables import Footnotes, notes
     from mmssmprune.analysis.escape import one_line
 
     footnotes = Footnotes(report)

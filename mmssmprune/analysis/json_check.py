@@ -22,6 +22,10 @@ def is_number(value: Any, low: float = -_LARGEST, high: float = _LARGEST) -> boo
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
+def is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value
+
+
 def is_whole(value: Any, low: int, high: int = _LARGEST) -> bool:
     return isinstance(value, int) and is_number(value, low, high)
 

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,12 @@ class ResultStore:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def get(self, key: dict[str, Any], read: Callable[[Any], Any] = lambda value: value) -> Any | None:
-        """The value stored under ``key``, or None. An unreadable or foreign file counts as not there.
-
-        Args:
-            key: as given to `put`.
-            read: what is made of the value; a value that it fails on is damaged and counts as not there.
-        """
+    def get(self, key: dict[str, Any]) -> Any | None:
+        """The value stored under ``key``, or None. An unreadable or foreign file counts as not there."""
         try:
             record = json.loads(self.path(key).read_text(encoding='utf-8'))
-            return read(record['value']) if record['key'] == _plain(key) else None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+            return record['value'] if record['key'] == _plain(key) else None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def put(self, key: dict[str, Any], value: Any) -> None:

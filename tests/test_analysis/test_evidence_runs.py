@@ -20,7 +20,6 @@ from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, make_det_data, make
 from tiny_runs import tool_environment as environment
 
 from mmssmprune.analysis.evidence import runs
-from mmssmprune.analysis.evidence.metrics import split
 from mmssmprune.analysis.evidence.plan import (
     Run,
     StudyRow,
@@ -33,6 +32,7 @@ from mmssmprune.analysis.evidence.plan import (
 from mmssmprune.analysis.evidence.processes import work
 from mmssmprune.analysis.evidence.records import read_records, read_result, read_results
 from mmssmprune.analysis.evidence.runs import measure, training_config
+from mmssmprune.analysis.per_class import split
 from mmssmprune.engine.runner_setup import build_runner, load_config
 
 LEVELS = (dict(keep_ratio=1.0), dict(keep_ratio=0.5))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
-from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, write_config
+from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, SIZE, write_config
+from torch import nn
+
+from mmssmprune.analysis.comparison import measure
 
 Tool = Callable[..., int]
 OPTIONS = ('--keep-ratio', '1.0', '0.5', '--runs', '2', '--untrained')
@@ -103,7 +105,7 @@ def test_every_output_is_written(compared: Path):
         assert (compared / name).read_bytes().startswith(b'\x89PNG')
         assert f']({name})' in (compared / 'compare.md').read_text()
     assert '| dense_seg | PlainMamba, dense | 1.0 | 100.0 |' in (compared / 'compare.md').read_text()
-    frame = pd.read_csv(StringIO((compared / 'compare.csv').read_text()))
+    frame = pd.read_csv(compared / 'compare.csv', float_precision='round_trip')
     rows = report_of(compared)['tables'][0]['rows']
     assert list(frame['mIoU (ours)']) == [miou(row) for row in rows]
     assert '\\begin{tabular}' in (compared / 'compare.tex').read_text()
@@ -162,6 +164,112 @@ def test_changed_weights_are_tested_anew(compared: Path, models: dict[str, str],
     new = sorted(name.split('-')[0] for name in set(stamps(out)) - before)
     # latencies are measured anew for all rows, because they are compared only within one run; costs stay
     assert new == ['accuracy', 'accuracy', 'latency']
+
+
+class Wrapped(nn.Module):
+    """A form of a backbone that costs nothing to make."""
+
+    def __init__(self, backbone: nn.Module, images: torch.Tensor) -> None:
+        super().__init__()
+        assert images.shape == (1, 3, SIZE, SIZE)
+        self.backbone = backbone
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.backbone(images)
+
+
+def of_seed(pair: str, seed: int, folder: Path) -> str:
+    """The same config with the checkpoint that a training with this seed might have left."""
+    config, checkpoint = pair.split(':')
+    state = torch.load(checkpoint)['state_dict']
+    torch.manual_seed(seed)
+    state = {
+        name: value + 0.3 * torch.rand_like(value) if value.is_floating_point() else value
+        for name, value in state.items()
+    }
+    torch.save({'state_dict': state, 'meta': {'seed': seed, 'iter': 4}}, folder / f'seed{seed}.pth')
+    return f'{config}:{folder / f"seed{seed}.pth"}'
+
+
+@pytest.fixture(scope='module')
+def swin(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A backbone of mmseg in the place of ours."""
+    config = tmp_path_factory.mktemp('swin') / 'swin_seg.py'
+    config.write_text(
+        f"_base_ = '{models['dense_seg'].split(':')[0]}'\n"
+        "backbone = dict(_delete_=True, type='SwinTransformer', embed_dims=32, depths=(1,), num_heads=(2,),\n"
+        '                window_size=4, strides=(4,), out_indices=(0,))\n'
+        'model = dict(backbone=backbone)\n'
+    )
+    return write_model(config)
+
+
+def test_seeds_references_batches_forms_and_classes(
+    models: dict[str, str], swin: str, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(measure.FORMS, 'compile', Wrapped)
+    out, seeds = tmp_path / 'compare', [of_seed(models['pruned_seg'], seed, tmp_path) for seed in (0, 1)]
+    more = ('--batch-sizes', '2', '3', '--forms', 'eager', 'compile', '--per-class')
+    args = (models['dense_seg'], *seeds, swin, '--keep-ratio', '0.5', '--runs', '3', *more, '--out', out)
+    assert tool('compare.py', *args) == 0
+    dense, pruned, reference = report_of(out)['tables'][0]['rows']
+    assert [row['kind'] for row in (dense, pruned, reference)] == ['dense', 'pruned', 'reference']
+    assert pruned['model'] == 'pruned_seg (2 seeds)' and [run['seed'] for run in pruned['runs']] == [0, 1]
+    assert miou(pruned) == pytest.approx(sum(map(miou, pruned['runs'])) / 2)
+    assert pruned['accuracy_difference']['mIoU'] == pytest.approx(miou(pruned) - miou(dense))
+    assert reference['cost']['tokens'] is None and reference['cost']['flops']['backbone'] > 0
+    assert reference['dense'] is None and reference['recipe'] is None
+    for row in (dense, pruned, reference):
+        latency = row['latency']
+        assert set(latency['batches']) == {'2', '3'} and set(latency['forms']) == {'compile'}
+        times = [latency['model'], *latency['batches'].values(), *latency['forms']['compile'].values()]
+        assert {len(time['runs_ms']) for time in times} == {6 if row['runs'] else 3}
+        # the mean of the classes is what mmseg reports as mIoU, rounded to two digits
+        assert sum(row['ours']['per_class'].values()) / 3 == pytest.approx(miou(row), abs=0.01)
+    text = (out / 'compare.md').read_text()
+    assert '| swin_seg | SwinTransformer, reference | 1.0 | - |' in text and ' ± ' in text and '| red | ' in text
+    assert 'images/s at batch 3' in text and 'model, compile (ms)' in text
+    assert list(pd.read_csv(out / 'compare-classes.csv')['class']) == ['ground', 'red', 'green']
+    before = stamps(out)
+    assert tool('compare.py', *args) == 0 and stamps(out) == before
+    # alone, its rows become the same table; without the option no classes are shown
+    assert tool('compare.py', out, '--out', tmp_path / 'again') == 0
+    again = report_of(tmp_path / 'again')['tables'][0]['rows']
+    assert [miou(row) for row in again] == [miou(row) for row in (dense, pruned, reference)]
+    assert not (tmp_path / 'again/compare-classes.csv').exists()
+
+
+def test_classes_that_were_not_kept_are_tested_anew(compared: Path, models: dict[str, str], tool: Tool, tmp_path: Path):
+    out = tmp_path / 'compare'
+    shutil.copytree(compared, out)
+    for path in (out / 'results').glob('accuracy-*'):  # as before classes were kept
+        record = json.loads(path.read_text())
+        del record['value']['per_class']
+        path.write_text(json.dumps(record))
+    args = (models['dense_seg'], '--runs', '0', '--out', out)
+    before = stamps(out)
+    assert tool('compare.py', *args) == 0 and stamps(out) == before
+    assert tool('compare.py', *args, '--per-class') == 0
+    assert [name for name in before if stamps(out)[name] != before[name]] == [
+        name for name in before if name.startswith('accuracy-dense_seg-')
+    ]
+
+
+def test_a_form_that_cannot_be_made_is_one_sentence(
+    compared: Path, models: dict[str, str], tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    class Broken(Wrapped):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            raise ValueError('no compiler')
+
+    monkeypatch.setitem(measure.FORMS, 'compile', Broken)
+    out = tmp_path / 'compare'
+    shutil.copytree(compared, out)
+    assert tool('compare.py', models['dense_seg'], '--forms', 'compile', '--runs', '1', '--out', out) == 2
+    assert (
+        'error: dense_seg cannot be timed in the form compile (no compiler); leave it out of --forms'
+        in capsys.readouterr().err
+    )
 
 
 def test_two_tasks_give_two_tables_and_nothing_found_is_zero(
@@ -337,6 +445,12 @@ def bad_arguments(models: dict[str, str]) -> dict[str, tuple[list[str], str]]:
         'missing result': (['nowhere/compare.json'], 'earlier result nowhere/compare.json does not exist'),
         'missing checkpoint': ([f'{config}:none.pth'], 'checkpoint none.pth does not exist'),
         'other architecture': ([f'{config}:{models["dense_det"].split(":")[1]}'], 'is of another architecture'),
+        'batches without runs': ([good, '--batch-sizes', '2'], 'which --runs 0 leaves out'),
+        'another form': (
+            [good, '--forms', 'onnx', '--runs', '1'],
+            'there is no form onnx of a backbone, but eager, compile',
+        ),
+        'no package': (['mmfoo::x.py'], 'before :: stands one of mmdet, mmseg, mmpretrain'),
         'missing data': ([good, '--cfg-options', 'test_dataloader.dataset.data_root=/no/data'], '/no/data'),
         'bad pruning': ([good, '--cfg-options', 'model.backbone.pruning.layers=[1,9]'], 'layer 9'),
         'checkpoint as config': ([checkpoint], 'neither a work_dir, nor a config'),
@@ -350,7 +464,8 @@ CASES = list(bad_arguments({name: f'{name}.py:{name}.pth' for name in ('pruned_s
 def test_bad_input_gets_one_sentence(case: str, models: dict[str, str], tool: Tool, tmp_path: Path, capsys):
     args, told = bad_arguments(models)[case]
     out = tmp_path / 'compare'
-    assert tool('compare.py', *args, '--runs', '0', '--out', out) == 2
+    runs = () if '--runs' in args else ('--runs', '0')
+    assert tool('compare.py', *args, *runs, '--out', out) == 2
     err = capsys.readouterr().err
     assert 'Traceback' not in err
     (line,) = [line for line in err.splitlines() if 'error: ' in line]

@@ -1,10 +1,10 @@
-"""The comparison of dense and pruned models, from top to bottom: group by task, check, measure, join, derive."""
+"""The comparison of models, from top to bottom: group by task, check, measure, join, take means, derive."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +30,8 @@ from .measure import (
 from .published import find_published
 from .report import ComparisonReport, Measured, NotRun, ReportRow, ReportTable
 
-
-@dataclass
-class _Group:
-    """What shares a table: models to measure, and tables of earlier results, in the order of the command line."""
-
-    task: str
-    title: str
-    metrics: tuple[str, ...]
-    members: list[Entry | ReportTable]
-
-    @property
-    def entries(self) -> list[Entry]:
-        return [member for member in self.members if isinstance(member, Entry)]
-
-    @property
-    def tables(self) -> list[ReportTable]:
-        return [member for member in self.members if isinstance(member, ReportTable)]
+# What shares a table, in the order of the command line: models to measure, and tables of earlier results.
+_Members = list[Entry | ReportTable]
 
 
 def compare(
@@ -71,60 +56,68 @@ def compare(
         RuntimeError: the folder of the setting cannot be written to.
     """
     groups = _group(models)
-    for group in groups:  # all of them now: what does not fit should not show after an hour of another model's test
-        _check(group, setting)
+    for members in groups.values():  # now: what does not fit should not show after an hour of another model's test
+        _check(members, setting)
     check_output(setting.out_dir)
-    tables = [_make_table(group, setting, keep_ratios, untrained) for group in groups]
-    measured_now = any(group.entries for group in groups)
+    tables = [_make_table(*key, members, setting, keep_ratios, untrained) for key, members in groups.items()]
+    measured_now = any(isinstance(model, Entry) for model in models)
     made_with = this_software() if measured_now else tables[0].rows[0].software
-    return ComparisonReport(tuple(tables), CONVENTION, made_with)
+    return ComparisonReport(tuple(tables), CONVENTION, made_with, per_class=setting.per_class)
 
 
-def _group(models: Sequence[Entry | ComparisonReport]) -> list[_Group]:
-    """One group per task and metrics."""
-    members: list[Entry | ReportTable] = []
+def _group(models: Sequence[Entry | ComparisonReport]) -> dict[tuple[str, str, tuple[str, ...]], _Members]:
+    """Name and title of a task, and its metrics -> what is measured by them."""
+    groups: dict[tuple[str, str, tuple[str, ...]], _Members] = {}
     for model in models:
-        if isinstance(model, ComparisonReport) and model.conventions != CONVENTION:
+        if isinstance(model, Entry):
+            task = model.task
+            groups.setdefault((task.name, task.title, tuple(m.title for m in task.metrics)), []).append(model)
+            continue
+        if model.conventions != CONVENTION:
             origin = model.rows[0].origin
             raise ValueError(f'the earlier result {origin} counts FLOPs by another convention; measure its models anew')
-        members += model.tables if isinstance(model, ComparisonReport) else [model]
-    groups: dict[Any, _Group] = {}
-    for member in members:
-        if isinstance(member, Entry):
-            task = member.task
-            name, title, metrics = task.name, task.title, tuple(metric.title for metric in task.metrics)
-        else:
-            name, title, metrics = member.task, member.title, member.metrics
-        groups.setdefault((name, metrics), _Group(name, title, metrics, [])).members.append(member)
-    return list(groups.values())
+        for table in model.tables:
+            known = next((key for key in groups if (key[0], key[2]) == (table.task, table.metrics)), None)
+            groups.setdefault(known or (table.task, table.title, table.metrics), []).append(table)
+    return groups
 
 
-def _check(group: _Group, setting: MeasureSetting) -> None:
+def _split(members: _Members) -> tuple[list[Entry], list[ReportTable]]:
+    return [m for m in members if isinstance(m, Entry)], [m for m in members if isinstance(m, ReportTable)]
+
+
+def _check(members: _Members, setting: MeasureSetting) -> None:
     """Refuse what cannot share a table before anything is measured."""
-    earlier = [row for table in group.tables for row in table.rows]
-    tested = [(entry.name, entry.data_hash) for entry in group.entries if entry.weights != 'none']
+    entries, tables = _split(members)
+    earlier = [row for table in tables for row in table.rows]
+    tested = [(entry.name, entry.data_hash) for entry in entries if entry.weights != 'none']
     derive.check_same_data(tested + [(row.label(), row.data_hash) for row in earlier])
-    derive.common_shape(group.tables, setting.shape)
+    derive.common_shape(tables, setting.shape)
     if setting.latency_runs:
-        timed = [entry.name for entry in group.entries if entry.weights == 'checkpoint']
+        timed = [entry.name for entry in entries if entry.weights == 'checkpoint']
         here = describe_device(get_device()) if timed else {}
         derive.check_devices([(name, here) for name in timed] + derive.latency_devices(earlier))
 
 
 def _make_table(
-    group: _Group, setting: MeasureSetting, keep_ratios: Sequence[float] | None, untrained: bool
+    task: str,
+    title: str,
+    metrics: tuple[str, ...],
+    members: _Members,
+    setting: MeasureSetting,
+    keep_ratios: Sequence[float] | None,
+    untrained: bool,
 ) -> ReportTable:
+    shape, shape_from = _shape(members, setting)
+    entries, _ = _split(members)
+    chance = [entries[0].untrained()] if untrained and entries else []
     variants = []
-    for entry in group.entries:
-        asked = dict.fromkeys(keep_ratios or ()) if entry.pruning is not None else ()
+    for entry in [*entries, *chance]:
+        asked = dict.fromkeys(keep_ratios or ()) if entry.pruning is not None and entry not in chance else ()
         variants += [Variant(entry, ratio) for ratio in asked or [config_keep_ratio(entry, setting)]]
-    shape, shape_from = _shape(group, setting)
-    chance = []
-    if untrained and group.entries:
-        chance = [Variant(group.entries[0].untrained(), config_keep_ratio(group.entries[0], setting))]
-    measured = _measure([*variants, *chance], shape, setting)
+    measured = _measure(variants, shape, setting)
     rows: list[ReportRow] = []
-    for member in [*group.members, *(variant.entry for variant in chance)]:
+    for member in [*members, *chance]:
         own = [row for variant, row in measured.items() if variant.entry is member]
         rows += member.rows if isinstance(member, ReportTable) else own
     rows = derive.with_own_names(derive.without_duplicates(rows))
@@ -132,21 +125,22 @@ def _make_table(
     if not setting.latency_runs:
         no_latency = derive.describe_devices(derive.latency_devices(rows))
         rows = [replace(row, latency=None) for row in rows]
+    rows = derive.join_seeds(rows)
     for i, row in enumerate(rows):
-        known = (Path(row.config).stem, row.family, group.task, group.metrics, row.pruning)
+        known = (Path(row.config).stem, row.family, task, metrics, row.pruning)
         rows[i] = replace(row, paper=None if row.kind == 'untrained' else find_published(*known))
-    rows = derive.derive(rows, group.metrics)
-    return ReportTable(group.task, group.title, group.metrics, shape, shape_from, tuple(rows), no_latency)
+    rows = derive.derive(rows, metrics)
+    return ReportTable(task, title, metrics, shape, shape_from, tuple(rows), no_latency)
 
 
-def _shape(group: _Group, setting: MeasureSetting) -> tuple[tuple[int, int], str]:
+def _shape(members: _Members, setting: MeasureSetting) -> tuple[tuple[int, int], str]:
     """(H, W) for FLOPs and latency, and who says so."""
-    shape = derive.common_shape(group.tables, setting.shape)
+    entries, tables = _split(members)
     if setting.shape:
-        return shape, 'the command line'
-    if shape:
-        return shape, f'the earlier result {group.tables[0].rows[0].origin}'
-    entry = next((entry for entry in group.entries if entry.weights != 'none'), group.entries[0])
+        return setting.shape, 'the command line'
+    if tables:
+        return tables[0].shape, f'the earlier result {tables[0].rows[0].origin}'
+    entry = next((entry for entry in entries if entry.weights != 'none'), entries[0])
     try:
         check_data_root(entry.cfg, ('test_dataloader',))
     except FileNotFoundError as error:
@@ -174,9 +168,10 @@ def _report_row(
     variant: Variant, accuracy: Measured | None, cost: dict[str, Any] | None, latency: dict[str, Any] | None
 ) -> ReportRow:
     entry = variant.entry
+    dense = 'dense' if cost and cost['tokens'] else 'reference'
     return ReportRow(
         model=entry.name,
-        kind='untrained' if entry.weights == 'random' else 'dense' if entry.pruning is None else 'pruned',
+        kind='untrained' if entry.weights == 'random' else dense if entry.pruning is None else 'pruned',
         keep_ratio=variant.keep_ratio,
         ours=accuracy or NotRun(f'no checkpoint in {work_dir_of(entry.config_path)}'),
         family=entry.family,
@@ -193,6 +188,8 @@ def _report_row(
         training=entry.training,
         cost=cost,
         latency=latency,
+        schedule_hash=entry.schedule_hash,
+        **entry.trained,
     )
 
 

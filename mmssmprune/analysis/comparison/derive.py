@@ -6,9 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median, stdev
 from typing import Any
 
-from .report import ReportRow, ReportTable
+from mmssmprune.analysis.json_check import is_nan, is_number
+from mmssmprune.analysis.results import digest
+
+from .report import Measured, ReportRow, ReportTable
 
 # Costs that differ less are equal: a solved plan meets its target only so nearly.
 SAME_COST = 0.005
@@ -74,7 +79,7 @@ def without_duplicates(rows: Sequence[ReportRow]) -> list[ReportRow]:
     """Each model at each keep ratio once; what this run measured goes before what an earlier one did."""
     best: dict[str, int] = {}
     for i, row in enumerate(rows):
-        key = json.dumps([row.kind, row.config_hash, row.checkpoint_hash, row.keep_ratio])
+        key = json.dumps([row.config_hash, row.checkpoint_hash, row.keep_ratio])
         if key not in best or (rows[best[key]].origin and not row.origin):
             best[key] = i
     return [rows[i] for i in sorted(best.values())]
@@ -88,6 +93,67 @@ def with_own_names(rows: Sequence[ReportRow]) -> list[ReportRow]:
         replace(row, model=f'{row.model} (from {row.origin})') if times[row.model] > 1 and row.origin else row
         for row in rows
     ]
+
+
+def join_seeds(rows: Sequence[ReportRow]) -> list[ReportRow]:
+    """One row, at the place of the first, for trainings that differ by nothing but their seeds.
+
+    They have the same config, schedule, iteration and keep ratio, were tested with the same software, and their
+    checkpoints say different seeds; a checkpoint that says none stays a row of its own.
+    """
+    groups: dict[str, list[ReportRow]] = {}
+    for row in rows:
+        same = [row.config_hash, row.keep_ratio, row.training, row.schedule_hash, row.iteration, row.data_hash]
+        known = row.seed is not None and isinstance(row.ours, Measured)
+        own = [id(row)] if not known else [dict(row.software.versions), row.software.source]
+        groups.setdefault(json.dumps([same, own], sort_keys=True), []).append(row)
+    found = []
+    for group in groups.values():
+        several = len(group) > 1 and len({row.seed for row in group}) == len(group)
+        found += [_mean_row(group)] if several else group
+    times = Counter(name for name, _ in {(row.model, row.checkpoint_hash) for row in found})
+    return [
+        replace(row, model=f'{row.model} from {row.runs[0].model}') if row.runs and times[row.model] > 1 else row
+        for row in found
+    ]
+
+
+def _mean_row(runs: Sequence[ReportRow]) -> ReportRow:
+    """Accuracy is the mean over the runs, a latency the median of all their times."""
+    first, ours = runs[0], [run.ours for run in runs]
+
+    def mean(values: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        numbers = [name for name in values[0] if all(is_number(v.get(name)) or is_nan(v.get(name)) for v in values)]
+        return {name: fmean(v[name] for v in values) for name in numbers}
+
+    return replace(
+        first,
+        model=f'{Path(first.config).stem} ({len(runs)} seeds)',
+        ours=replace(
+            ours[0],
+            percent=mean([o.percent for o in ours]),
+            raw=mean([o.raw for o in ours]),
+            result=', '.join(o.result for o in ours),
+            per_class=mean([o.per_class for o in ours]),
+        ),
+        checkpoint=', '.join(filter(None, (run.checkpoint for run in runs))),
+        checkpoint_hash=digest([run.checkpoint_hash for run in runs]),
+        latency=_pool([run.latency for run in runs]),
+        seed=None,
+        origin=', '.join(dict.fromkeys(run.origin for run in runs if run.origin)),
+        runs=tuple(runs),
+    )
+
+
+def _pool(times: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """The latencies of several runs as those of one; what is not in all of them is left out."""
+    if any(time is None for time in times):
+        return None
+    first, shared = times[0], [name for name in times[0] if all(name in time for time in times)]
+    if 'runs_ms' not in first:
+        return {name: first[name] if name == 'device' else _pool([t[name] for t in times]) for name in shared}
+    runs = [ms for time in times for ms in time['runs_ms']]
+    return {'median_ms': median(runs), 'runs_ms': runs}
 
 
 # Differences and the Pareto front -------------------------------------------------------------------------------------
@@ -122,15 +188,24 @@ def find_dense(row: ReportRow, rows: Sequence[ReportRow]) -> ReportRow | None:
 
 def _with_difference(row: ReportRow, dense: ReportRow | None) -> ReportRow:
     if dense is None or dense is row:
-        return replace(row, dense=None, accuracy_difference={}, backbone_flops_change=None)
+        return replace(row, dense=None, accuracy_difference={}, difference_spread={}, backbone_flops_change=None)
     ours, theirs = row.measured, dense.measured
     flops, dense_flops = row.backbone_flops, dense.backbone_flops
     return replace(
         row,
         dense=dense.model,
         accuracy_difference={title: value - theirs[title] for title, value in ours.items() if title in theirs},
+        difference_spread=_paired_spread(row, dense),
         backbone_flops_change=flops / dense_flops - 1 if flops is not None and dense_flops else None,
     )
+
+
+def _paired_spread(row: ReportRow, dense: ReportRow) -> dict[str, float]:
+    theirs = {run.seed: run.measured for run in dense.runs}
+    if not row.runs or {run.seed for run in row.runs} != set(theirs):
+        return {}
+    shared = [title for title in row.measured if title in dense.measured]
+    return {title: stdev(run.measured[title] - theirs[run.seed][title] for run in row.runs) for title in shared}
 
 
 def _optimal(rows: Sequence[ReportRow], metric: str, axis: str) -> set[int]:
@@ -195,9 +270,10 @@ def group_methods(rows: Sequence[ReportRow]) -> list[Method]:
     """
     groups: dict[str, list[ReportRow]] = {}
     for row in rows:
-        # Every dense or untrained model is a point of its own, so it is known by its checkpoint.
+        # Every model that is not pruned is a point of its own, so it is known by its checkpoint.
         own = row.checkpoint_hash if row.kind != 'pruned' else None
-        key = [row.kind, row.dense_model_hash, row.recipe, row.training, own, row.config if row.kind == 'dense' else '']
+        config = row.config if row.kind in ('dense', 'reference') else ''
+        key = [row.kind, row.dense_model_hash, row.recipe, row.training, own, config]
         groups.setdefault(json.dumps(key, sort_keys=True, default=list), []).append(row)
     members = [part for group in groups.values() for part in _by_checkpoint(group)]
     heads = {row.architecture for row in rows}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,10 @@ from mmengine.config import Config
 
 from mmssmprune.analysis.results import digest, file_digest
 from mmssmprune.analysis.tasks import Task, task_of
-from mmssmprune.checkpoints.reading import check_checkpoint_file
+from mmssmprune.checkpoints.reading import check_checkpoint_file, read_checkpoint
 from mmssmprune.checkpoints.resuming import find_resume_checkpoint
 from mmssmprune.datasets import check_data_root, stated_paths
-from mmssmprune.engine.runner_setup import load_config
+from mmssmprune.engine.runner_setup import SUPPORTED_SCOPES, load_config
 
 Weights = Literal['checkpoint', 'random', 'none']
 
@@ -75,6 +76,21 @@ class Entry:
         return {**lengths, 'hooks': [str(hook.get('type')) for hook in self.cfg.get('custom_hooks') or []]}
 
     @cached_property
+    def trained(self) -> dict[str, int | None]:
+        """``seed`` and ``iteration`` of the training as the checkpoint says them, None where it does not."""
+        checkpoint = read_checkpoint(str(self.checkpoint), map_location='meta') if self.checkpoint else {}
+        meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+        said = {'seed': meta.get('seed'), 'iteration': meta.get('iter')} if isinstance(meta, Mapping) else {}
+        return {name: value if type(value) is int and value >= 0 else None for name, value in said.items()}
+
+    @cached_property
+    def schedule_hash(self) -> str:
+        """Of how it is trained: optimizer, learning rates, batches and data, from scratch or from a checkpoint."""
+        sections = self.cfg.to_dict()
+        how = {name: sections.get(name) for name in ('optim_wrapper', 'param_scheduler', 'train_dataloader')}
+        return digest([how, bool(sections.get('load_from'))])
+
+    @cached_property
     def dense_model_hash(self) -> str:
         """Equal for a pruned model and the dense one that it was made from."""
         model = copy.deepcopy(self.cfg.model.to_dict())
@@ -121,7 +137,7 @@ def find_entries(targets: Sequence[str], cfg_options: dict[str, Any] | None = No
 
     Args:
         targets: a work_dir holds the config and ``last_checkpoint``; for a config alone ``work_dirs/<its stem>`` is
-            looked up for a checkpoint, and without one it is not run.
+            looked up for a checkpoint, and without one it is not run. ``mmdet::swin/x.py`` is a config of the package.
         cfg_options: merged into every config.
 
     Raises:
@@ -151,6 +167,7 @@ def _find_entry(target: str, cfg_options: dict[str, Any]) -> Entry:
 
 
 def _find_files(target: str) -> tuple[Path, Path | None]:
+    target = _installed(target)
     if '.py:' in target:
         config, checkpoint = target.split('.py:', 1)
         config_path = _existing_file(Path(f'{config}.py'), 'config')
@@ -166,6 +183,17 @@ def _find_files(target: str) -> tuple[Path, Path | None]:
         )
     found = find_resume_checkpoint(work_dir_of(_existing_file(path, 'config')))
     return path, Path(found) if found else None
+
+
+def _installed(target: str) -> str:
+    """A target with the path of a config that a package brings, which mmengine writes as ``mmdet::swin/x.py``."""
+    package, mark, config = target.partition('::')
+    if not mark:
+        return target
+    spec = find_spec(package) if package in SUPPORTED_SCOPES else None
+    if spec is None or not spec.origin:
+        raise FileNotFoundError(f'{target}: before :: stands one of {", ".join(SUPPORTED_SCOPES)}, if it is installed')
+    return str(Path(spec.origin).parent / '.mim' / 'configs' / config)
 
 
 def work_dir_of(config_path: Path) -> Path:

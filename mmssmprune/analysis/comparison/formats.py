@@ -1,13 +1,16 @@
-"""A report in the formats that people read: terminal, Markdown, CSV, LaTeX, HTML; foreign text stays text in each."""
+"""A report in the formats that people read: terminal, Markdown, CSV, LaTeX, HTML; foreign text stays text in each.
+
+pandas writes CSV, LaTeX and HTML. Its Markdown needs one more package and pads every cell, so that is four lines here.
+"""
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Mapping
-from io import StringIO
+from collections.abc import Mapping, Sequence
+from textwrap import indent
 from typing import Any
 
+import pandas as pd
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -16,15 +19,15 @@ from mmssmprune.analysis.escape import csv_cell, escape_html, escape_latex, esca
 from mmssmprune.analysis.html_page import heading, page, picture
 
 from .report import ComparisonReport, Measured, NotRun, ReportRow, ReportTable
-from .table import NOT_RUN, Footnotes, TableColumn, columns, notes
+from .tables import NOT_RUN, Footnotes, ap_frames, class_frames, frames, further_tables, is_text, notes, percentiles
 
 _STYLE = """<style>
 .wide { overflow-x: auto; }
 .wide table { font-size: 13px; font-variant-numeric: tabular-nums; }
 .wide td { white-space: nowrap; }
 .wide th, .wide td { padding: .25rem .6rem; }
-.wide .text { text-align: left; }
-.dense td { background: #eef4fa; font-weight: 600; }
+.rows :is(th, td):nth-child(2) { text-align: left; }
+.wide tr:has(.dense) td { background: #eef4fa; font-weight: 600; }
 .wide .paper { color: #8a4b00; font-style: italic; }
 .wide .notrun { color: #777; }
 li { margin: .3rem 0; overflow-wrap: anywhere; }
@@ -36,26 +39,26 @@ def to_rich(table: ReportTable, footnotes: Footnotes) -> Group:
 
     The other columns of text are left to the files.
     """
-    shown = [column for column in columns(table, footnotes) if not column.is_text]
-    titles = [one_line(column.title) for column in shown]
-    cells = [[one_line(column.show(row)) for column in shown] for row in table.rows]
+    _, texts = frames(table, footnotes, brief=True)
+    titles = [title for title in texts if not is_text(title)]
+    cells = texts[titles].map(one_line).to_numpy().tolist()
     # One width for the header and every model's rows: a title wraps between words, a number never does.
-    words = [max(title.split() or [''], key=len) for title in titles]
+    words = [max(one_line(title).split(), key=len, default='') for title in titles]
     widths = [max(map(len, column)) for column in zip(words, *cells, strict=True)]
 
     def block(rows: list[list[str]], show_header: bool = False) -> Table:
         part = Table(box=None, show_header=show_header, padding=(0, 1, 0, 0))
         for title, width in zip(titles, widths, strict=True):
-            part.add_column(Text(title), justify='right', width=width, vertical='bottom')
+            part.add_column(Text(one_line(title)), justify='right', width=width, vertical='bottom')
         for row in rows:
             part.add_row(*map(Text, row))
         return part
 
     parts: list[Any] = [Text(one_line(table.title), style='bold underline'), block([], show_header=True)]
-    names = [(row.model + footnotes.of_row(row), row.kind) for row in table.rows]
+    names = [(one_line(name), row.kind) for name, row in zip(texts['model'], table.rows, strict=True)]
     for name, kind in dict.fromkeys(names):
         own = [line for line, (other, _) in zip(cells, names, strict=True) if other == name]
-        parts += [Text(one_line(name), style='bold green' if kind == 'dense' else 'bold'), block(own)]
+        parts += [Text(name, style='bold green' if kind == 'dense' else 'bold'), block(own)]
     return Group(*parts, Text())
 
 
@@ -69,11 +72,12 @@ def to_markdown(report: ComparisonReport, plots: Mapping[str, str] | None = None
     footnotes = Footnotes(report)
     parts = []
     for table in report.tables:
-        shown = columns(table, footnotes)
-        lines = [[escape_markdown(column.title) for column in shown], [('---' if c.is_text else '---:') for c in shown]]
-        lines += [[escape_markdown(column.show(row)) for column in shown] for row in table.rows]
-        rows = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
-        parts.append(f'### {escape_markdown(table.title)}\n\n{rows}\n')
+        for title, texts in [(table.title, frames(table, footnotes)[1]), *further_tables(report, table)]:
+            lines = [texts.columns, texts.columns, *texts.to_numpy()]
+            lines = [list(map(escape_markdown, line)) for line in lines]
+            lines[1] = ['---' if is_text(name) else '---:' for name in texts]
+            rows = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+            parts.append(f'### {escape_markdown(title)}\n\n{rows}\n')
     parts += [f'![{escape_markdown(text)}]({name})\n' for name, text in (plots or {}).items()]
     lines = [f'- {escape_markdown(line)}' for line in [*notes(report), *footnotes.lines()]]
     if report.command:  # the first of the notes, but as code
@@ -89,17 +93,36 @@ def to_csv(report: ComparisonReport) -> str:
     footnotes = Footnotes(report)
     records = []
     for table in report.tables:
-        shown = columns(table, footnotes)
-        for row in table.rows:
+        shown, more = frames(table, footnotes)[0], ap_frames(table)[0]
+        shown = shown.join(more.drop(columns=shown.columns, errors='ignore'))
+        for row, values in zip(table.rows, shown.to_dict('records'), strict=True):
             run = 'measured' if isinstance(row.ours, Measured) else NOT_RUN
-            values = {column.title: column.value(row) for column in shown}
-            records.append({'task': table.task, 'kind': row.kind, 'run': run} | values | _identity(row, table))
-    titles = dict.fromkeys(title for record in records for title in record)
-    out = StringIO()
-    writer = csv.DictWriter(out, list(titles), restval='', lineterminator='\n')
-    writer.writerow({title: csv_cell(title) for title in titles})
-    writer.writerows({title: csv_cell(value) for title, value in record.items()} for record in records)
-    return out.getvalue()
+            identity = _spreads(row) | _identity(row, table)
+            records.append({'task': table.task, 'kind': row.kind, 'run': run} | values | identity)
+    return _csv(records)
+
+
+def classes_csv(report: ComparisonReport) -> str:
+    """The IoU of every class and its difference to the dense model, a line for each class; empty where not wanted."""
+    found = [(table.task, class_frames(table)[0]) for table in report.tables if report.per_class]
+    lines = [{'task': task, **line} for task, values in found for line in values.to_dict('records')]
+    return _csv(lines) if lines else ''
+
+
+def _csv(records: Sequence[Mapping[str, Any]]) -> str:
+    everything = pd.DataFrame(records, dtype=object).map(csv_cell).rename(columns=csv_cell)
+    return everything.to_csv(index=False, lineterminator='\n')
+
+
+def _spreads(row: ReportRow) -> dict[str, Any]:
+    """Of latency over runs, and of accuracy over seeds."""
+    found: dict[str, Any] = {}
+    for part in ('backbone', 'model') if row.latency else ():
+        found |= dict(zip((f'{part} p5 (ms)', f'{part} p95 (ms)'), percentiles(row.latency[part]), strict=True))
+    found |= {f'{metric} std': value for metric, value in row.spread.items()}
+    found |= {f'Δ {metric} std': value for metric, value in row.difference_spread.items()}
+    seeds = [run.seed for run in row.runs or [row] if run.seed is not None]
+    return found | {'seeds': ' '.join(map(str, seeds))}
 
 
 def _identity(row: ReportRow, table: ReportTable) -> dict[str, object]:
@@ -125,25 +148,25 @@ def to_latex(report: ComparisonReport) -> str:
     marked = ''.join(f'\n  \\par {escape_latex(line)}' for line in footnotes.lines())
     parts = []
     for table in report.tables:
-        shown = columns(table, footnotes)
-        lines = [_latex_row([column.title for column in shown]), '\\midrule']
-        lines += [_latex_row([column.show(row) for column in shown]) for row in table.rows]
-        body = '\n    '.join(lines)
-        parts.append(
-            '\\begin{table}\n  \\centering\n'
-            f'  \\caption{{{escape_latex(table.title)} at {table.shape[0]} $\\times$ {table.shape[1]}}}\n'
-            f'  \\label{{tab:{re.sub(r"[^A-Za-z0-9-]+", "-", table.task)}}}\n  \\resizebox{{\\linewidth}}{{!}}{{%\n'
-            f'  \\begin{{tabular}}{{{"".join("l" if column.is_text else "r" for column in shown)}}}\n    \\toprule\n'
-            f'    {body}\n    \\bottomrule\n  \\end{{tabular}}}}\n  \\footnotesize{marked}\n\\end{{table}}\n'
-        )
+        size = f' at {table.shape[0]} $\\times$ {table.shape[1]}'
+        label = re.sub(r'[^A-Za-z0-9-]+', '-', table.task)
+        parts.append(_latex_table(frames(table, footnotes)[1], escape_latex(table.title) + size, label, marked))
+        for number, (title, texts) in enumerate(further_tables(report, table), 2):
+            parts.append(_latex_table(texts, escape_latex(title), f'{label}-{number}', ''))
     comments = ''.join(f'% {one_line(note)}\n' for note in notes(report))
     return '% Needs \\usepackage{booktabs,graphicx}\n' + '\n'.join(parts) + comments
 
 
-def _latex_row(cells: list[str]) -> str:
-    text = ' & '.join(map(escape_latex, cells))
+def _latex_table(texts: pd.DataFrame, caption: str, label: str, marked: str) -> str:
+    escaped = texts.map(escape_latex).rename(columns=escape_latex)
     # After the \\ of the line above, a bracket or star would be its argument.
-    return ('{}' if text[:1] in ('[', '*') else '') + text + ' \\\\'
+    escaped.iloc[:, 0] = [('{}' if name[:1] in ('[', '*') else '') + name for name in escaped.iloc[:, 0]]
+    aligned = ''.join('l' if is_text(title) else 'r' for title in texts)
+    body = indent(escaped.to_latex(index=False, escape=False, column_format=aligned), '  ').rstrip()
+    return (
+        f'\\begin{{table}}\n  \\centering\n  \\caption{{{caption}}}\n  \\label{{tab:{label}}}\n'
+        f'  \\resizebox{{\\linewidth}}{{!}}{{%\n{body}}}\n  \\footnotesize{marked}\n\\end{{table}}\n'
+    )
 
 
 def to_html(report: ComparisonReport, plots: Mapping[str, tuple[str, bytes]]) -> str:
@@ -156,22 +179,21 @@ def to_html(report: ComparisonReport, plots: Mapping[str, tuple[str, bytes]]) ->
     footnotes = Footnotes(report)
     parts = [_STYLE]
     for table in report.tables:
-        shown = columns(table, footnotes)
-        head = ''.join(f'<th{_html_class(column)}>{escape_html(column.title)}</th>' for column in shown)
-        body = ''
-        for row in table.rows:
-            cells = (f'<td{_html_class(column, row)}>{escape_html(column.show(row))}</td>' for column in shown)
-            body += f'<tr class="{escape_html(row.kind)}">{"".join(cells)}</tr>\n'
-        parts.append(heading(table.title))
-        parts.append(
-            f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
-        )
+        texts = frames(table, footnotes)[1]
+        parts += [heading(table.title), _html_table(texts, table.rows)]
+        for title, more in further_tables(report, table):
+            parts += [heading(title), _html_table(more)]
     parts += [f'<p>{picture(png, text)}</p>' for text, png in plots.values()]
     items = '\n'.join(f'<li>{escape_html(line)}</li>' for line in [*notes(report), *footnotes.lines()])
     return page('Comparison', [*parts, heading('How this was made'), f'<ul>\n{items}\n</ul>'])
 
 
-def _html_class(column: TableColumn, row: ReportRow | None = None) -> str:
-    not_run = column.origin == 'ours' and row is not None and isinstance(row.ours, NotRun)
-    names = ['text' if column.is_text else '', column.origin, 'notrun' if not_run else '']
-    return f' class="{" ".join(filter(None, names))}"' if any(names) else ''
+def _html_table(texts: pd.DataFrame, rows: Sequence[ReportRow] = ()) -> str:
+    escaped = texts.map(escape_html).rename(columns=escape_html)
+    for i, row in enumerate(rows):
+        for j, title in enumerate(texts):
+            not_run = isinstance(row.ours, NotRun) and title.endswith(' (ours)')
+            name = row.kind if title == 'model' else 'paper' if title.endswith(' (paper)') else 'notrun' * not_run
+            if name:
+                escaped.iloc[i, j] = f'<span class="{name}">{escaped.iloc[i, j]}</span>'
+    return f'<div class="wide{" rows" * bool(rows)}">{escaped.to_html(index=False, escape=False, border=0)}</div>'

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -12,12 +13,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, set_random_seed
-from torch import nn
+from torch import Tensor, nn
 
 from mmssmprune import analysis
 from mmssmprune.analysis.cost.conventions import CONVENTIONS
@@ -25,7 +27,7 @@ from mmssmprune.analysis.cost.flops import count_class_tokens, price
 from mmssmprune.analysis.cost.meta_forward import record_model
 from mmssmprune.analysis.cost.model_cost import count_parameters
 from mmssmprune.analysis.inputs import count_proposals, first_test_image, prepare_inputs
-from mmssmprune.analysis.json_check import check
+from mmssmprune.analysis.json_check import ValueKind, check
 from mmssmprune.analysis.latency import describe_device, measure_latency, turns
 from mmssmprune.analysis.quiet import quiet
 from mmssmprune.analysis.results import ResultStore
@@ -35,9 +37,11 @@ from mmssmprune.engine.runner_setup import build_runner
 from mmssmprune.models import set_keep_ratio
 
 from .entries import Entry
-from .report import RAW_ACCURACY, RAW_COST, RAW_LATENCY, RAW_PLAN, Measured
+from .report import RAW_ACCURACY, RAW_ACCURACY_OF_CLASSES, RAW_COST, RAW_LATENCY, RAW_PLAN, Measured
 
 KeepRatio = float | list[float]
+# How PerClassIoUMetric calls the IoU of a class, with the prefix that a config may give it.
+_OF_CLASS = re.compile(r'(?:.*/)?IoU\.(.+)')
 # What decides a FLOP count besides the packages that `software` hashes.
 _COUNTING = ('inputs.py', *(f'cost/{name}.py' for name in ('conventions', 'flops', 'meta_forward', 'operations')))
 
@@ -58,15 +62,24 @@ class MeasureSetting:
         out_dir: raw results go to ``results/``, logs to ``logs/`` below it.
         shape: (H, W) at which FLOPs and latency are stated; None for the first test image's size.
         latency_runs: timed runs per row, 0 for no latency.
+        batch_sizes: of batches for which the images per second are measured.
+        forms: of the backbone, names of `FORMS`, in which the rows are timed; 'eager' always is.
+        per_class: test anew what was tested before classes were kept, and show them.
         progress: told what long step is at work, and how many of how many parts of it are done.
     """
 
     out_dir: Path
     shape: tuple[int, int] | None = None
     latency_runs: int = 20
+    batch_sizes: tuple[int, ...] = ()
+    forms: tuple[str, ...] = ()
+    per_class: bool = False
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
     def __post_init__(self) -> None:
+        self.forms = tuple(dict.fromkeys(('eager', *self.forms)))
+        if unknown := [form for form in self.forms if form not in FORMS]:
+            raise ValueError(f'there is no form {unknown[0]} of a backbone, but {", ".join(FORMS)}')
         self.store = ResultStore(self.out_dir / 'results')
         self._models: dict[Entry, nn.Module] = {}
 
@@ -81,23 +94,15 @@ class MeasureSetting:
         """Free the memory of an entry's model."""
         self._models.pop(entry, None)
 
-    def stored(self, key: dict[str, Any], kind: Any, length: int | None = None) -> Any | None:
-        """The store's value under a key; None where there is none, or a damaged one, which is measured again."""
-
-        def read(value: Any) -> Any:
-            if check(value, kind) or (length is not None and len(value) != length):
-                raise ValueError('damaged')
+    def stored(self, key: dict[str, Any], kind: Any, make: Callable[[], Any] | None = None) -> Any | None:
+        """The store's value under a key; where there is none, or a damaged one, what ``make`` gives, stored as well."""
+        value = self.store.get(key)
+        if value is not None and not check(value, kind):
             return value
-
-        return self.store.get(key, read)
-
-    def stored_or_new(self, key: dict[str, Any], kind: Any, make: Callable[[], Any], length: int | None = None) -> Any:
-        """The store's value under a key, or a new one, which is then stored."""
-        value = self.stored(key, kind, length)
-        if value is None:
-            value = make()
-            self.store.put(key, value)
-        return value
+        if make is None:
+            return None
+        self.store.put(key, made := make())
+        return made
 
 
 def config_keep_ratio(entry: Entry, setting: MeasureSetting) -> KeepRatio:
@@ -116,7 +121,7 @@ def config_keep_ratio(entry: Entry, setting: MeasureSetting) -> KeepRatio:
     if entry.keep_ratio is not None:
         return entry.keep_ratio
     key = {'what': 'plan', 'model': entry.name, 'config': entry.model_hash, **software()}
-    return setting.stored_or_new(key, RAW_PLAN, solve)['keep_ratio']
+    return setting.stored(key, RAW_PLAN, solve)['keep_ratio']
 
 
 # Accuracy -------------------------------------------------------------------------------------------------------------
@@ -124,28 +129,34 @@ def config_keep_ratio(entry: Entry, setting: MeasureSetting) -> KeepRatio:
 
 def measure_accuracy(variants: Sequence[Variant], setting: MeasureSetting) -> dict[Variant, Measured]:
     """Test what the store does not have, one Runner per model, and read the raw results from the store."""
+
+    def show(entry: Entry, ratio: KeepRatio, done: int, total: int) -> None:
+        setting.progress(f'testing {entry.name} at keep ratio {ratio}', done, total)
+
+    def store(entry: Entry, ratio: KeepRatio, value: dict[str, Any]) -> None:
+        of_class = {name: _OF_CLASS.fullmatch(name) for name in value['metrics']}
+        metrics = {name: number for name, number in value['metrics'].items() if not of_class[name]}
+        classes = {found[1]: value['metrics'][name] for name, found in of_class.items() if found}
+        kept = {**value, 'metrics': metrics, **({'per_class': classes} if classes else {})}
+        setting.store.put(_accuracy_key(entry, ratio), kept)
+
+    def known(variant: Variant) -> bool:
+        wanted = setting.per_class and _with_classes(variant.entry.cfg) is not variant.entry.cfg
+        kind = RAW_ACCURACY_OF_CLASSES if wanted else RAW_ACCURACY
+        return setting.stored(_accuracy_key(variant.entry, variant.keep_ratio), kind) is not None
+
     for entry in dict.fromkeys(variant.entry for variant in variants):
-        ratios = [variant.keep_ratio for variant in variants if variant.entry is entry]
-        _test_missing(entry, ratios, setting)
+        if missing := [v.keep_ratio for v in variants if v.entry is entry and not known(v)]:
+            logs = setting.out_dir / 'logs' / entry.name.replace('/', '_')
+            evaluate(entry, missing, logs, partial(store, entry), partial(show, entry))
     found = {}
     for variant in variants:
         key = _accuracy_key(variant.entry, variant.keep_ratio)
         value, file = setting.store.get(key), setting.store.path(key).name
         percent = variant.entry.task.percentages(value['metrics'])
-        found[variant] = Measured(percent, value['metrics'], value['num_images'], value['device'], file)
+        raw = {name: value[name] for name in ('num_images', 'device')}
+        found[variant] = Measured(percent, value['metrics'], **raw, result=file, per_class=value.get('per_class', {}))
     return found
-
-
-def _test_missing(entry: Entry, keep_ratios: Sequence[KeepRatio], setting: MeasureSetting) -> None:
-    def key(ratio: KeepRatio) -> dict[str, Any]:
-        return _accuracy_key(entry, ratio)
-
-    def show(ratio: KeepRatio, done: int, total: int) -> None:
-        setting.progress(f'testing {entry.name} at keep ratio {ratio}', done, total)
-
-    if missing := [ratio for ratio in keep_ratios if setting.stored(key(ratio), RAW_ACCURACY) is None]:
-        logs = setting.out_dir / 'logs' / entry.name.replace('/', '_')
-        evaluate(entry, missing, logs, lambda ratio, value: setting.store.put(key(ratio), value), show)
 
 
 def _accuracy_key(entry: Entry, keep_ratio: KeepRatio) -> dict[str, Any]:
@@ -203,8 +214,26 @@ def _apply_keep_ratio(model: nn.Module, entry: Entry, keep_ratio: KeepRatio) -> 
         set_keep_ratio(model, keep_ratio)
 
 
+def _with_classes(cfg: Config) -> Config:
+    """The config with mmseg's IoUMetric replaced by one that gives classes as well; itself where it has none."""
+    names = ('mmseg.IoUMetric', 'IoUMetric') if cfg.get('default_scope') == 'mmseg' else ('mmseg.IoUMetric',)
+
+    def gives_iou(evaluator: dict[str, Any]) -> bool:
+        asked = 'mIoU' in evaluator.get('iou_metrics', ['mIoU']) and not evaluator.get('format_only')
+        return evaluator.get('type') in names and asked
+
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+    if not any(map(gives_iou, evaluators)):
+        return cfg
+    from mmssmprune.analysis.per_class import PER_CLASS  # registers it, and brings mmdet and mmseg
+
+    cfg, ours = copy.deepcopy(cfg), {'type': f'mmseg.{PER_CLASS["IoUMetric"]}'}
+    cfg.test_evaluator = [{**evaluator, **ours} if gives_iou(evaluator) else evaluator for evaluator in evaluators]
+    return cfg
+
+
 def _test_config(entry: Entry, work_dir: Path) -> Config:
-    cfg = copy.deepcopy(entry.cfg)
+    cfg = copy.deepcopy(_with_classes(entry.cfg))
     cfg.work_dir = str(work_dir)
     cfg.launcher = 'none'
     cfg.load_from, cfg.resume = (None if entry.checkpoint is None else str(entry.checkpoint)), False
@@ -257,7 +286,7 @@ def measure_cost(variant: Variant, shape: tuple[int, int], setting: MeasureSetti
         'counting': source_hash(Path(analysis.__file__).parent, _COUNTING),
         **software(),
     }
-    return setting.stored_or_new(key, RAW_COST, count_anew)
+    return setting.stored(key, RAW_COST, count_anew)
 
 
 def _count_cost(variant: Variant, shape: tuple[int, int], model: nn.Module) -> dict[str, Any]:
@@ -316,33 +345,104 @@ def measure_latencies(
         'shape': list(shape),
         'runs': setting.latency_runs,
         'device': describe_device(get_device()),
+        **({'batch_sizes': list(setting.batch_sizes)} if setting.batch_sizes else {}),
+        **({'forms': list(setting.forms)} if len(setting.forms) > 1 else {}),
         **software(),
     }
-    times = setting.stored_or_new(key, RAW_LATENCY, lambda: _time(variants, shape, setting), len(variants))
+    as_many = ValueKind('one for each row', lambda value: not check(value, RAW_LATENCY) and len(value) == len(variants))
+    times = setting.stored(key, as_many, lambda: _time(variants, shape, setting))
     return dict(zip(variants, times, strict=True))
 
 
+Form = Callable[[nn.Module, Tensor], nn.Module]
+
+
+def _compiled(backbone: nn.Module, images: Tensor) -> nn.Module:
+    return torch.compile(backbone, dynamic=False)
+
+
+# What a backbone becomes before it is timed, made for its keep ratio and such images; neck and heads stay as they are.
+# An exported one would be one more line.
+FORMS: dict[str, Form] = {'eager': lambda backbone, images: backbone, 'compile': _compiled}
+
+
+# Whose call, the backbone that the whole model has meanwhile, and the call.
+_TimedCall = tuple[Variant, nn.Module, Callable[[], Any]]
+
+
 def _time(variants: Sequence[Variant], shape: tuple[int, int], setting: MeasureSetting) -> list[dict[str, Any]]:
-    image = first_test_image(variants[0].entry.cfg)
-    calls, variant_of = {}, {}
+    image, device = first_test_image(variants[0].entry.cfg), get_device()
+    timed: dict[str, _TimedCall] = {}
     for i, variant in enumerate(variants):
         model = setting.model(variant.entry)
-        inputs = prepare_inputs(model, image, shape)
-        calls[f'{i} model'] = partial(model, **inputs, mode='predict')
-        calls[f'{i} backbone'] = partial(model.backbone, inputs['inputs'])
-        variant_of |= {f'{i} model': variant, f'{i} backbone': variant}
-    total, done = turns(setting.latency_runs) * len(calls), count(1)
+        inputs, backbone = prepare_inputs(model, image, shape), model.backbone
+        _apply_keep_ratio(model, variant.entry, variant.keep_ratio)
+        for form in setting.forms:
+            own = FORMS[form](backbone, inputs['inputs'])
+            timed[f'{i} {form} model'] = variant, own, partial(model, **inputs, mode='predict')
+            timed[f'{i} {form} backbone'] = variant, own, partial(own, inputs['inputs'])
+        for size in setting.batch_sizes:
+            timed[f'{i} batch {size}'] = variant, backbone, partial(model, **_repeated(inputs, size), mode='predict')
 
-    def before_turn(name: str) -> None:
-        entry, keep_ratio = variant_of[name].entry, variant_of[name].keep_ratio
-        _apply_keep_ratio(setting.model(entry), entry, keep_ratio)
+    def prepare(name: str) -> None:
+        variant, backbone, _ = timed[name]
+        model = setting.model(variant.entry)
+        model.backbone = backbone
+        _apply_keep_ratio(model, variant.entry, variant.keep_ratio)
 
-    def after_turn(name: str) -> None:
-        setting.progress(f'timing {len(variants)} rows in turns', next(done), total)
+    with _room_for_graphs(len(variants)) if 'compile' in setting.forms else nullcontext():
+        for name, (variant, _, call) in list(timed.items()):
+            form = name.split()[1]
+            if form == 'eager':
+                continue
+            setting.progress(f'trying {form} of {variant.entry.name}', 0, 1)
+            prepare(name)
+            if not _runs(call, form, variant.entry.name):
+                del timed[name]
+        total, done = turns(setting.latency_runs) * len(timed), count(1)
+        times = measure_latency(
+            {name: call for name, (_, _, call) in timed.items()},
+            device,
+            setting.latency_runs,
+            before_turn=prepare,
+            after_turn=lambda name: setting.progress(f'timing {len(variants)} rows in turns', next(done), total),
+        )
+    described = describe_device(device)
+    return [_times_of_row(i, times, setting) | {'device': described} for i in range(len(variants))]
 
-    times = measure_latency(calls, get_device(), setting.latency_runs, before_turn=before_turn, after_turn=after_turn)
-    device = describe_device(get_device())
-    return [
-        {'model': times[f'{i} model'], 'backbone': times[f'{i} backbone'], 'device': device}
-        for i in range(len(variants))
-    ]
+
+def _times_of_row(i: int, times: Mapping[str, dict[str, Any]], setting: MeasureSetting) -> dict[str, Any]:
+    forms = {form: {part: times[f'{i} {form} {part}'] for part in ('model', 'backbone')} for form in setting.forms}
+    batches = {str(size): times.get(f'{i} batch {size}') for size in setting.batch_sizes}
+    more = {'forms': forms, 'batches': batches}
+    return {**forms.pop('eager'), **{name: of for name, of in more.items() if of}}
+
+
+def _room_for_graphs(number: int) -> AbstractContextManager:
+    """torch.compile keeps a graph for each model and keep ratio, up to a limit; beyond it runs eagerly, unsaid."""
+    from torch._dynamo import config  # takes a second, which only this needs
+
+    name = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'  # until torch 2.6
+    return config.patch({name: getattr(config, name) + number})
+
+
+def _repeated(inputs: dict[str, Any], size: int) -> dict[str, Any]:
+    """A batch of ``size`` times the same image."""
+    samples = [copy.deepcopy(sample) for sample in inputs['data_samples'] * size]
+    return {'inputs': inputs['inputs'].repeat(size, 1, 1, 1), 'data_samples': samples}
+
+
+def _runs(call: Callable[[], Any], form: str, model: str) -> bool:
+    """Whether a batch fits into the memory; a form that cannot be made is refused before an hour of timing."""
+    try:
+        with torch.no_grad():
+            call()
+    except Exception as error:  # compilers have errors of every kind
+        if form == 'batch' and isinstance(error, torch.cuda.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            return False
+        if form == 'batch':
+            raise
+        said = ' '.join(str(error).split())[:300]
+        raise RuntimeError(f'{model} cannot be timed in the form {form} ({said}); leave it out of --forms') from error
+    return True

@@ -55,7 +55,8 @@ def plot_report(report: ComparisonReport) -> dict[str, tuple[str, bytes]]:
 def draw_table(table: ReportTable, axis: str) -> Figure:
     """One panel per metric: accuracy (percent) over backbone FLOPs (G) or model latency (ms), a line per method.
 
-    Dense models are stars with a dashed level line, the Pareto front is the grey band, its points have a dark rim; an
+    Dense models are stars with a dashed level line, references pentagons, bars the standard deviation over seeds; the
+    Pareto front is the grey band, its points have a dark rim; an
     untrained model's level is told in the legend.
     """
     methods = []
@@ -87,7 +88,8 @@ def _draw_panel(axes: Axes, table: ReportTable, methods: Sequence[Method], metri
     trained = [row for method in methods if method.kind != 'untrained' for row in method.rows]
     points = {id(row): (AXES[axis](row) * _SCALE[axis], row.measured[metric]) for row in trained}
     if trained:
-        axes.set_ylim(*_visible_range([row.measured[metric] for row in trained]))
+        ends = [row.measured[metric] + sign * row.spread.get(metric, 0) for row in trained for sign in (-1, 1)]
+        axes.set_ylim(*_visible_range(ends))
     front = pareto_front(list(points.values()), SAME_COST)
     style = dict(color='0.85', linewidth=7, solid_capstyle='round', label='Pareto front', zorder=1)
     axes.plot([x for x, _ in front], [y for _, y in front], **style)
@@ -103,9 +105,15 @@ def _draw_panel(axes: Axes, table: ReportTable, methods: Sequence[Method], metri
             continue
         own = [points[id(row)] for row in method.rows]
         x, y = zip(*own, strict=True)
+        for row, at in zip(method.rows, own, strict=True):
+            if spread := row.spread.get(metric):
+                axes.errorbar(*at, yerr=spread, color=colour, linewidth=1, capsize=2, zorder=2)
         if method.kind == 'dense':
             marker, size = '*', 14
             axes.axhline(y[0], color=colour, linestyle='--', linewidth=1, alpha=0.6, zorder=1)
+            axes.plot(x, y, marker, color=colour, markersize=size, label=label, zorder=4)
+        elif method.kind == 'reference':
+            marker, size = 'p', 10
             axes.plot(x, y, marker, color=colour, markersize=size, label=label, zorder=4)
         else:
             size, near = 6, dict(xytext=_PLACES[0], textcoords='offset points', fontsize=7, color=colour, zorder=6)
@@ -124,7 +132,9 @@ def _draw_panel(axes: Axes, table: ReportTable, methods: Sequence[Method], metri
     axes.margins(x=0.12)
     # Below the axes: labels are long, and a legend inside would cover points.
     legend = dict(loc='upper left', bbox_to_anchor=(0, -0.15), borderaxespad=0, alignment='left', fontsize=8)
-    title = f'{"number: keep ratio; " if labels else ""}dark rim: on the Pareto front'
+    said = ['number: keep ratio'] if labels else []
+    said += ['bar: standard deviation over seeds'] if any(row.spread for row in trained) else []
+    title = '; '.join([*said, 'dark rim: on the Pareto front'])
     shown = axes.legend(**legend, title=title, title_fontsize=8, frameon=False, markerscale=0.7)
     for text in shown.get_texts():
         text.set_parse_math(False)

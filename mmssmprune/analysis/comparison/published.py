@@ -68,19 +68,16 @@ def find_published(
     found = [
         entry
         for entry in read_published(path)
-        if entry['family'] == family
-        and entry['task'] == task
+        if (entry['family'], entry['task']) == (family, task)
         and fnmatch(config, entry['config'])
         and _same_operating_point(entry, pruning)
     ]
     if len(found) > 1:
         raise ValueError(f'{path.name} has {len(found)} entries for {config}; keep the one that is nearest to it')
-    percent = (
-        {title: float(found[0]['percent'][title]) for title in metrics if title in found[0]['percent']} if found else {}
-    )
-    if not percent:
-        return None
-    return Published(percent, found[0]['citation'], bool(found[0].get('quoted')), found[0].get('recipe', ''))
+    for entry in found:
+        if percent := {title: float(entry['percent'][title]) for title in metrics if title in entry['percent']}:
+            return Published(percent, entry['citation'], bool(entry.get('quoted')), entry.get('recipe', ''))
+    return None
 
 
 def _same_operating_point(entry: Mapping[str, Any], pruning: Mapping[str, Any] | None) -> bool:

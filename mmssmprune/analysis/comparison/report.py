@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from mmssmprune.analysis import json_check as kinds
@@ -31,6 +32,7 @@ class Measured:
         num_images: size of the test set.
         device: what it ran on, as `describe_device` says it.
         result: file name of the raw result in ``results/`` of the run's folder.
+        per_class: class -> IoU in percent, where the evaluator is mmseg's IoUMetric; NaN where it is undefined.
     """
 
     percent: Mapping[str, float]
@@ -38,6 +40,7 @@ class Measured:
     num_images: int
     device: Mapping[str, Any]
     result: str
+    per_class: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.result:
@@ -74,7 +77,8 @@ class ReportRow:
 
     Attributes:
         model: its name.
-        kind: 'dense', 'pruned', or 'untrained' (random weights: what chance gives).
+        kind: 'dense', 'pruned', 'reference' (a backbone that is not ours and cannot be pruned), or 'untrained' (random
+            weights: what chance gives).
         keep_ratio: one number, or one per pruning layer.
         ours: what we measured, or that we did not.
         family, architecture: backbone and size (``PlainMamba-L1``), and the type of the whole model (``MaskRCNN``).
@@ -85,11 +89,17 @@ class ReportRow:
         training: what the config says about the length of the training, and its hooks.
         software: what measured it.
         cost: FLOPs, parameters and tokens, as `measure_cost` gives them; None for untrained rows.
-        latency: ``model`` and ``backbone`` as `measure_latency` gives them and ``device``; None where not timed.
+        latency: ``model`` and ``backbone`` as `measure_latency` gives them and ``device``; where asked for, the same
+            two in ``forms`` by the form of the backbone, and the model's times in ``batches`` by batch size, None where
+            the memory did not suffice. None where not timed.
+        seed, iteration: of the training, as its checkpoint says; None where it does not.
+        schedule_hash: see `Entry`; None in results of before it was kept.
+        runs: of a row that is the mean over trainings with several seeds, their rows.
         origin: the earlier result that the row was taken from; empty if it is of this run.
         paper: what others published for this config.
         dense: name of the dense baseline; what follows is relative to it and derived anew for every report.
         accuracy_difference: metric title -> percentage points.
+        difference_spread: their sample standard deviation seed by seed, where both rows have the same seeds.
         backbone_flops_change: share, negative where FLOPs are saved.
         pareto: metric title -> the axes ('FLOPs', 'latency') on which no other row is better.
     """
@@ -112,10 +122,15 @@ class ReportRow:
     training: Mapping[str, Any] = field(default_factory=dict)
     cost: Mapping[str, Any] | None = None
     latency: Mapping[str, Any] | None = None
+    seed: int | None = None
+    iteration: int | None = None
+    schedule_hash: str | None = None
+    runs: tuple[ReportRow, ...] = ()
     origin: str = ''
     paper: Published | None = None
     dense: str | None = None
     accuracy_difference: Mapping[str, float] = field(default_factory=dict)
+    difference_spread: Mapping[str, float] = field(default_factory=dict)
     backbone_flops_change: float | None = None
     pareto: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -135,6 +150,11 @@ class ReportRow:
     def undefined(self) -> list[str]:
         """Metrics that were measured and came out as no number."""
         return [title for title in getattr(self.ours, 'percent', {}) if title not in self.measured]
+
+    @property
+    def spread(self) -> Mapping[str, float]:
+        """Sample standard deviation of our accuracy over seeds, metric title -> percentage points."""
+        return {title: stdev(run.measured[title] for run in self.runs) for title in self.measured if self.runs}
 
     @property
     def backbone_flops(self) -> int | None:
@@ -181,6 +201,7 @@ class ComparisonReport:
     conventions: str
     software: Software
     command: str = ''
+    per_class: bool = False  # whether readers want a table of classes
 
     @property
     def rows(self) -> list[ReportRow]:
@@ -200,9 +221,14 @@ def format_keep_ratio(keep_ratio: float | list[float]) -> str:
 def to_json(report: ComparisonReport) -> str:
     """The report as JSON; ``ours`` says with ``run`` whether it is 'measured' or 'not run'."""
     content = {'format': FORMAT, **asdict(report)}
-    for row, shown in zip((row for table in content['tables'] for row in table['rows']), report.rows, strict=True):
-        row['ours'] = {'run': 'measured' if isinstance(shown.ours, Measured) else 'not run', **row['ours']}
+    for table, shown in zip(content['tables'], report.tables, strict=True):
+        table['rows'] = [_row_content(row) for row in shown.rows]
     return json.dumps(without_nan(content), indent=1, allow_nan=False)
+
+
+def _row_content(row: ReportRow) -> dict[str, Any]:
+    ours = {'run': 'measured' if isinstance(row.ours, Measured) else 'not run', **asdict(row.ours)}
+    return {**asdict(row), 'ours': ours, 'runs': [_row_content(run) for run in row.runs]}
 
 
 def is_report(target: str) -> bool:
@@ -227,8 +253,8 @@ def read_report(target: str) -> ComparisonReport:
         target: compare.json, or the folder that holds it.
 
     Returns:
-        The report, with ``origin`` in every row. What a report derives (differences, Pareto front, published
-        numbers) is left out; it is made anew.
+        The report, with ``origin`` in every row. What a report derives (differences, Pareto front, means over seeds,
+        published numbers) is left out; it is made anew.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -250,16 +276,19 @@ def read_report(target: str) -> ComparisonReport:
     return ComparisonReport(tables, content['conventions'], Software(**content['software']), content.get('command', ''))
 
 
-_MADE_ANEW = ('paper', 'dense', 'accuracy_difference', 'backbone_flops_change', 'pareto')
+_MADE_ANEW = ('runs', 'paper', 'dense', 'accuracy_difference', 'difference_spread', 'backbone_flops_change', 'pareto')
 _READ = [f.name for f in fields(ReportRow) if f.name not in _MADE_ANEW]
 
 
 def _read_table(content: Mapping[str, Any], origin: str) -> ReportTable:
     rows = []
-    for row in content['rows']:
+    for row in (single for shown in content['rows'] for single in shown.get('runs') or [shown]):
         # An earlier result may itself have taken the row from an earlier one.
         known = {'ours': _read_ours(row['ours']), 'origin': row['origin'] or origin}
-        rows.append(ReportRow(**{k: row[k] for k in _READ} | known | {'software': Software(**row['software'])}))
+        kept = {name: row[name] for name in _READ if name in row}
+        if row['kind'] == 'dense' and row['cost'] and row['cost']['tokens'] is None:  # as references once were called
+            kept['kind'] = 'reference'
+        rows.append(ReportRow(**kept | known | {'software': Software(**row['software'])}))
     lists = {name: tuple(content[name]) for name in ('metrics', 'shape')}
     return ReportTable(**{k: content[k] for k in ('task', 'title', 'shape_from')}, **lists, rows=tuple(rows))
 
@@ -267,8 +296,11 @@ def _read_table(content: Mapping[str, Any], origin: str) -> ReportTable:
 def _read_ours(content: Mapping[str, Any]) -> Measured | NotRun:
     if content['run'] == 'not run':
         return NotRun(content['reason'])
-    percent = {title: float('nan') if value is None else value for title, value in content['percent'].items()}
-    return Measured(percent, *(content[name] for name in ('raw', 'num_images', 'device', 'result')))
+    percent, per_class = (
+        {name: float('nan') if value is None else value for name, value in content.get(key, {}).items()}
+        for key in ('percent', 'per_class')
+    )
+    return Measured(percent, *(content[name] for name in ('raw', 'num_images', 'device', 'result')), per_class)
 
 
 def _missing_metric(tables: list[dict[str, Any]]) -> str:
@@ -276,7 +308,7 @@ def _missing_metric(tables: list[dict[str, Any]]) -> str:
     for i, table in enumerate(tables):
         for j, row in enumerate(table['rows']):
             for title in table['metrics']:
-                if title not in row['ours'].get('percent', {title: 0}):
+                if any(title not in run['ours'].get('percent', {title: 0}) for run in [row, *row.get('runs', ())]):
                     return f'tables[{i}].rows[{j}].ours.percent.{title} is missing'
     return ''
 
@@ -296,12 +328,14 @@ _SCORE = ValueKind('a number', lambda value: isinstance(value, (int, float)) and
 # NaN is what an evaluator may have said.
 _PERCENT = ValueKind(
     'a number from 0 to 100, or null',
-    lambda value: value is None or (isinstance(value, float) and value != value) or kinds.is_number(value, 0, 100),
+    lambda value: value is None or kinds.is_nan(value) or kinds.is_number(value, 0, 100),
 )
 _KEEP_RATIO = (_SHARE, [_SHARE])
 _SOFTWARE = {'versions': {'*': NAME}, 'source': NAME}
 _TIME = {'median_ms': _MILLISECONDS, 'runs_ms': [_MILLISECONDS]}
-_LATENCY = {'model': _TIME, 'backbone': _TIME, 'device': {'name': NAME, '*': ANYTHING}}
+_FORM = {'model': _TIME, 'backbone': _TIME}
+_LATENCY = {**_FORM, 'device': {'name': NAME, '*': ANYTHING}}
+_LATENCY |= {'forms?': {'*': _FORM}, 'batches?': {'*': (NOTHING, _TIME)}}
 _RECIPE = (NOTHING, {'reduction': NAME})
 _COST = {
     'flops': {'backbone': _POSITIVE, 'neck': COUNT, 'heads': COUNT, 'total': _POSITIVE},
@@ -314,10 +348,10 @@ _COST = {
     'recipe': _RECIPE,
 }
 _MEASURED = {'run': one_of('measured'), 'percent': {'*': _PERCENT}, 'raw': {'*': ANYTHING}}
-_MEASURED |= {'num_images': COUNT, 'device': {'*': ANYTHING}, 'result': _FILE}
+_MEASURED |= {'num_images': COUNT, 'device': {'*': ANYTHING}, 'result': _FILE, 'per_class?': {'*': _PERCENT}}
 _ROW = {
     'model': NAME,
-    'kind': one_of('dense', 'pruned', 'untrained'),
+    'kind': one_of('dense', 'pruned', 'reference', 'untrained'),
     'keep_ratio': _KEEP_RATIO,
     'ours': ({'run': one_of('not run'), 'reason': TEXT}, _MEASURED),
     **dict.fromkeys(('family', 'architecture', 'config', 'config_hash', 'dense_model_hash'), NAME),
@@ -328,11 +362,15 @@ _ROW = {
     'training': {'*': ANYTHING},
     'cost': (NOTHING, _COST),
     'latency': (NOTHING, _LATENCY),
+    **dict.fromkeys(('seed?', 'iteration?'), (NOTHING, COUNT)),
+    'schedule_hash?': (NOTHING, NAME),
     'origin': TEXT,
 }
+_ROW['runs?'] = [dict(_ROW)]
 _TABLE = {'task': _TASK, 'title': NAME, 'metrics': [NAME], 'shape': [_PIXELS], 'shape_from': NAME, 'rows': [_ROW]}
-_REPORT = {'conventions': TEXT, 'software': _SOFTWARE, 'command?': TEXT, 'tables': [_TABLE]}
+_REPORT = {'conventions': TEXT, 'software': _SOFTWARE, 'command?': TEXT, 'per_class?': ANYTHING, 'tables': [_TABLE]}
 RAW_PLAN = {'keep_ratio': _KEEP_RATIO}
-RAW_ACCURACY = {'metrics': {'*': _SCORE}, 'num_images': COUNT, 'device': {'*': ANYTHING}}
+RAW_ACCURACY = {'metrics': {'*': _SCORE}, 'num_images': COUNT, 'device': {'*': ANYTHING}, 'per_class?': {'*': _PERCENT}}
+RAW_ACCURACY_OF_CLASSES = RAW_ACCURACY | {'per_class': {'*': _PERCENT}}
 RAW_COST = _COST
 RAW_LATENCY = [_LATENCY]

@@ -22,6 +22,7 @@ from mmengine.runner import Runner, set_random_seed
 from mmssmprune.analysis.comparison.entries import Entry
 from mmssmprune.analysis.comparison.measure import evaluate
 from mmssmprune.analysis.cost.flops import count_flops
+from mmssmprune.analysis.per_class import PER_CLASS, split
 from mmssmprune.analysis.quiet import quiet
 from mmssmprune.analysis.results import digest, file_digest, without_nan
 from mmssmprune.analysis.software import software
@@ -33,7 +34,6 @@ from mmssmprune.engine.loading import build_model
 from mmssmprune.engine.runner_setup import load_config
 from mmssmprune.pruning import ALIGNMENT
 
-from .metrics import PER_CLASS, split
 from .plan import REPO, TRAINING, Run, StudySetting, checkpoint_file, result_file, work_dir
 
 CALIBRATION_BATCHES = 25

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,7 +142,37 @@ def test_training(place: Path):
     assert find_entries(['dense.py'])[0].training == {'hooks': []}
 
 
+def test_seed_and_iteration_are_those_of_the_checkpoint(place: Path):
+    def trained(meta: Any) -> dict[str, int | None]:
+        torch.save({'state_dict': {}, 'meta': meta}, 'weights.pth')
+        return find_entries(['dense.py:weights.pth'])[0].trained
+
+    assert trained({'seed': 3, 'iter': 900, 'epoch': 0}) == {'seed': 3, 'iteration': 900}
+    assert trained({'seed': None, 'iter': -1}) == trained({'seed': True}) == {'seed': None, 'iteration': None}
+    assert trained({}) == {'seed': None, 'iteration': None} and trained('none') == {}
+    assert find_entries(['dense.py'])[0].trained == {}
+
+
+def test_schedules(place: Path):
+    def schedule(**options: Any) -> str:
+        return find_entries(['dense.py'], options)[0].schedule_hash
+
+    base = schedule()
+    assert base == schedule(**{'randomness': {'seed': 1}, 'work_dir': 'seed1', 'train_cfg': {'val_interval': 10}})
+    assert base != schedule(**{'optim_wrapper': {'optimizer': {'lr': 1e-3}}})
+    from_dense = schedule(load_from='a.pth')
+    assert base != from_dense == schedule(load_from='b.pth')  # each seed from the dense model of its own
+
+
+def test_configs_that_packages_bring():
+    swin = 'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py'
+    (entry,) = find_entries([f'mmseg::{swin}'])
+    assert entry.config_path.is_file() and (entry.family, entry.weights) == ('SwinTransformer', 'none')
+
+
 BAD = {
+    'a config that no package brings': ('mmseg::swin/none.py', FileNotFoundError, 'swin/none.py does not exist'),
+    'no package of ours': ('torch::x.py', FileNotFoundError, 'before :: stands one of mmdet, mmseg, mmpretrain'),
     'nothing there': ('nowhere', FileNotFoundError, 'neither a work_dir, nor a config'),
     'no such config': ('nowhere.py', FileNotFoundError, 'config nowhere.py does not exist'),
     'no such config in a pair': ('nowhere.py:weights.pth', FileNotFoundError, 'config nowhere.py does not exist'),

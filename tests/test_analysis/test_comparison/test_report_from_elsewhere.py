@@ -16,10 +16,10 @@ from reports import make_report, make_rows, measured
 from rich.console import Console
 
 from mmssmprune.analysis.comparison.derive import derive
-from mmssmprune.analysis.comparison.formats import to_csv, to_html, to_latex, to_markdown, to_rich
+from mmssmprune.analysis.comparison.formats import classes_csv, to_csv, to_html, to_latex, to_markdown, to_rich
 from mmssmprune.analysis.comparison.plot import plot_report
 from mmssmprune.analysis.comparison.report import ComparisonReport, read_report, to_json
-from mmssmprune.analysis.comparison.table import Footnotes
+from mmssmprune.analysis.comparison.tables import Footnotes
 
 
 def read_changed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> ComparisonReport:
@@ -84,6 +84,13 @@ DAMAGE = {
     'no result': ((*ROW, 'ours', 'result'), ''),
     'reason': (('tables', 0, 'rows', 3, 'ours', 'reason'), 4),
     'origin': ((*ROW, 'origin'), None),
+    'seed': ((*ROW, 'seed'), -1),
+    'iteration': ((*ROW, 'iteration'), 'last'),
+    'runs': ((*ROW, 'runs'), {}),
+    'a run': ((*ROW, 'runs'), [{'model': 'a'}]),
+    'per_class': ((*ROW, 'ours', 'per_class'), {'road': 101}),
+    'forms': ((*ROW, 'latency', 'forms'), {'compile': {'model': 3}}),
+    'batches': ((*ROW, 'latency', 'batches'), {'8': {'median_ms': -1, 'runs_ms': [1]}}),
 }
 
 
@@ -98,8 +105,10 @@ def test_a_damaged_field_is_named_with_its_file(tmp_path: Path, path: tuple, val
 
 @pytest.mark.parametrize('name', sorted(json.loads(to_json(make_report()))['tables'][0]['rows'][0]))
 def test_a_missing_field_of_a_row_is_named(tmp_path: Path, name: str):
-    if name in ('paper', 'dense', 'accuracy_difference', 'backbone_flops_change', 'pareto'):
-        read_changed(tmp_path, lambda content: content['tables'][0]['rows'][0].pop(name))  # derived, so not needed
+    derived = ('paper', 'dense', 'accuracy_difference', 'backbone_flops_change', 'pareto', 'runs')
+    derived += ('difference_spread',)
+    if name in (*derived, 'seed', 'iteration', 'schedule_hash'):  # the last are unknown to older files
+        read_changed(tmp_path, lambda content: content['tables'][0]['rows'][0].pop(name))
         return
     with pytest.raises(ValueError, match=re.escape(f'is damaged: tables[0].rows[0].{name} is missing')):
         read_changed(tmp_path, lambda content: content['tables'][0]['rows'][0].pop(name))
@@ -139,26 +148,33 @@ def hostile(tmp_path: Path) -> ComparisonReport:
         rows[1]['family'], rows[1]['recipe']['reduction'] = '_$x', EVIL
         rows[2]['model'] = '[100cm]'
         rows[3]['ours']['reason'] = EVIL
-        table['metrics'] = ['bbox mAP', EVIL]
+        table['metrics'] = ['bbox mAP', EVIL, f'{EVIL}\n', f'{EVIL}\t']
+        time = rows[0]['latency']['model']
+        rows[0]['latency']['forms'] = {EVIL: {'model': time, 'backbone': time}}
+        zero = {'median_ms': 0, 'runs_ms': [0]}
+        rows[0]['latency']['batches'] = {EVIL: time, '8': zero, '\u00b2': None, '0': time, '9' * 5000: time}
         for row in rows:
             if row['ours']['run'] == 'measured':
-                row['ours']['percent'][EVIL] = 5.0
+                row['ours']['percent'] |= {EVIL: 5.0, f'{EVIL}\n': 4.0, f'{EVIL}\t': 3.0}
+                row['ours']['per_class'][EVIL] = 5.0
+                row['ours']['raw'] |= {f'{EVIL}/bbox_mAP_s': 0.5, 'coco/bbox_mAP_m': EVIL, 'coco/bbox_mAP_l': 10**400}
 
-    return read_changed(tmp_path, attack)
+    return replace(read_changed(tmp_path, attack), per_class=True)
 
 
 def test_html_shows_it_as_text(hostile: ComparisonReport):
     text = to_html(hostile, plot_report(hostile))
     assert '<script' not in text and '&lt;script&gt;' in text
-    assert set(re.findall(r'<tr class="(.*?)">', text)) == {'dense', 'pruned', 'untrained'}
+    assert set(re.findall(r'<span class="(.*?)">', text)) == {'dense', 'pruned', 'untrained', 'notrun'}
 
 
 def test_markdown_keeps_its_lines_cells_and_links(hostile: ComparisonReport):
     text = to_markdown(hostile, {'a.png': hostile.tables[0].title})
     lines = text.splitlines()
     assert all(line == '' or line.startswith(('### ', '| ', '![', '- ')) for line in lines)
-    cells = {len(re.findall(r'(?<!\\)(?:\\\\)*\|', line)) for line in lines if line.startswith('| ')}
-    assert len(cells) == 1
+    for part in text.split('### ')[1:]:
+        rows = [line for line in part.splitlines() if line.startswith('| ')]
+        assert len({len(re.findall(r'(?<!\\)(?:\\\\)*\|', line)) for line in rows}) == 1
     outside_code = re.sub(r'(`+).*?[^`]\1(?!`)', '', next(line for line in lines if line.startswith('- Command')))
     assert '<' not in outside_code
     assert '<' not in '\n'.join(line for line in lines if not line.startswith('- Command'))
@@ -169,7 +185,7 @@ def test_latex_has_no_foreign_command(hostile: ComparisonReport):
     text = to_latex(hostile)
     assert all(line.startswith('%') for line in text.splitlines() if '\\input' in line)
     assert '\n    [' not in text and '{}[100cm]' in text
-    assert re.findall(r'\\label\{(.*?)\}', text) == ['tab:detection']
+    assert re.findall(r'\\label\{(.*?)\}', text) == ['tab:detection', 'tab:detection-2', 'tab:detection-3']
 
 
 def test_csv_has_no_formula_and_its_negative_numbers(hostile: ComparisonReport):
@@ -179,6 +195,12 @@ def test_csv_has_no_formula_and_its_negative_numbers(hostile: ComparisonReport):
     for row in rows:
         for name, cell in row.items():
             assert not cell.startswith(('=', '+', '-', '@')) or cell == str(float(cell)), (name, cell)
+
+
+def test_csv_of_classes_has_no_formula(hostile: ComparisonReport):
+    (line,) = csv.DictReader(StringIO(classes_csv(hostile)))
+    assert line['class'].startswith('<script>') and '\n' not in line['class']
+    assert not any(name.startswith(('=', '+', '-', '@')) for name in line)
 
 
 def test_the_terminal_gets_text_alone(hostile: ComparisonReport):
@@ -192,6 +214,24 @@ def test_pictures_show_it_as_text_and_stay_in_their_folder(hostile: ComparisonRe
     assert list(plot_report(hostile)) == ['detection-flops.png', 'detection-latency.png']
     table = replace(hostile.tables[0], task='../../x')
     assert list(plot_report(replace(hostile, tables=(table,)))) == ['-x-flops.png', '-x-latency.png']
+
+
+# Files of before ------------------------------------------------------------------------------------------------------
+
+
+def test_what_older_files_call_dense_and_cannot_be_pruned_is_a_reference(tmp_path: Path):
+    def older(content: dict[str, Any]) -> None:
+        for row in content['tables'][0]['rows']:
+            for name in ('seed', 'iteration', 'schedule_hash', 'runs'):
+                del row[name]
+        content['tables'][0]['rows'][0]['cost']['tokens'] = None
+
+    assert [row.kind for row in read_changed(tmp_path, older).rows] == [
+        'reference',
+        *['pruned'] * 2,
+        'dense',
+        'untrained',
+    ]
 
 
 # A metric that is no number ------------------------------------------------------------------------------------------
