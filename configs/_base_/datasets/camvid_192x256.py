@@ -1,5 +1,5 @@
 # CamVid in the 11 classes of SegNet, at 240x320 of its 360x480 pixels, random crops of 192x256. On disk, as
-# tools/dataset_tools/prepare_camvid.py lays it out (or set MMSSMPRUNE_DATA_ROOT to the folder that holds camvid/):
+# tools/dataset_tools/prepare_data.py lays it out (or set MMSSMPRUNE_DATA_ROOT to the folder that holds camvid/):
 #   data/camvid/{images,annotations}/{train,val,test}/
 # Training reads train, and what is reported comes from the 233 frames of test at their full size. Label 11 is void: it
 # is ignored here, by the head and by the metric. Frames of one drive look alike, so val is left for choices.
