@@ -17,6 +17,7 @@ NEEDS = {
     'remembered': 'the features that every position had when it was pruned',
     'leader': '`TokenState.leader`, for each position the kept token that resembled it most when it was pruned',
     'pos_embed': "the model's position embedding",
+    'score': 'the scores of the importance decide; choices that go by something else refuse `unit`',
     'training': 'its parameters mean nothing before they are trained: loading says so where a checkpoint has none',
 }
 

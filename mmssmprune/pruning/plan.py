@@ -10,7 +10,9 @@ from typing import Any
 
 from mmssmprune._values import is_list, is_number, is_whole
 
-PLAN_KEYS = ('layers', 'start', 'every', 'keep_ratio', 'flops_reduction', 'input_shape', 'tokens')
+from .units import unit_groups
+
+PLAN_KEYS = ('layers', 'start', 'every', 'keep_ratio', 'flops_reduction', 'input_shape', 'tokens', 'unit')
 # Each of these alone decides how much is kept.
 TARGETS = ('flops_reduction', 'tokens')
 DECIDING = ('keep_ratio', *TARGETS)
@@ -29,13 +31,18 @@ _CONTINUUM = 10**12
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """After layer ``layers[j]`` (0-based) has run, ``ceil(keep_ratios[j] * alive)`` tokens stay."""
+    """After layer ``layers[j]`` (0-based) has run, ``ceil(keep_ratios[j] * alive)`` tokens stay.
+
+    With a ``unit`` (h, w) of several cells it is so many of the units instead, of each size by itself: how many tokens
+    stay depends on it, so it belongs to the plan.
+    """
 
     layers: tuple[int, ...]
     keep_ratios: tuple[float, ...]
+    unit: tuple[int, int] = (1, 1)
 
     def at(self, keep_ratio: float | Sequence[float]) -> PrunePlan:
-        """The same layers with other ratios; raises ValueError as `make_plan` does."""
+        """The same layers and unit with other ratios; raises ValueError as `make_plan` does."""
         return replace(self, keep_ratios=make_keep_ratios(keep_ratio, len(self.layers)))
 
     def keep_after(self, layer: int, alive: int) -> int:
@@ -58,6 +65,25 @@ class PrunePlan:
             alive = length if self._is_reopened_at(layer, layers[0], reopened) else tokens[-1]
             tokens.append(self.keep_after(layer, alive))
         return tokens
+
+    def keep_units(
+        self, layer: int, hw_shape: tuple[int, int], alive: Sequence[int] = ()
+    ) -> tuple[tuple[int, ...], int]:
+        """How many units of each size stay after ``layer``, and how many cells these have.
+
+        ``alive`` are the units of each size that are left of the grid ``hw_shape``; all of them where it is empty.
+        """
+        groups = unit_groups(hw_shape, self.unit)
+        kept = tuple(self.keep_after(layer, n) for n in alive or [group.count for group in groups])
+        return kept, sum(n * group.cells for n, group in zip(kept, groups, strict=True))
+
+    def tokens_on_grid(self, layers: range, hw_shape: tuple[int, int], reopened: Collection[int] = ()) -> list[int]:
+        """Tokens that each of a stage's ``layers`` processes on a grid (h, w); see `tokens_per_layer`."""
+        groups = unit_groups(hw_shape, self.unit)
+        units = [self.tokens_per_layer(layers, group.count, reopened) for group in groups]
+        return [
+            sum(n * group.cells for n, group in zip(each, groups, strict=True)) for each in zip(*units, strict=True)
+        ]
 
     def token_share(self, stages: Sequence[range], reopened: Collection[int] = ()) -> float:
         """Mean over all stages' layers of the share of the dense tokens that they process, on endlessly fine grids."""
@@ -123,9 +149,10 @@ def plan_from_config(
             f"pruning needs 'keep_ratio', or a target: 'flops_reduction' or 'tokens'; a plan is e.g. {EXAMPLE}"
         )
     layers = _layers_of(given, num_layers, default_layers, optional=target is not None)
+    unit = _unit_of(given)
     if 'layers' not in given and not layers:
-        return PrunePlan((), ()), target  # a single layer has nothing after it
-    return make_plan(layers, given.get('keep_ratio', 1.0), num_layers), target
+        return PrunePlan((), (), unit), target  # a single layer has nothing after it
+    return replace(make_plan(layers, given.get('keep_ratio', 1.0), num_layers), unit=unit), target
 
 
 def overridden(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,6 +215,14 @@ def _input_shape_of(given: Mapping[str, Any]) -> tuple[int, int] | None:
     if len(sizes) != 2 or not all(is_whole(n) and n > 0 for n in sizes):
         raise ValueError(f'pruning.input_shape must be (H, W) in pixels, two whole numbers above 0, got {shape!r}')
     return int(sizes[0]), int(sizes[1])
+
+
+def _unit_of(given: Mapping[str, Any]) -> tuple[int, int]:
+    unit = given.get('unit', (1, 1))
+    sides = list(unit) if is_list(unit) else []
+    if len(sides) != 2 or not all(is_whole(n) and n > 0 for n in sides):
+        raise ValueError(f'pruning.unit must be (h, w) in cells, two whole numbers above 0, got {unit!r}')
+    return int(sides[0]), int(sides[1])
 
 
 def _layers_of(given: Mapping[str, Any], num_layers: int, default: Sequence[int], optional: bool) -> Sequence[int]:

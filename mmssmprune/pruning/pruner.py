@@ -22,6 +22,7 @@ from .restoration import FLOOR, RESTORATION
 from .scan_order import ScanOrder
 from .stage import Stage, default_layers
 from .token_state import TokenState
+from .units import choose_units
 
 # Pruned tokens stay away, or are candidates again after every output.
 REGIMES = ('progressive', 'per_output')
@@ -132,6 +133,12 @@ class TokenPruner(nn.Module):
         self.plan, self.target = plan_from_config(config, self.num_layers, default_layers(stages))
         if has_class_token and any(layer in self.plan.layers for layer in self.stage_ends):
             raise ValueError('pruning.layers names the last layer of a stage, which needs stages without class tokens')
+        if self.plan.unit != (1, 1) and not self.needs('score', 'reduction'):
+            names = ' or '.join(map(repr, REDUCTION.needing('score')))
+            raise ValueError(
+                f'pruning.unit ranks whole blocks by their scores, and reduction {self.names["reduction"]!r} goes by '
+                f'something else; leave it out or set reduction to {names}'
+            )
         self.stages = nn.ModuleList(
             StageChoices(self.names, stage, self.plan.layers, is_last=stage is stages[-1]) for stage in stages
         )
@@ -196,13 +203,11 @@ class TokenPruner(nn.Module):
         """The layers after which all cells are candidates again: those with an output, where the regime says so."""
         return output_layers if self.names['regime'] == 'per_output' else ()
 
-    def tokens_per_layer(self, cells: Sequence[int], output_layers: Collection[int]) -> list[int]:
-        """Tokens that each layer processes, class tokens left out, for ``cells`` per stage."""
-        if self.plan is None:
-            return [n for n, numbers in zip(cells, self.numbers, strict=True) for _ in numbers]
-        reopened = self.reopened_after(output_layers)
-        stages = zip(self.numbers, cells, strict=True)
-        return [n for numbers, length in stages for n in self.plan.tokens_per_layer(numbers, length, reopened)]
+    def tokens_per_layer(self, grids: Sequence[tuple[int, int]], output_layers: Collection[int]) -> list[int]:
+        """Tokens that each layer processes, class tokens left out, on the grid (h, w) of each stage."""
+        plan, reopened = self.plan or PrunePlan((), ()), self.reopened_after(output_layers)
+        stages = zip(self.numbers, grids, strict=True)
+        return [n for numbers, hw_shape in stages for n in plan.tokens_on_grid(numbers, hw_shape, reopened)]
 
     def start(
         self,
@@ -281,8 +286,9 @@ class TokenPruner(nn.Module):
     def _reduce(
         self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor
     ) -> tuple[tuple[Tensor, ...], TokenState]:
-        alive, spared = streams[0].shape[1], len(tokens.protected)
-        keep = self.plan.keep_after(layer, alive - spared) + spared
+        alive = streams[0].shape[1]
+        kept_units, cells = self.plan.keep_units(layer, tokens.hw_shape, tokens.alive_units)
+        keep = cells + len(tokens.protected)
         if keep == alive:
             for observer in self.observers:
                 observer.reduced(layer, tokens, tokens, score, None)
@@ -292,7 +298,10 @@ class TokenPruner(nn.Module):
             column = score.unsqueeze(-1)
             tokens = replace(tokens, score=tokens.kept.scatter(column, tokens.score) if tokens.kept else column)
         remembered = self._remembered(streams, tokens)
-        reduced = choices.reduction(streams, tokens, trace, score, keep)
+        ranks = score
+        if self.plan.unit != (1, 1):
+            ranks = choose_units(score, tokens, self.plan.unit, kept_units)
+        reduced = choices.reduction(streams, tokens, trace, ranks, keep)
         kept = KeptTokens(reduced.chosen, alive) if tokens.kept is None else tokens.kept.subset(reduced.chosen)
         leader = reduced.into
         if leader is None and self.needs('leader'):
@@ -302,7 +311,9 @@ class TokenPruner(nn.Module):
         fused = reduced.into is not None
         if fused and not self.needs('remembered', 'conv_fill'):
             remembered = ()  # every position shows its leader
-        tokens = replace(tokens.keeping(kept), remembered=remembered, leader=leader, fused=fused)
+        tokens = replace(
+            tokens.keeping(kept), remembered=remembered, alive_units=kept_units, leader=leader, fused=fused
+        )
         shown = choices.conv_fill(remembered)
         tokens = tokens if shown is None else tokens.losing(shown)
         for observer in self.observers:

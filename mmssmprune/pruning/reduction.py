@@ -41,7 +41,7 @@ class Reduced:
     score_name: str | None = None
 
 
-@register_reduction
+@register_reduction(needs='score')
 def prune(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int) -> Reduced:
     """Drop all but the tokens of the highest scores (arXiv 2409.18962)."""
     chosen = choose_tokens(score, keep, tokens.is_protected)

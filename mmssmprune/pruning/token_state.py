@@ -47,6 +47,7 @@ class TokenState:
         pos_embed: (1, L, C) the position embedding, where a restoration needs it.
         remembered: per stream (B, L, C), every position as it was when it was pruned; empty where no choice needs it.
         lost: the pruned cells with their features, where the conv_fill shows them to convolutions.
+        alive_units: how many units of each size are left (see `units`); empty for all.
         leader: (B, L) the token at hand that stands for each position, where tokens were fused or the restoration
             needs to know which one resembled it most.
         fused: whether pruned tokens went into their leaders, which then are what every position shows.
@@ -67,6 +68,7 @@ class TokenState:
     pos_embed: Tensor | None = None
     remembered: tuple[Tensor, ...] = ()
     lost: LostTokens | None = None
+    alive_units: tuple[int, ...] = ()
     leader: Tensor | None = None
     fused: bool = False
     score: Tensor | None = None

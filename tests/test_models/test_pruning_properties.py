@@ -23,7 +23,8 @@ def pruning_dicts(draw, kind: str) -> dict:
     layers = sorted(draw(st.sets(st.integers(0, 3), min_size=1, max_size=4)))
     ratios = st.floats(0.01, 1, exclude_min=True)
     keep_ratio = draw(ratios | st.lists(ratios, min_size=len(layers), max_size=len(layers)))
-    return dict(layers=layers, keep_ratio=keep_ratio, **names)
+    units = [None, (2, 2), (1, 3)] if 'score' in CHOICES['reduction'].needs_of(names['reduction']) else [None]
+    return dict(layers=layers, keep_ratio=keep_ratio, unit=draw(st.sampled_from(units)), **names)
 
 
 @pytest.mark.parametrize('kind', MAKERS)
