@@ -14,6 +14,7 @@ from .alignment import ALIGNMENT
 from .calibration import DeltaRecorder
 from .choices import Choices
 from .conv_fill import CONV_FILL
+from .gate import Gate
 from .importance import IMPORTANCE, LayerTrace, score_tokens
 from .kept_tokens import KeptTokens, gather_rows, most_similar
 from .plan import PLAN_KEYS, PlanTarget, PrunePlan, plan_from_config
@@ -83,11 +84,11 @@ class StageChoices(nn.Module):
     def __init__(self, names: Mapping[str, str], stage: Stage, layers: Collection[int], is_last: bool):
         super().__init__()
         first, last = stage.numbers[0], stage.numbers[-1]
-        is_scored = any(layer in stage.numbers for layer in layers)
+        stage = replace(stage, scored=tuple(layer for layer in layers if layer in stage.numbers))
         # What is scored last is for the stage after it, which then begins pruned.
         self.prunes = any(first - 1 <= layer < last + is_last for layer in layers)
         for kind in reversed(KINDS):  # the order of the parameters, by which optimizers of older trainings know them
-            is_used = is_scored if kind == 'importance' else self.prunes
+            is_used = bool(stage.scored) if kind == 'importance' else self.prunes
             setattr(self, kind, KINDS[kind].make(names[kind], stage) if is_used else None)
 
 
@@ -244,8 +245,12 @@ class TokenPruner(nn.Module):
             observer.ran(layer, trace.y.shape[1])
         if self.recorder is not None:
             self.recorder.note(layer, tokens, trace)
+        if tokens.gate is not None:
+            streams, gate = tokens.gate.passed(streams)
+            tokens = replace(tokens, gate=gate)
         if self.plan is not None and layer in self.plan.layers:
-            score = score_tokens(self.stages[tokens.stage].importance, trace, tokens)
+            trace = replace(trace, layer=layer)
+            score = score_tokens(self.stages[tokens.stage].importance, trace, tokens, self.needs('gradient'))
             if layer in self.stage_ends:
                 tokens = replace(tokens, score=_of_every_position(score, tokens))  # for `begin`
             elif self.recorder is not None:
@@ -316,6 +321,8 @@ class TokenPruner(nn.Module):
         )
         shown = choices.conv_fill(remembered)
         tokens = tokens if shown is None else tokens.losing(shown)
+        gate = Gate.of(score, reduced.chosen, reduced.streams) if score.requires_grad else None
+        tokens = replace(tokens, gate=gate)
         for observer in self.observers:
             observer.reduced(layer, before, tokens, score, reduced)
         return reduced.streams, tokens

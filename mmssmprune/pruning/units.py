@@ -41,6 +41,7 @@ def unit_groups(hw_shape: tuple[int, int], unit: tuple[int, int]) -> list[UnitGr
     ]
 
 
+@torch.no_grad()  # a choice has no gradient
 def choose_units(score: Tensor, tokens: TokenState, unit: tuple[int, int], keep: Sequence[int]) -> Tensor:
     """Which of the tokens at hand stand in the units of the highest mean score: (B, K) float, 1 there and 0 elsewhere.
 
