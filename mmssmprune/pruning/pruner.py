@@ -302,15 +302,17 @@ class TokenPruner(nn.Module):
         if self.names['regime'] == 'per_output':
             column = score.unsqueeze(-1)
             tokens = replace(tokens, score=tokens.kept.scatter(column, tokens.score) if tokens.kept else column)
-        remembered = self._remembered(streams, tokens)
         ranks = score
         if self.plan.unit != (1, 1):
             ranks = choose_units(score, tokens, self.plan.unit, kept_units)
         reduced = choices.reduction(streams, tokens, trace, ranks, keep)
+        remembered = self._remembered(streams, tokens)
         kept = KeptTokens(reduced.chosen, alive) if tokens.kept is None else tokens.kept.subset(reduced.chosen)
+        if reduced.leader is not None:  # a kept one that took others up moves from there
+            remembered = tuple(kept.scatter(x, h) for x, h in zip(reduced.streams, remembered, strict=False))
         leader = reduced.into
         if leader is None and self.needs('leader'):
-            leader = most_similar(sum(streams), reduced.chosen)
+            leader = most_similar(sum(streams), reduced.chosen) if reduced.leader is None else reduced.leader
         if leader is not None and tokens.leader is not None:
             leader = leader.gather(1, tokens.leader)
         fused = reduced.into is not None
