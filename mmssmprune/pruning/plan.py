@@ -8,11 +8,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmssmprune._values import is_list, is_number, is_whole
+from mmssmprune._values import flag, is_list, is_number, is_whole
 
 from .units import unit_groups
 
-PLAN_KEYS = ('layers', 'start', 'every', 'keep_ratio', 'flops_reduction', 'input_shape', 'tokens', 'unit')
+PLAN_KEYS = (
+    'layers',
+    'start',
+    'every',
+    'keep_ratio',
+    'flops_reduction',
+    'input_shape',
+    'tokens',
+    'equal_steps',
+    'unit',
+)
 # Each of these alone decides how much is kept.
 TARGETS = ('flops_reduction', 'tokens')
 DECIDING = ('keep_ratio', *TARGETS)
@@ -34,24 +44,27 @@ class PrunePlan:
     """After layer ``layers[j]`` (0-based) has run, ``ceil(keep_ratios[j] * alive)`` tokens stay.
 
     With a ``unit`` (h, w) of several cells it is so many of the units instead, of each size by itself: how many tokens
-    stay depends on it, so it belongs to the plan.
+    stay depends on it, so it belongs to the plan. With ``equal_steps`` each pruning takes away that share of all tokens
+    instead of the living ones: as many every time.
     """
 
     layers: tuple[int, ...]
     keep_ratios: tuple[float, ...]
     unit: tuple[int, int] = (1, 1)
+    equal_steps: bool = False
 
     def at(self, keep_ratio: float | Sequence[float]) -> PrunePlan:
-        """The same layers and unit with other ratios; raises ValueError as `make_plan` does."""
+        """The same but for other ratios; raises ValueError as `make_plan` does."""
         return replace(self, keep_ratios=make_keep_ratios(keep_ratio, len(self.layers)))
 
-    def keep_after(self, layer: int, alive: int) -> int:
-        """How many of ``alive`` tokens the layers after ``layer`` process."""
+    def keep_after(self, layer: int, alive: int, length: int | None = None) -> int:
+        """How many of ``alive`` tokens the layers after ``layer`` process; of ``length`` before any pruning."""
         if layer not in self.layers:
             return alive
         ratio = self.keep_ratios[self.layers.index(layer)]
+        counted = length if self.equal_steps else alive
         # 0.55 * 100 is 55.00000000000001 in floating point, and 55 tokens is what was asked for.
-        return max(1, math.ceil(ratio * alive - 1e-9))
+        return max(1, alive - counted + math.ceil(ratio * counted - 1e-9))
 
     def tokens_per_layer(self, layers: range, length: int, reopened: Collection[int] = ()) -> list[int]:
         """Tokens that each of a stage's ``layers`` processes, from ``length`` at the first.
@@ -60,10 +73,10 @@ class PrunePlan:
         after whose pruning all cells become candidates of the next pruning layer; the layers before that one still
         process the pruned number.
         """
-        tokens = [self.keep_after(layers[0] - 1, length)]
+        tokens = [self.keep_after(layers[0] - 1, length, length)]
         for layer in layers[:-1]:
             alive = length if self._is_reopened_at(layer, layers[0], reopened) else tokens[-1]
-            tokens.append(self.keep_after(layer, alive))
+            tokens.append(self.keep_after(layer, alive, length))
         return tokens
 
     def keep_units(
@@ -74,7 +87,8 @@ class PrunePlan:
         ``alive`` are the units of each size that are left of the grid ``hw_shape``; all of them where it is empty.
         """
         groups = unit_groups(hw_shape, self.unit)
-        kept = tuple(self.keep_after(layer, n) for n in alive or [group.count for group in groups])
+        whole = [group.count for group in groups]
+        kept = tuple(self.keep_after(layer, n, of) for n, of in zip(alive or whole, whole, strict=True))
         return kept, sum(n * group.cells for n, group in zip(kept, groups, strict=True))
 
     def tokens_on_grid(self, layers: range, hw_shape: tuple[int, int], reopened: Collection[int] = ()) -> list[int]:
@@ -149,10 +163,10 @@ def plan_from_config(
             f"pruning needs 'keep_ratio', or a target: 'flops_reduction' or 'tokens'; a plan is e.g. {EXAMPLE}"
         )
     layers = _layers_of(given, num_layers, default_layers, optional=target is not None)
-    unit = _unit_of(given)
+    more = dict(unit=_unit_of(given), equal_steps=flag('pruning.equal_steps', given.get('equal_steps', False)))
     if 'layers' not in given and not layers:
-        return PrunePlan((), (), unit), target  # a single layer has nothing after it
-    return replace(make_plan(layers, given.get('keep_ratio', 1.0), num_layers), unit=unit), target
+        return PrunePlan((), (), **more), target  # a single layer has nothing after it
+    return replace(make_plan(layers, given.get('keep_ratio', 1.0), num_layers), **more), target
 
 
 def overridden(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -115,7 +115,23 @@ def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sc
     As in ToMe the tokens at even places may join those at odd ones, and a class token at the head counts as place 0;
     elsewhere class tokens are not counted. ``score`` is not used; class tokens are never merged.
     """
-    metric, size = wide(trace.y), _sizes(tokens, trace.y)
+    return _merged(streams, tokens, wide(trace.y), keep, 'unused by merge')
+
+
+@register_reduction
+def merge_features(
+    streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int
+) -> Reduced:
+    """`merge` by the features that the next layer reads, before its mixer: R-MeeTo (arXiv 2412.12496).
+
+    What is left stays in the order of the sequence. R-MeeTo takes as many tokens away in each layer, which a plan does
+    with ``start=0, every=1, equal_steps=True``.
+    """
+    return _merged(streams, tokens, wide(sum(streams)), keep, 'unused by merge_features')
+
+
+def _merged(streams: tuple[Tensor, ...], tokens: TokenState, metric: Tensor, keep: int, score_name: str) -> Reduced:
+    size = _sizes(tokens, metric)
     place = torch.arange(metric.shape[1], device=metric.device).expand(metric.shape[:2])  # of each one left
     protected = tokens.is_protected.expand(metric.shape[:2])
     into = None
@@ -127,7 +143,7 @@ def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sc
         size = torch.zeros_like(chosen, dtype=size.dtype).scatter_add(1, step, size)
         place, protected = place.gather(1, chosen), protected.gather(1, chosen)
         into = step if into is None else step.gather(1, into)
-    return Reduced(place, streams, into, score_name='unused by merge')
+    return Reduced(place, streams, into, score_name=score_name)
 
 
 def _sizes(tokens: TokenState, y: Tensor) -> Tensor:

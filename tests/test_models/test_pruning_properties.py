@@ -24,7 +24,8 @@ def pruning_dicts(draw, kind: str) -> dict:
     ratios = st.floats(0.01, 1, exclude_min=True)
     keep_ratio = draw(ratios | st.lists(ratios, min_size=len(layers), max_size=len(layers)))
     units = [None, (2, 2), (1, 3)] if 'score' in CHOICES['reduction'].needs_of(names['reduction']) else [None]
-    return dict(layers=layers, keep_ratio=keep_ratio, unit=draw(st.sampled_from(units)), **names)
+    more = dict(unit=draw(st.sampled_from(units)), equal_steps=draw(st.booleans()))
+    return dict(layers=layers, keep_ratio=keep_ratio, **more, **names)
 
 
 @pytest.mark.parametrize('kind', MAKERS)

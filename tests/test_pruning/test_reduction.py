@@ -135,6 +135,16 @@ def test_merge_by_hand_and_back():
             assert reduced.into[b, members].tolist() == [place] * len(members)
 
 
+def test_merge_features_is_merge_by_what_the_next_layer_reads():
+    hidden, residual, y = torch.randn(2, 9, 4), torch.randn(2, 9, 4), torch.randn(2, 9, 5)
+    given = (hidden, residual), dense(9, (4,))
+    found = REDUCTION['merge_features'](*given, LayerTrace(y, ()), torch.zeros(2, 9), 4)
+    expected = REDUCTION['merge'](*given, LayerTrace(hidden + residual, ()), torch.zeros(2, 9), 4)
+    assert torch.equal(found.into, expected.into)
+    assert all(torch.equal(a, b) for a, b in zip(found.streams, expected.streams, strict=True))
+    assert found.score_name == 'unused by merge_features'
+
+
 def tome_by_hand(metric: torch.Tensor, merges: int) -> tuple[list[int], dict[int, int]]:
     """What ToMe does where a class token stands at the head: who leaves, and where to (places of one image)."""
     a, b = metric[::2], metric[1::2]
@@ -196,7 +206,7 @@ def test_merge_takes_as_many_rounds_as_it_needs():
             assert torch.allclose(reduced.streams[0][b, place], members.mean(0), atol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['merge', 'evit', 'prune_merge'])
+@pytest.mark.parametrize('name', ['merge', 'merge_features', 'evit', 'prune_merge'])
 def test_fused_tokens_pass_gradients_to_all_they_came_from(name):
     x = torch.randn(2, 9, 3, requires_grad=True)
     reduce(name, x, torch.randn(2, 9, 5), dense(9), 4).streams[0].square().sum().backward()
