@@ -12,6 +12,8 @@ from .stage import Stage
 # What a choice may ask for, and what it then gets.
 NEEDS = {
     'class_token': 'the sequence has at least one class token; other models refuse the choice',
+    'sequence': 'convolutions run along the sequence, and then along the tokens at hand as if there were no gaps; '
+    'backbones that convolve over the grid refuse the choice',
     'directions': '`LayerTrace.directions`, the output of every direction of the scan, at the layers that are scored',
     'calibration': 'passes over the dense model that measure the step sizes of cells which would be pruned',
     'remembered': 'the features that every position had when it was pruned',

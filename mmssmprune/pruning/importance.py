@@ -103,6 +103,17 @@ def delta(trace: LayerTrace, tokens: TokenState) -> Tensor:
     return torch.stack([delta.value().float().mean(-1) for delta in trace.deltas]).mean(0)
 
 
+@register_importance(needs='directions')
+def released(trace: LayerTrace, tokens: TokenState) -> Tensor:
+    """What the released code of arXiv 2409.18962 computes: the mean over channels of the second direction's output.
+
+    It is not clipped, and it is read in the order in which that direction walks, so that in Vim the last token gets the
+    score of the first. That code spares the class token in the first image of a batch only; here it is spared in each.
+    """
+    score = trace.directions[1].float().mean(-1)
+    return score.gather(1, tokens.scan_order.order[..., 1, :].expand(score.shape))
+
+
 @register_importance
 def random(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Uniform noise from torch's global generator: what any score has to beat."""

@@ -130,7 +130,7 @@ class TokenPruner(nn.Module):
             self.names['restoration'] = FLOOR
         if config is None:
             return
-        self._check_keys(has_class_token)
+        self._check_keys(has_class_token, all(stage.along_sequence for stage in stages))
         self.plan, self.target = plan_from_config(config, self.num_layers, default_layers(stages))
         if has_class_token and any(layer in self.plan.layers for layer in self.stage_ends):
             raise ValueError('pruning.layers names the last layer of a stage, which needs stages without class tokens')
@@ -144,7 +144,7 @@ class TokenPruner(nn.Module):
             StageChoices(self.names, stage, self.plan.layers, is_last=stage is stages[-1]) for stage in stages
         )
 
-    def _check_keys(self, has_class_token: bool) -> None:
+    def _check_keys(self, has_class_token: bool, along_sequence: bool) -> None:
         known = (*PLAN_KEYS, *DEFAULTS)
         for key in self.config:
             if key not in known:
@@ -153,6 +153,11 @@ class TokenPruner(nn.Module):
             choices.check(self.names[kind])
             if self.needs('class_token', kind) and not has_class_token:
                 raise ValueError(f'pruning.{kind} {self.names[kind]!r} needs a class token, and this model has none')
+            if self.needs('sequence', kind) and not along_sequence:
+                raise ValueError(
+                    f'pruning.{kind} {self.names[kind]!r} closes ranks along a sequence, and this model convolves '
+                    'over the grid'
+                )
         if self.names['regime'] not in REGIMES:
             raise ValueError(f'pruning.regime is {self.names["regime"]!r}; the names are {", ".join(REGIMES)}')
 
@@ -220,7 +225,8 @@ class TokenPruner(nn.Module):
     ) -> TokenState:
         """The state before the first layer of a stage: every cell alive."""
         alignment = None if self.plan is None else self.stages[stage].alignment
-        tokens = TokenState.dense(order, hw_shape, protected, alignment=alignment, stage=stage, pos_embed=pos_embed)
+        choices = dict(alignment=alignment, closes_ranks=self.plan is not None and self.needs('sequence'))
+        tokens = TokenState.dense(order, hw_shape, protected, stage=stage, pos_embed=pos_embed, **choices)
         if self.recorder is not None:
             self.recorder.start()
         for observer in self.observers:

@@ -42,6 +42,7 @@ class TokenState:
         places: the same for convolutions.
         protected: positions that are never pruned and not counted by the keep ratio (class tokens).
         alignment: the choice of that name, how the state moves over pruned cells; None lets no time pass.
+        closes_ranks: whether convolutions along the sequence skip pruned positions, where the conv_fill wants it.
         stage: number of the stage.
         layer: place in the stage of the layer that comes next, where the alignment asks for it.
         wants_directions: whether that layer is to show the output of every direction.
@@ -64,6 +65,7 @@ class TokenState:
     places: Places | None = None
     protected: tuple[int, ...] = ()
     alignment: Callable | None = None
+    closes_ranks: bool = False
     stage: int = 0
     layer: int = 0
     wants_directions: bool = False
@@ -84,8 +86,9 @@ class TokenState:
 
     def all_alive(self) -> TokenState:
         """The same with every cell alive again and nothing remembered."""
-        kept = {name: getattr(self, name) for name in ('alignment', 'stage', 'layer', 'wants_directions', 'pos_embed')}
-        return TokenState.dense(self.dense_order, self.hw_shape, self.protected, **kept)
+        names = ('alignment', 'closes_ranks', 'stage', 'layer', 'wants_directions', 'pos_embed')
+        same = {name: getattr(self, name) for name in names}
+        return TokenState.dense(self.dense_order, self.hw_shape, self.protected, **same)
 
     def keeping(self, kept: KeptTokens) -> TokenState:
         """The same with only these positions alive. All indices of a pruning stage are made here, once."""

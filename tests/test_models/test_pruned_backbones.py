@@ -8,19 +8,15 @@ from itertools import combinations, pairwise, product
 import pytest
 import torch
 from mmengine.registry import MODELS
-from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, layers_of, make
+from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, layers_of, make, suits
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssmprune.models import set_keep_ratio
 from mmssmprune.ops import multi_scan
-from mmssmprune.pruning import IMPORTANCE, scan
+from mmssmprune.pruning import scan
 from mmssmprune.pruning.pruner import CHOICES
-
-NEEDS_CLASS_TOKEN = IMPORTANCE.needing('class_token')
-WITH_CLASS_TOKEN = ('vim_cls', 'vim_double')
-
 
 # One backbone of either family has more combinations; the others differ outside the pruned layers.
 OF_A_FAMILY = ('plain_mamba', 'vim_cls')
@@ -28,8 +24,7 @@ OF_A_FAMILY = ('plain_mamba', 'vim_cls')
 
 def choices_for(kind: str) -> dict[str, tuple[str, ...]]:
     """The names that a kind of backbone can have."""
-    without = () if kind in WITH_CLASS_TOKEN else NEEDS_CLASS_TOKEN
-    return {key: tuple(name for name in names if name not in without) for key, names in CHOICES.items()}
+    return {key: tuple(name for name in names if suits(kind, key, name)) for key, names in CHOICES.items()}
 
 
 def each_name(kind: str) -> Iterator[dict[str, str]]:
@@ -114,9 +109,9 @@ EACH_NAME = [(key, name) for key, names in CHOICES.items() for name in names if 
 @pytest.mark.parametrize('kind', MAKERS)
 def test_every_image_gets_what_it_gets_alone(kind, key, name):
     """The paper's public code lets images of a batch influence each other."""
-    if name in NEEDS_CLASS_TOKEN and kind not in WITH_CLASS_TOKEN:
-        with pytest.raises(ValueError, match='needs a class token, and this model has none'):
-            make(kind, pruning=dict(PRUNING, importance=name))
+    if not suits(kind, key, name):
+        with pytest.raises(ValueError, match=r'needs a class token, and this model has none|convolves over the grid'):
+            make(kind, pruning=PRUNING | {key: name})
         return
     model = make(kind, pruning=PRUNING | {key: name}).double()
     images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
@@ -331,8 +326,8 @@ def test_forward_and_backward_never_ask_the_device(kind, names):
 
     A fake tensor has no value, so `.item()`, `.tolist()` or a shape that depends on data is an error.
     """
-    if names.get('importance') in NEEDS_CLASS_TOKEN and kind not in WITH_CLASS_TOKEN:
-        pytest.skip('needs a class token')
+    if not all(suits(kind, key, name) for key, name in names.items()):
+        pytest.skip('this model refuses the choice')
     model, images = make(kind, pruning=PRUNING | names), torch.randn(2, 3, 64, 96)
     maps = model(images)  # with numbers first: dense walks are made once and kept
     state = dict(model.named_parameters()) | dict(model.named_buffers())
