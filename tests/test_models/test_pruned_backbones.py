@@ -259,6 +259,31 @@ def test_autocast_is_close_to_float32(kind, names):
         assert (a - b).norm() <= (0.3 if kind.startswith('vmamba') else 0.1) * a.norm()
 
 
+IN_TRAINING = [
+    dict(importance='learned'),
+    dict(importance='learned', unit=(2, 2), regime='per_output'),
+    dict(reduction='prune_merge', restoration='hold', unit=(1, 3)),
+    dict(reduction='merge_features', equal_steps=True),
+    dict(importance='released', conv_fill='compact', alignment='none'),
+]
+
+
+@pytest.mark.parametrize('names', IN_TRAINING, ids=str)
+@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls', 'vmamba'])
+def test_half_precision_trains_to_finite_gradients_on_odd_grids(kind, names):
+    if not all(suits(kind, key, name) for key, name in names.items()):
+        pytest.skip('this model refuses the choice')
+    model = make(kind, pruning=PRUNING | names).train()
+    images = torch.randn(2, 3, 80, 112)  # 5x7 cells
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        outs = model(images)
+        loss = sum(out.float().square().mean() for out in outs)
+    loss.backward()
+    assert all(out.isfinite().all() for out in outs)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients.values())
+
+
 PER_STAGE = dict(layers=[0, 1, 2], keep_ratio=0.5, regime='per_stage')
 
 
