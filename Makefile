@@ -12,7 +12,7 @@ export VENV TORCH_SPEC TORCH_INDEX_ARGS
 PY := $(VENV)/bin/python
 BOOTSTRAP = python=$$(sh tools/env/find_python.sh $(PYTHONS)) && "$$python" tools/env/bootstrap.py
 
-.PHONY: help setup setup-lint demo test test-all data bench lint format clean distclean
+.PHONY: help setup setup-lint demo test test-all data real bench lint format clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,6 +38,10 @@ test-all: setup ## the slow tests as well
 
 data: setup ## the small data sets, in data/
 	@"$(PY)" tools/dataset_tools/make_mini.py
+
+real: setup ## photographs: train a dense Vim on data/camvid (docs/data.md) and prune it in six ways
+	@"$(PY)" tools/evidence.py recipes --plan mmssmprune/analysis/evidence/photos.py --settings vim-camvid --seeds 0 \
+		--phase free --work-dir work_dirs/photos --out work_dirs/photos/report
 
 bench: setup ## speed of every scan backend and of the convolution over kept tokens; BENCH_ARGS='...' adds arguments
 	@"$(PY)" tools/benchmarks/benchmark_scan.py $(BENCH_ARGS)

@@ -26,19 +26,19 @@ def write_coco_split(root: Path, split: str, scenes: Iterable[Scene]) -> None:
         images.append(dict(id=image_id, file_name=name, height=height, width=width, marker=scene.marker))
         for thing in scene.things:
             fields = dict(id=len(annotations) + 1, image_id=image_id, iscrowd=0)
-            annotations.append({**fields, **annotation(thing.category, thing.mask)})
+            fields['category_id'] = 1 + THING_CLASSES.index(thing.category)
+            annotations.append({**fields, **mask_fields(thing.mask)})
     categories = [dict(id=i, name=name) for i, name in enumerate(THING_CLASSES, start=1)]
     content = dict(images=images, annotations=annotations, categories=categories)
     (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
 
 
-def annotation(category: str, mask: NDArray[np.bool_]) -> dict:
-    """Class, box, area and run-length code of a visible mask (H, W)."""
+def mask_fields(mask: NDArray[np.bool_]) -> dict:
+    """Box, area and run-length code of a mask (H, W) that has pixels."""
     rle = rle_api.encode(np.asfortranarray(mask.astype(np.uint8)))
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     left, top = int(columns[0]), int(rows[0])
     return dict(
-        category_id=1 + THING_CLASSES.index(category),
         bbox=[left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
         area=int(mask.sum()),
         segmentation=dict(size=list(rle['size']), counts=rle['counts'].decode()),

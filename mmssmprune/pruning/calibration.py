@@ -15,6 +15,7 @@ from .importance import LayerTrace
 from .kept_tokens import choose_tokens
 from .plan import PrunePlan
 from .token_state import TokenState
+from .units import choose_units
 
 
 class DeltaRecorder:
@@ -38,6 +39,7 @@ class DeltaRecorder:
     def start(self) -> None:
         """A stage begins with all cells alive."""
         self.alive: Tensor | None = None
+        self.alive_units: tuple[int, ...] = ()
         self.candidates: Tensor | None = None
         self.after_reopening = False
 
@@ -45,7 +47,7 @@ class DeltaRecorder:
         """Look at what a layer shows when it has run."""
         place = layer - self.stages[tokens.stage][0]
         if self.alive is not None and self.after_reopening:
-            self.candidates = torch.ones_like(self.alive)
+            self.candidates, self.alive_units = torch.ones_like(self.alive), ()
         if self.alive is not None:
             mean = _mean_delta(trace, ~self.alive)
             if mean is not None:
@@ -57,9 +59,11 @@ class DeltaRecorder:
         """Note which tokens the plan would prune after a layer, by their scores (B, L)."""
         if self.alive is None:
             self.alive = self.candidates = torch.ones_like(score, dtype=torch.bool)
-        spared = len(tokens.protected)
-        keep = self.plan.keep_after(layer, int(self.candidates[0].sum()) - spared) + spared
-        chosen = choose_tokens(score.masked_fill(~self.candidates, -torch.inf), keep, tokens.is_protected)
+        score = score.masked_fill(~self.candidates, -torch.inf)
+        self.alive_units, cells = self.plan.keep_units(layer, tokens.hw_shape, self.alive_units)
+        if self.plan.unit != (1, 1):
+            score = choose_units(score, tokens, self.plan.unit, self.alive_units)
+        chosen = choose_tokens(score, cells + len(tokens.protected), tokens.is_protected)
         self.alive = self.candidates = torch.zeros_like(self.alive).scatter(1, chosen, True)
 
 

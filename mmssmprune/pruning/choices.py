@@ -12,11 +12,15 @@ from .stage import Stage
 # What a choice may ask for, and what it then gets.
 NEEDS = {
     'class_token': 'the sequence has at least one class token; other models refuse the choice',
+    'sequence': 'convolutions run along the sequence, and then along the tokens at hand as if there were no gaps; '
+    'backbones that convolve over the grid refuse the choice',
     'directions': '`LayerTrace.directions`, the output of every direction of the scan, at the layers that are scored',
     'calibration': 'passes over the dense model that measure the step sizes of cells which would be pruned',
     'remembered': 'the features that every position had when it was pruned',
     'leader': '`TokenState.leader`, for each position the kept token that resembled it most when it was pruned',
     'pos_embed': "the model's position embedding",
+    'score': 'the scores of the importance decide; choices that go by something else refuse `unit`',
+    'gradient': 'its scores are trained: gradients reach them through the tokens that stay (see `gate`)',
     'training': 'its parameters mean nothing before they are trained: loading says so where a checkpoint has none',
 }
 

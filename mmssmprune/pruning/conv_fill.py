@@ -27,6 +27,12 @@ def zero(remembered: tuple[Tensor, ...]) -> None:
     return None
 
 
+@register_conv_fill(needs='sequence')
+def compact(remembered: tuple[Tensor, ...]) -> None:
+    """There are no pruned neighbours: the kept tokens close ranks, as in the released code of arXiv 2409.18962."""
+    return None
+
+
 @register_conv_fill(needs='remembered')
 def hold(remembered: tuple[Tensor, ...]) -> Tensor:
     """A pruned neighbour has its last known features; it thereby costs about a fifth of a kept one in each layer."""
@@ -57,6 +63,8 @@ def causal_conv_over_sequence(
     ``fill`` as in `conv_over_grid`.
     """
     weight, first = (conv.weight.flip(-1), 0) if backward else (conv.weight, 1 - conv.weight.shape[-1])
+    if tokens.closes_ranks:
+        return kept_conv(x, weight, conv.bias, hw_shape=(1, x.shape[1]), origin=(0, first))
     return _at_tokens(x, weight, conv.bias, tokens, fill, (1, tokens.length), (0, first))
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .choices import Choices
+from .stage import Stage
 from .token_state import TokenState
 
 IMPORTANCE = Choices('importance')
@@ -62,12 +63,14 @@ class LayerTrace:
         deltas: the step sizes, per set of scan parameters.
         directions: (B, K, D) each, what every direction adds to y; only where a choice needs ``'directions'``.
         A: (S, D, N), or (D, N) where all directions share it: the decay rates, negative; None where no scan has run.
+        layer: number of the layer through all stages, where an importance reads the trace.
     """
 
     y: Tensor
     deltas: tuple[RawDelta, ...]
     directions: tuple[Tensor, ...] = ()
     A: Tensor | None = None
+    layer: int | None = None
 
 
 @register_importance
@@ -98,6 +101,17 @@ def l2(trace: LayerTrace, tokens: TokenState) -> Tensor:
 def delta(trace: LayerTrace, tokens: TokenState) -> Tensor:
     """Mean over channels of the step size: how much of a token the state takes in."""
     return torch.stack([delta.value().float().mean(-1) for delta in trace.deltas]).mean(0)
+
+
+@register_importance(needs='directions')
+def released(trace: LayerTrace, tokens: TokenState) -> Tensor:
+    """What the released code of arXiv 2409.18962 computes: the mean over channels of the second direction's output.
+
+    It is not clipped, and it is read in the order in which that direction walks, so that in Vim the last token gets the
+    score of the first. That code spares the class token in the first image of a batch only; here it is spared in each.
+    """
+    score = trace.directions[1].float().mean(-1)
+    return score.gather(1, tokens.scan_order.order[..., 1, :].expand(score.shape))
 
 
 @register_importance
@@ -132,14 +146,47 @@ def similarity_to_class(trace: LayerTrace, tokens: TokenState) -> Tensor:
     return F.cosine_similarity(y, cls, dim=-1)
 
 
-@torch.no_grad()  # a choice has no gradient
-def score_tokens(importance: Callable, trace: LayerTrace, tokens: TokenState) -> Tensor:
-    """The (B, K) scores of the tokens at hand by an importance.
+@register_importance(name='learned', needs=('gradient', 'training'))
+class LearnedScore(nn.Module):
+    """A small network per pruning reads y; the task trains it through straight-through gates (see `gate`).
+
+    In training Gumbel noise makes the choice a draw without replacement (arXiv 1903.06059), so that every kind of token
+    is kept now and then and can show what it is worth. The model itself gets no gradient from here.
+    """
+
+    def __init__(self, stage: Stage):
+        super().__init__()
+        width = max(stage.d_inner // 4, 1)
+        self.scorers = nn.ModuleDict(
+            {
+                str(layer): nn.Sequential(
+                    nn.LayerNorm(stage.d_inner),
+                    nn.Linear(stage.d_inner, width),
+                    nn.GELU(),
+                    nn.Linear(width, 1, bias=False),
+                )
+                for layer in stage.scored
+            }
+        )
+
+    def forward(self, trace: LayerTrace, tokens: TokenState) -> Tensor:
+        """(B, K), float32 or wider."""
+        scorer = self.scorers[str(trace.layer)]
+        score = wide(scorer(trace.y.detach().to(scorer[0].weight.dtype)).squeeze(-1))
+        if not self.training:
+            return score
+        waits = torch.empty_like(score).exponential_()  # minus the logarithm of which is Gumbel noise
+        return score - waits.clamp(min=1e-12).log()
+
+
+def score_tokens(importance: Callable, trace: LayerTrace, tokens: TokenState, learns: bool = False) -> Tensor:
+    """The (B, K) scores of the tokens at hand by an importance; only where it ``learns`` they have a gradient.
 
     Raises:
         ValueError: it does not return one number per token.
     """
-    score = importance(trace, tokens)
+    with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        score = importance(trace, tokens)
     expected = tuple(trace.y.shape[:2])
     if not isinstance(score, Tensor) or tuple(score.shape) != expected:
         name = getattr(importance, '__name__', type(importance).__name__)

@@ -89,9 +89,14 @@ def gather_rows(x: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def most_similar(x: Tensor, chosen: Tensor) -> Tensor:
-    """For each token of x (B, K, C) which of the ``chosen`` (B, K') has the highest cosine to it; itself if chosen."""
+def most_similar(x: Tensor, chosen: Tensor, spared: Tensor | None = None) -> Tensor:
+    """For each token of x (B, K, C) which of the ``chosen`` (B, K') has the highest cosine to it; itself if chosen.
+
+    ``spared`` (B, K') bool are chosen ones that stand for themselves only.
+    """
     unit = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
     similarity = unit @ gather_rows(unit, chosen).transpose(1, 2)
+    if spared is not None:
+        similarity = similarity.masked_fill(spared.unsqueeze(1), -torch.inf)
     own_place = torch.arange(chosen.shape[1], device=x.device).expand_as(chosen)
     return similarity.argmax(-1).scatter(1, chosen, own_place)

@@ -8,9 +8,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmssmprune._values import is_list, is_number, is_whole
+from mmssmprune._values import flag, is_list, is_number, is_whole
 
-PLAN_KEYS = ('layers', 'start', 'every', 'keep_ratio', 'flops_reduction', 'input_shape', 'tokens')
+from .units import unit_groups
+
+PLAN_KEYS = (
+    'layers',
+    'start',
+    'every',
+    'keep_ratio',
+    'flops_reduction',
+    'input_shape',
+    'tokens',
+    'equal_steps',
+    'unit',
+)
 # Each of these alone decides how much is kept.
 TARGETS = ('flops_reduction', 'tokens')
 DECIDING = ('keep_ratio', *TARGETS)
@@ -29,22 +41,30 @@ _CONTINUUM = 10**12
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """After layer ``layers[j]`` (0-based) has run, ``ceil(keep_ratios[j] * alive)`` tokens stay."""
+    """After layer ``layers[j]`` (0-based) has run, ``ceil(keep_ratios[j] * alive)`` tokens stay.
+
+    With a ``unit`` (h, w) of several cells it is so many of the units instead, of each size by itself: how many tokens
+    stay depends on it, so it belongs to the plan. With ``equal_steps`` each pruning takes away that share of all tokens
+    instead of the living ones: as many every time.
+    """
 
     layers: tuple[int, ...]
     keep_ratios: tuple[float, ...]
+    unit: tuple[int, int] = (1, 1)
+    equal_steps: bool = False
 
     def at(self, keep_ratio: float | Sequence[float]) -> PrunePlan:
-        """The same layers with other ratios; raises ValueError as `make_plan` does."""
+        """The same but for other ratios; raises ValueError as `make_plan` does."""
         return replace(self, keep_ratios=make_keep_ratios(keep_ratio, len(self.layers)))
 
-    def keep_after(self, layer: int, alive: int) -> int:
-        """How many of ``alive`` tokens the layers after ``layer`` process."""
+    def keep_after(self, layer: int, alive: int, length: int | None = None) -> int:
+        """How many of ``alive`` tokens the layers after ``layer`` process; of ``length`` before any pruning."""
         if layer not in self.layers:
             return alive
         ratio = self.keep_ratios[self.layers.index(layer)]
+        counted = length if self.equal_steps else alive
         # 0.55 * 100 is 55.00000000000001 in floating point, and 55 tokens is what was asked for.
-        return max(1, math.ceil(ratio * alive - 1e-9))
+        return max(1, alive - counted + math.ceil(ratio * counted - 1e-9))
 
     def tokens_per_layer(self, layers: range, length: int, reopened: Collection[int] = ()) -> list[int]:
         """Tokens that each of a stage's ``layers`` processes, from ``length`` at the first.
@@ -53,11 +73,31 @@ class PrunePlan:
         after whose pruning all cells become candidates of the next pruning layer; the layers before that one still
         process the pruned number.
         """
-        tokens = [self.keep_after(layers[0] - 1, length)]
+        tokens = [self.keep_after(layers[0] - 1, length, length)]
         for layer in layers[:-1]:
             alive = length if self._is_reopened_at(layer, layers[0], reopened) else tokens[-1]
-            tokens.append(self.keep_after(layer, alive))
+            tokens.append(self.keep_after(layer, alive, length))
         return tokens
+
+    def keep_units(
+        self, layer: int, hw_shape: tuple[int, int], alive: Sequence[int] = ()
+    ) -> tuple[tuple[int, ...], int]:
+        """How many units of each size stay after ``layer``, and how many cells these have.
+
+        ``alive`` are the units of each size that are left of the grid ``hw_shape``; all of them where it is empty.
+        """
+        groups = unit_groups(hw_shape, self.unit)
+        whole = [group.count for group in groups]
+        kept = tuple(self.keep_after(layer, n, of) for n, of in zip(alive or whole, whole, strict=True))
+        return kept, sum(n * group.cells for n, group in zip(kept, groups, strict=True))
+
+    def tokens_on_grid(self, layers: range, hw_shape: tuple[int, int], reopened: Collection[int] = ()) -> list[int]:
+        """Tokens that each of a stage's ``layers`` processes on a grid (h, w); see `tokens_per_layer`."""
+        groups = unit_groups(hw_shape, self.unit)
+        units = [self.tokens_per_layer(layers, group.count, reopened) for group in groups]
+        return [
+            sum(n * group.cells for n, group in zip(each, groups, strict=True)) for each in zip(*units, strict=True)
+        ]
 
     def token_share(self, stages: Sequence[range], reopened: Collection[int] = ()) -> float:
         """Mean over all stages' layers of the share of the dense tokens that they process, on endlessly fine grids."""
@@ -123,9 +163,10 @@ def plan_from_config(
             f"pruning needs 'keep_ratio', or a target: 'flops_reduction' or 'tokens'; a plan is e.g. {EXAMPLE}"
         )
     layers = _layers_of(given, num_layers, default_layers, optional=target is not None)
+    more = dict(unit=_unit_of(given), equal_steps=flag('pruning.equal_steps', given.get('equal_steps', False)))
     if 'layers' not in given and not layers:
-        return PrunePlan((), ()), target  # a single layer has nothing after it
-    return make_plan(layers, given.get('keep_ratio', 1.0), num_layers), target
+        return PrunePlan((), (), **more), target  # a single layer has nothing after it
+    return replace(make_plan(layers, given.get('keep_ratio', 1.0), num_layers), **more), target
 
 
 def overridden(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,6 +229,14 @@ def _input_shape_of(given: Mapping[str, Any]) -> tuple[int, int] | None:
     if len(sizes) != 2 or not all(is_whole(n) and n > 0 for n in sizes):
         raise ValueError(f'pruning.input_shape must be (H, W) in pixels, two whole numbers above 0, got {shape!r}')
     return int(sizes[0]), int(sizes[1])
+
+
+def _unit_of(given: Mapping[str, Any]) -> tuple[int, int]:
+    unit = given.get('unit', (1, 1))
+    sides = list(unit) if is_list(unit) else []
+    if len(sides) != 2 or not all(is_whole(n) and n > 0 for n in sides):
+        raise ValueError(f'pruning.unit must be (h, w) in cells, two whole numbers above 0, got {unit!r}')
+    return int(sides[0]), int(sides[1])
 
 
 def _layers_of(given: Mapping[str, Any], num_layers: int, default: Sequence[int], optional: bool) -> Sequence[int]:

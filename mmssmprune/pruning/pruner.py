@@ -14,6 +14,7 @@ from .alignment import ALIGNMENT
 from .calibration import DeltaRecorder
 from .choices import Choices
 from .conv_fill import CONV_FILL
+from .gate import Gate
 from .importance import IMPORTANCE, LayerTrace, score_tokens
 from .kept_tokens import KeptTokens, gather_rows, most_similar
 from .plan import PLAN_KEYS, PlanTarget, PrunePlan, plan_from_config
@@ -22,6 +23,7 @@ from .restoration import FLOOR, RESTORATION
 from .scan_order import ScanOrder
 from .stage import Stage, default_layers
 from .token_state import TokenState
+from .units import choose_units
 
 # Pruned tokens stay away, or are candidates again after every output.
 REGIMES = ('progressive', 'per_output')
@@ -82,11 +84,11 @@ class StageChoices(nn.Module):
     def __init__(self, names: Mapping[str, str], stage: Stage, layers: Collection[int], is_last: bool):
         super().__init__()
         first, last = stage.numbers[0], stage.numbers[-1]
-        is_scored = any(layer in stage.numbers for layer in layers)
+        stage = replace(stage, scored=tuple(layer for layer in layers if layer in stage.numbers))
         # What is scored last is for the stage after it, which then begins pruned.
         self.prunes = any(first - 1 <= layer < last + is_last for layer in layers)
         for kind in reversed(KINDS):  # the order of the parameters, by which optimizers of older trainings know them
-            is_used = is_scored if kind == 'importance' else self.prunes
+            is_used = bool(stage.scored) if kind == 'importance' else self.prunes
             setattr(self, kind, KINDS[kind].make(names[kind], stage) if is_used else None)
 
 
@@ -128,15 +130,21 @@ class TokenPruner(nn.Module):
             self.names['restoration'] = FLOOR
         if config is None:
             return
-        self._check_keys(has_class_token)
+        self._check_keys(has_class_token, all(stage.along_sequence for stage in stages))
         self.plan, self.target = plan_from_config(config, self.num_layers, default_layers(stages))
         if has_class_token and any(layer in self.plan.layers for layer in self.stage_ends):
             raise ValueError('pruning.layers names the last layer of a stage, which needs stages without class tokens')
+        if self.plan.unit != (1, 1) and not self.needs('score', 'reduction'):
+            names = ' or '.join(map(repr, REDUCTION.needing('score')))
+            raise ValueError(
+                f'pruning.unit ranks whole blocks by their scores, and reduction {self.names["reduction"]!r} goes by '
+                f'something else; leave it out or set reduction to {names}'
+            )
         self.stages = nn.ModuleList(
             StageChoices(self.names, stage, self.plan.layers, is_last=stage is stages[-1]) for stage in stages
         )
 
-    def _check_keys(self, has_class_token: bool) -> None:
+    def _check_keys(self, has_class_token: bool, along_sequence: bool) -> None:
         known = (*PLAN_KEYS, *DEFAULTS)
         for key in self.config:
             if key not in known:
@@ -145,6 +153,11 @@ class TokenPruner(nn.Module):
             choices.check(self.names[kind])
             if self.needs('class_token', kind) and not has_class_token:
                 raise ValueError(f'pruning.{kind} {self.names[kind]!r} needs a class token, and this model has none')
+            if self.needs('sequence', kind) and not along_sequence:
+                raise ValueError(
+                    f'pruning.{kind} {self.names[kind]!r} closes ranks along a sequence, and this model convolves '
+                    'over the grid'
+                )
         if self.names['regime'] not in REGIMES:
             raise ValueError(f'pruning.regime is {self.names["regime"]!r}; the names are {", ".join(REGIMES)}')
 
@@ -196,13 +209,11 @@ class TokenPruner(nn.Module):
         """The layers after which all cells are candidates again: those with an output, where the regime says so."""
         return output_layers if self.names['regime'] == 'per_output' else ()
 
-    def tokens_per_layer(self, cells: Sequence[int], output_layers: Collection[int]) -> list[int]:
-        """Tokens that each layer processes, class tokens left out, for ``cells`` per stage."""
-        if self.plan is None:
-            return [n for n, numbers in zip(cells, self.numbers, strict=True) for _ in numbers]
-        reopened = self.reopened_after(output_layers)
-        stages = zip(self.numbers, cells, strict=True)
-        return [n for numbers, length in stages for n in self.plan.tokens_per_layer(numbers, length, reopened)]
+    def tokens_per_layer(self, grids: Sequence[tuple[int, int]], output_layers: Collection[int]) -> list[int]:
+        """Tokens that each layer processes, class tokens left out, on the grid (h, w) of each stage."""
+        plan, reopened = self.plan or PrunePlan((), ()), self.reopened_after(output_layers)
+        stages = zip(self.numbers, grids, strict=True)
+        return [n for numbers, hw_shape in stages for n in plan.tokens_on_grid(numbers, hw_shape, reopened)]
 
     def start(
         self,
@@ -214,7 +225,8 @@ class TokenPruner(nn.Module):
     ) -> TokenState:
         """The state before the first layer of a stage: every cell alive."""
         alignment = None if self.plan is None else self.stages[stage].alignment
-        tokens = TokenState.dense(order, hw_shape, protected, alignment=alignment, stage=stage, pos_embed=pos_embed)
+        choices = dict(alignment=alignment, closes_ranks=self.plan is not None and self.needs('sequence'))
+        tokens = TokenState.dense(order, hw_shape, protected, stage=stage, pos_embed=pos_embed, **choices)
         if self.recorder is not None:
             self.recorder.start()
         for observer in self.observers:
@@ -239,8 +251,12 @@ class TokenPruner(nn.Module):
             observer.ran(layer, trace.y.shape[1])
         if self.recorder is not None:
             self.recorder.note(layer, tokens, trace)
+        if tokens.gate is not None:
+            streams, gate = tokens.gate.passed(streams)
+            tokens = replace(tokens, gate=gate)
         if self.plan is not None and layer in self.plan.layers:
-            score = score_tokens(self.stages[tokens.stage].importance, trace, tokens)
+            trace = replace(trace, layer=layer)
+            score = score_tokens(self.stages[tokens.stage].importance, trace, tokens, self.needs('gradient'))
             if layer in self.stage_ends:
                 tokens = replace(tokens, score=_of_every_position(score, tokens))  # for `begin`
             elif self.recorder is not None:
@@ -281,8 +297,9 @@ class TokenPruner(nn.Module):
     def _reduce(
         self, layer: int, streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor
     ) -> tuple[tuple[Tensor, ...], TokenState]:
-        alive, spared = streams[0].shape[1], len(tokens.protected)
-        keep = self.plan.keep_after(layer, alive - spared) + spared
+        alive = streams[0].shape[1]
+        kept_units, cells = self.plan.keep_units(layer, tokens.hw_shape, tokens.alive_units)
+        keep = cells + len(tokens.protected)
         if keep == alive:
             for observer in self.observers:
                 observer.reduced(layer, tokens, tokens, score, None)
@@ -291,20 +308,29 @@ class TokenPruner(nn.Module):
         if self.names['regime'] == 'per_output':
             column = score.unsqueeze(-1)
             tokens = replace(tokens, score=tokens.kept.scatter(column, tokens.score) if tokens.kept else column)
+        ranks = score
+        if self.plan.unit != (1, 1):
+            ranks = choose_units(score, tokens, self.plan.unit, kept_units)
+        reduced = choices.reduction(streams, tokens, trace, ranks, keep)
         remembered = self._remembered(streams, tokens)
-        reduced = choices.reduction(streams, tokens, trace, score, keep)
         kept = KeptTokens(reduced.chosen, alive) if tokens.kept is None else tokens.kept.subset(reduced.chosen)
+        if reduced.leader is not None:  # a kept one that took others up moves from there
+            remembered = tuple(kept.scatter(x, h) for x, h in zip(reduced.streams, remembered, strict=False))
         leader = reduced.into
         if leader is None and self.needs('leader'):
-            leader = most_similar(sum(streams), reduced.chosen)
+            leader = most_similar(sum(streams), reduced.chosen) if reduced.leader is None else reduced.leader
         if leader is not None and tokens.leader is not None:
             leader = leader.gather(1, tokens.leader)
         fused = reduced.into is not None
         if fused and not self.needs('remembered', 'conv_fill'):
             remembered = ()  # every position shows its leader
-        tokens = replace(tokens.keeping(kept), remembered=remembered, leader=leader, fused=fused)
+        tokens = replace(
+            tokens.keeping(kept), remembered=remembered, alive_units=kept_units, leader=leader, fused=fused
+        )
         shown = choices.conv_fill(remembered)
         tokens = tokens if shown is None else tokens.losing(shown)
+        gate = Gate.of(score, reduced.chosen, reduced.streams) if score.requires_grad else None
+        tokens = replace(tokens, gate=gate)
         for observer in self.observers:
             observer.reduced(layer, before, tokens, score, reduced)
         return reduced.streams, tokens

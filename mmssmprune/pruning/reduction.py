@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .choices import Choices
 from .importance import LayerTrace, similarity_to_class, wide
-from .kept_tokens import choose_tokens, gather_rows
+from .kept_tokens import choose_tokens, gather_rows, most_similar
 from .token_state import TokenState
 
 REDUCTION = Choices('reduction')
@@ -32,6 +32,8 @@ class Reduced:
         into: (B, K) which of the remaining tokens each token went into; None where tokens were dropped.
         score: (B, K) what decided instead of the importance, and None where the importance did or nothing was scored.
         score_name: says so in pictures: what ``score`` is, or why the importance decides nothing.
+        leader: (B, K) which of the remaining tokens resembled each one most, by the cosine of the features, where the
+            reduction has found out and dropped the others all the same: restorations that ask need no second matrix.
     """
 
     chosen: Tensor
@@ -39,13 +41,35 @@ class Reduced:
     into: Tensor | None = None
     score: Tensor | None = None
     score_name: str | None = None
+    leader: Tensor | None = None
 
 
-@register_reduction
+@register_reduction(needs='score')
 def prune(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int) -> Reduced:
     """Drop all but the tokens of the highest scores (arXiv 2409.18962)."""
     chosen = choose_tokens(score, keep, tokens.is_protected)
     return Reduced(chosen, tuple(gather_rows(x, chosen) for x in streams))
+
+
+@register_reduction(needs='score')
+def prune_merge(
+    streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int
+) -> Reduced:
+    """Fold every token into the kept one that it resembles most, then drop it (TPS, arXiv 2304.10716).
+
+    Likeness is the cosine of the features; a folded token weighs exp(cosine - 1) against 1 for the kept one. Class
+    tokens take nothing up.
+    """
+    chosen = choose_tokens(score, keep, tokens.is_protected)
+    with torch.no_grad():
+        x = wide(sum(streams))
+        spared = tokens.is_protected.expand(x.shape[:2]).gather(1, chosen)
+        leader = most_similar(x, chosen, spared)
+        likeness = F.cosine_similarity(x, gather_rows(gather_rows(x, chosen), leader), dim=-1)
+        # The kept ones weigh exactly 1: those that take nothing up stay as they are, bit for bit.
+        weight = torch.exp(likeness - 1).scatter(1, chosen, 1.0)
+    folded = tuple(_average(x, weight, leader, keep) for x in streams)
+    return Reduced(chosen, folded, leader=leader)
 
 
 @register_reduction
@@ -91,7 +115,23 @@ def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sc
     As in ToMe the tokens at even places may join those at odd ones, and a class token at the head counts as place 0;
     elsewhere class tokens are not counted. ``score`` is not used; class tokens are never merged.
     """
-    metric, size = wide(trace.y), _sizes(tokens, trace.y)
+    return _merged(streams, tokens, wide(trace.y), keep, 'unused by merge')
+
+
+@register_reduction
+def merge_features(
+    streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int
+) -> Reduced:
+    """`merge` by the features that the next layer reads, before its mixer: R-MeeTo (arXiv 2412.12496).
+
+    What is left stays in the order of the sequence. R-MeeTo takes as many tokens away in each layer, which a plan does
+    with ``start=0, every=1, equal_steps=True``.
+    """
+    return _merged(streams, tokens, wide(sum(streams)), keep, 'unused by merge_features')
+
+
+def _merged(streams: tuple[Tensor, ...], tokens: TokenState, metric: Tensor, keep: int, score_name: str) -> Reduced:
+    size = _sizes(tokens, metric)
     place = torch.arange(metric.shape[1], device=metric.device).expand(metric.shape[:2])  # of each one left
     protected = tokens.is_protected.expand(metric.shape[:2])
     into = None
@@ -103,7 +143,7 @@ def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sc
         size = torch.zeros_like(chosen, dtype=size.dtype).scatter_add(1, step, size)
         place, protected = place.gather(1, chosen), protected.gather(1, chosen)
         into = step if into is None else step.gather(1, into)
-    return Reduced(place, streams, into, score_name='unused by merge')
+    return Reduced(place, streams, into, score_name=score_name)
 
 
 def _sizes(tokens: TokenState, y: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ class Stage:
         d_inner: channels D of their scans.
         param_sets: sets S of scan parameters in a layer: 1 where all directions share one, else one per direction.
         first: number of the first layer; layers are counted from 0 through all stages.
+        along_sequence: whether all its convolutions run along the sequence, none over the grid.
+        scored: numbers of its layers after which tokens are scored; known where choices are made.
     """
 
     layers: Sequence[Any]
@@ -24,6 +26,8 @@ class Stage:
     d_inner: int
     param_sets: int = 1
     first: int = 0
+    along_sequence: bool = False
+    scored: tuple[int, ...] = ()
 
     @property
     def numbers(self) -> range:

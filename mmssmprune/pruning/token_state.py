@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .gate import Gate
 from .kept_tokens import KeptTokens, Places
 from .scan_order import ScanOrder
 
@@ -41,16 +42,19 @@ class TokenState:
         places: the same for convolutions.
         protected: positions that are never pruned and not counted by the keep ratio (class tokens).
         alignment: the choice of that name, how the state moves over pruned cells; None lets no time pass.
+        closes_ranks: whether convolutions along the sequence skip pruned positions, where the conv_fill wants it.
         stage: number of the stage.
         layer: place in the stage of the layer that comes next, where the alignment asks for it.
         wants_directions: whether that layer is to show the output of every direction.
         pos_embed: (1, L, C) the position embedding, where a restoration needs it.
         remembered: per stream (B, L, C), every position as it was when it was pruned; empty where no choice needs it.
         lost: the pruned cells with their features, where the conv_fill shows them to convolutions.
+        alive_units: how many units of each size are left (see `units`); empty for all.
         leader: (B, L) the token at hand that stands for each position, where tokens were fused or the restoration
             needs to know which one resembled it most.
         fused: whether pruned tokens went into their leaders, which then are what every position shows.
         score: (B, L, 1) the last score of each position, where pruned ones may come back (``regime='per_output'``).
+        gate: through which the scores of the tokens at hand learn, in training, where the importance does.
         reopened: whether all positions are candidates at the next pruning layer.
     """
 
@@ -61,15 +65,18 @@ class TokenState:
     places: Places | None = None
     protected: tuple[int, ...] = ()
     alignment: Callable | None = None
+    closes_ranks: bool = False
     stage: int = 0
     layer: int = 0
     wants_directions: bool = False
     pos_embed: Tensor | None = None
     remembered: tuple[Tensor, ...] = ()
     lost: LostTokens | None = None
+    alive_units: tuple[int, ...] = ()
     leader: Tensor | None = None
     fused: bool = False
     score: Tensor | None = None
+    gate: Gate | None = None
     reopened: bool = False
 
     @classmethod
@@ -79,8 +86,9 @@ class TokenState:
 
     def all_alive(self) -> TokenState:
         """The same with every cell alive again and nothing remembered."""
-        kept = {name: getattr(self, name) for name in ('alignment', 'stage', 'layer', 'wants_directions', 'pos_embed')}
-        return TokenState.dense(self.dense_order, self.hw_shape, self.protected, **kept)
+        names = ('alignment', 'closes_ranks', 'stage', 'layer', 'wants_directions', 'pos_embed')
+        same = {name: getattr(self, name) for name in names}
+        return TokenState.dense(self.dense_order, self.hw_shape, self.protected, **same)
 
     def keeping(self, kept: KeptTokens) -> TokenState:
         """The same with only these positions alive. All indices of a pruning stage are made here, once."""

@@ -8,6 +8,7 @@ from torch import nn
 from mmssmprune import models
 from mmssmprune.models import PlainMamba, Vim, VMamba
 from mmssmprune.models.backbones import PrunableBackbone
+from mmssmprune.pruning.pruner import KINDS
 
 PLAIN_ARCH = dict(embed_dims=24, num_layers=4, num_convs=1, layers_with_dwconv=(0,))
 PLAIN_ARCH['mixer_cfg'] = dict(d_state=4, conv_size=3)
@@ -45,6 +46,16 @@ VECTOR_MAKERS = {
     'vmamba_avg': lambda **k: VMamba(VMAMBA_ARCH, out_indices=-1, out_type='avg_featmap', **k),
     'vim_avg_no_cls': lambda **k: Vim(VIM_ARCH, img_size=64, out_type='avg_featmap', if_cls_token=False, **k),
 }
+
+
+WITH_CLASS_TOKEN = ('vim_cls', 'vim_double')
+
+
+def suits(kind: str, key: str, name: str) -> bool:
+    """Whether a kind of backbone can have this choice; it refuses the others with a sentence on what they need."""
+    needs = KINDS[key].needs_of(name) if key in KINDS else ()
+    lacks_class_token = 'class_token' in needs and kind not in WITH_CLASS_TOKEN
+    return not lacks_class_token and ('sequence' not in needs or kind.startswith('vim_'))
 
 
 def make(kind: str, **kwargs) -> PrunableBackbone:

@@ -9,6 +9,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from mmengine.registry import MODELS, init_default_scope
 
 from mmssmprune.analysis.evidence import study as own
 from mmssmprune.analysis.evidence.figures import draw
@@ -41,6 +42,7 @@ from mmssmprune.analysis.evidence.tables import (
     mean_of,
     paired_difference,
 )
+from mmssmprune.engine.runner_setup import load_config
 
 SEG = StudySetting('tiny-seg', 'Tiny segmentation', 'none.py', 'seg', 10, 5, far_classes=('red', 'blue'))
 DET = StudySetting('tiny-det', 'Tiny detection', 'none.py', 'det', 10, 5, far_classes=('red', 'blue'))
@@ -198,6 +200,28 @@ def test_the_projects_own_studies():
         if study.page == 'ablations':  # every one of them holds the recipe itself
             assert shared in {Run(plan.settings[0], row, 'tuned', 0).series for row in study.rows.values()}, study.name
             assert [label for label, row in study.rows.items() if row.against is None] == [study.reference]
+
+
+def test_the_plan_for_photographs_fits_its_models():
+    plan = load_plan(REPO / 'mmssmprune/analysis/evidence/photos.py')
+    runs = {}
+    for run in plan_runs(plan.studies, plan.settings, (0,)):
+        if run.pruning is not None:
+            runs.setdefault((run.setting.name, str(run.pruning)), run)
+    backbones = {}
+    for run in runs.values():
+        setting = run.setting
+        if setting.name not in backbones:
+            cfg = load_config(str(REPO / setting.config))
+            init_default_scope(cfg.default_scope)
+            backbones[setting.name] = MODELS.build(cfg.model.backbone)
+        pruning = dict(run.pruning, keep_ratio=0.9, flops_reduction=None, input_shape=None)  # solving takes seconds
+        if 'start' not in pruning:
+            pruning['layers'] = pruning.get('layers', 'default')
+        backbone = backbones[setting.name]
+        backbone.set_pruning(pruning)
+        dense = backbone.dense_tokens_per_layer(backbone.grids_of(setting.shape))
+        assert sum(backbone.tokens_per_layer(setting.shape)) < sum(dense), run.name
 
 
 PHOTOGRAPHS = """

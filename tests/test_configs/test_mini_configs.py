@@ -1,4 +1,4 @@
-"""Every config for the small data sets trains a step and is tested, dense and pruned, through the real Runner."""
+"""Every config for the small data sets of `make data` trains a step and is tested, through the real Runner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmssmprune.datasets import Settings, make_data_set
 from mmssmprune.engine.runner_setup import build_runner, load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-MINI = sorted(path for path in CONFIGS.rglob('*mini*.py') if '_base_' not in path.parts)
+MINI = sorted(path for path in CONFIGS.rglob('*_mini-*.py') if '_base_' not in path.parts)
 
 
 @pytest.fixture(scope='module')

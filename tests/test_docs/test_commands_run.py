@@ -29,9 +29,11 @@ from solve_once import solve_each_target_once
 from user_folder import (
     RELEASED,
     make_user_folder,
+    provide_camvid,
     provide_checkpoint,
     provide_comparison,
     provide_download,
+    provide_photos,
     provide_released,
     provide_work_dir,
 )
@@ -182,6 +184,10 @@ def started_by(script: str, arguments: list[str], environment: dict[str, str], f
 def provide(user: Path, tool: str, arguments: list[str]) -> None:
     """Make the files that the command reads and a user would have by then."""
     config = next((word for word in arguments if word.endswith('.py')), None)
+    if tool.endswith('prepare_data.py'):
+        provide_photos(user, *arguments[:2])
+    if 'camvid' in (config or ''):
+        provide_camvid(user)
     if tool.endswith('convert_official.py'):
         (user / arguments[1]).unlink(missing_ok=True)
         arguments = arguments[:1]

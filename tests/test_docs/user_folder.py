@@ -15,9 +15,11 @@ from mmengine.registry import MODELS, init_default_scope
 from official_files import official_file, save_official
 from pages import REPO, named_blocks
 from stand_in_data import make_ade20k, make_coco
+from stand_in_downloads import make_bccd_download, make_camvid_download, make_nuclei_download
 from stand_in_imagenet import make_imagenet
 
 from mmssmprune.datasets import Settings, make_data_set
+from mmssmprune.datasets.prepare_camvid import prepare_camvid
 from mmssmprune.engine.runner_setup import load_config
 
 # Released files by the name under which the configs and pages know them, and what official_files.py calls them.
@@ -42,6 +44,9 @@ def make_user_folder(root: Path) -> Path:
     """The folder, without weights."""
     for name in ('configs', 'tools'):
         (root / name).symlink_to(REPO / name)
+    plans = 'mmssmprune/analysis/evidence'  # those that pages name
+    (root / plans).mkdir(parents=True)
+    (root / plans / 'photos.py').symlink_to(REPO / plans / 'photos.py')
     shutil.copytree(REPO / 'docs', root / 'docs')  # evidence.py writes here
     for name, code in named_blocks(REPO / 'docs/extend.md').items():
         (root / name).write_text(code)
@@ -52,6 +57,20 @@ def make_user_folder(root: Path) -> Path:
         (root / name).mkdir()
     (root / 'disk/ADEChallengeData2016').symlink_to(root / 'data/ade/ADEChallengeData2016')
     return root
+
+
+def provide_photos(root: Path, name: str, source: str) -> None:
+    """A download of a set of photographs at ``source``, which ends as the publisher's folder, and nothing in data/."""
+    make = dict(camvid=make_camvid_download, nuclei=make_nuclei_download, bccd=make_bccd_download)[name]
+    shutil.rmtree(root / 'data' / name, ignore_errors=True)
+    shutil.rmtree(root / source, ignore_errors=True)
+    assert make((root / source).parent) == root / source
+
+
+def provide_camvid(root: Path) -> None:
+    """The prepared folder."""
+    if not (root / 'data/camvid').exists():
+        prepare_camvid(make_camvid_download(root / 'downloads'), root / 'data/camvid')
 
 
 def provide_released(root: Path, name: str) -> None:

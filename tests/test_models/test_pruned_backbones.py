@@ -8,19 +8,15 @@ from itertools import combinations, pairwise, product, zip_longest
 import pytest
 import torch
 from mmengine.registry import MODELS
-from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, layers_of, make
+from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, layers_of, make, suits
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssmprune.models import set_keep_ratio
 from mmssmprune.ops import multi_scan
-from mmssmprune.pruning import IMPORTANCE, scan
+from mmssmprune.pruning import scan
 from mmssmprune.pruning.pruner import CHOICES
-
-NEEDS_CLASS_TOKEN = IMPORTANCE.needing('class_token')
-WITH_CLASS_TOKEN = ('vim_cls', 'vim_double')
-
 
 # One backbone of either family has more combinations; the others differ outside the pruned layers.
 OF_A_FAMILY = ('plain_mamba', 'vim_cls')
@@ -28,8 +24,7 @@ OF_A_FAMILY = ('plain_mamba', 'vim_cls')
 
 def choices_for(kind: str) -> dict[str, tuple[str, ...]]:
     """The names that a kind of backbone can have."""
-    without = () if kind in WITH_CLASS_TOKEN else NEEDS_CLASS_TOKEN
-    return {key: tuple(name for name in names if name not in without) for key, names in CHOICES.items()}
+    return {key: tuple(name for name in names if suits(kind, key, name)) for key, names in CHOICES.items()}
 
 
 def each_name(kind: str) -> Iterator[dict[str, str]]:
@@ -114,9 +109,9 @@ EACH_NAME = [(key, name) for key, names in CHOICES.items() for name in names if 
 @pytest.mark.parametrize('kind', MAKERS)
 def test_every_image_gets_what_it_gets_alone(kind, key, name):
     """The paper's public code lets images of a batch influence each other."""
-    if name in NEEDS_CLASS_TOKEN and kind not in WITH_CLASS_TOKEN:
-        with pytest.raises(ValueError, match='needs a class token, and this model has none'):
-            make(kind, pruning=dict(PRUNING, importance=name))
+    if not suits(kind, key, name):
+        with pytest.raises(ValueError, match=r'needs a class token, and this model has none|convolves over the grid'):
+            make(kind, pruning=PRUNING | {key: name})
         return
     model = make(kind, pruning=PRUNING | {key: name}).double()
     images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
@@ -264,6 +259,31 @@ def test_autocast_is_close_to_float32(kind, names):
         assert (a - b).norm() <= (0.3 if kind.startswith('vmamba') else 0.1) * a.norm()
 
 
+IN_TRAINING = [
+    dict(importance='learned'),
+    dict(importance='learned', unit=(2, 2), regime='per_output'),
+    dict(reduction='prune_merge', restoration='hold', unit=(1, 3)),
+    dict(reduction='merge_features', equal_steps=True),
+    dict(importance='released', conv_fill='compact', alignment='none'),
+]
+
+
+@pytest.mark.parametrize('names', IN_TRAINING, ids=str)
+@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls', 'vmamba'])
+def test_half_precision_trains_to_finite_gradients_on_odd_grids(kind, names):
+    if not all(suits(kind, key, name) for key, name in names.items()):
+        pytest.skip('this model refuses the choice')
+    model = make(kind, pruning=PRUNING | names).train()
+    images = torch.randn(2, 3, 80, 112)  # 5x7 cells
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        outs = model(images)
+        loss = sum(out.float().square().mean() for out in outs)
+    loss.backward()
+    assert all(out.isfinite().all() for out in outs)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients.values())
+
+
 PER_STAGE = dict(layers=[0, 1, 2], keep_ratio=0.5, regime='per_stage')
 
 
@@ -339,8 +359,7 @@ def test_forward_and_backward_never_ask_the_device(kind, names):
 
     A fake tensor has no value, so `.item()`, `.tolist()` or a shape that depends on data is an error.
     """
-    if names.get('importance') in NEEDS_CLASS_TOKEN and kind not in WITH_CLASS_TOKEN:
-        names = {key: name for key, name in names.items() if key != 'importance'}
+    names = {key: name for key, name in names.items() if suits(kind, key, name)}
     model, images = make(kind, pruning=PRUNING | names), torch.randn(2, 3, 64, 96)
     maps = model(images)  # with numbers first: dense walks are made once and kept
     state = dict(model.named_parameters()) | dict(model.named_buffers())

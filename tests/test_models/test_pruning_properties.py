@@ -6,24 +6,21 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_backbones import MAKERS, layers_of, make
+from tiny_backbones import MAKERS, layers_of, make, suits
 
-from mmssmprune.pruning import IMPORTANCE
 from mmssmprune.pruning.pruner import CHOICES
-
-HAS_CLASS_TOKEN = ('vim_cls', 'vim_double')
 
 
 @st.composite
 def pruning_dicts(draw, kind: str) -> dict:
     """Any plan over four layers with any name for every key."""
-    names = {key: draw(st.sampled_from(list(values))) for key, values in CHOICES.items() if key != 'importance'}
-    scores = [n for n in CHOICES['importance'] if n not in IMPORTANCE.needing('class_token') or kind in HAS_CLASS_TOKEN]
-    names['importance'] = draw(st.sampled_from(scores))
+    names = {key: draw(st.sampled_from([n for n in names if suits(kind, key, n)])) for key, names in CHOICES.items()}
     layers = sorted(draw(st.sets(st.integers(0, 3), min_size=1, max_size=4)))
     ratios = st.floats(0.01, 1, exclude_min=True)
     keep_ratio = draw(ratios | st.lists(ratios, min_size=len(layers), max_size=len(layers)))
-    return dict(layers=layers, keep_ratio=keep_ratio, **names)
+    units = [None, (2, 2), (1, 3)] if 'score' in CHOICES['reduction'].needs_of(names['reduction']) else [None]
+    more = dict(unit=draw(st.sampled_from(units)), equal_steps=draw(st.booleans()))
+    return dict(layers=layers, keep_ratio=keep_ratio, **more, **names)
 
 
 @pytest.mark.parametrize('kind', MAKERS)

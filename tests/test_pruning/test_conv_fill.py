@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import nn
 
@@ -53,6 +56,20 @@ def test_causal_neighbours_stand_at_their_places_in_both_directions():
                     if 0 <= place < 9:
                         total = total + weight[:, 3 - tap] * zeroed[b, place]
                 assert torch.allclose(out[b, k], total, rtol=1e-12)
+
+
+@pytest.mark.parametrize('kept', [1, 4, 9])
+def test_compact_is_the_convolution_of_the_kept_sequence(kept):
+    """As in the released code: whoever is kept next is the neighbour, in either direction."""
+    conv = nn.Conv1d(4, 4, 4, padding=3, groups=4).double()
+    x = torch.randn(2, kept, 4, dtype=torch.float64)
+    index = torch.stack([torch.randperm(9)[:kept].sort().values for _ in range(2)])
+    tokens = replace(state(KeptTokens(index, 9), (1, 9)), closes_ranks=True)
+    for backward in (False, True):
+        walked = (x.flip(1) if backward else x).transpose(1, 2)
+        expected = conv(walked)[..., :kept].transpose(1, 2)
+        out = causal_conv_over_sequence(x, conv, backward, tokens)
+        assert torch.allclose(out, expected.flip(1) if backward else expected, rtol=1e-12, atol=1e-14)
 
 
 def test_filled_cells_count_as_neighbours():

@@ -35,6 +35,17 @@ def test_delta_is_the_mean_step_size_of_all_directions():
     assert torch.allclose(score('delta', trace), expected, atol=1e-6)
 
 
+def test_released_is_the_second_direction_in_the_order_of_its_walk():
+    first, second = torch.randn(2, 2, 6, 5)
+    tokens = TokenState.dense(sequence_scan(6), (1, 6))
+    found = score('released', LayerTrace(first + second, (), (first, second)), tokens)
+    assert torch.equal(found, second.mean(-1).flip(1))
+    kept = KeptTokens(torch.tensor([[0, 2, 3], [1, 4, 5]]), 6)
+    fewer = (first[:, :3], second[:, :3])
+    found = score('released', LayerTrace(sum(fewer), (), fewer), tokens.keeping(kept))
+    assert torch.equal(found, fewer[1].mean(-1).flip(1))
+
+
 def test_cls_similarity_is_the_cosine_to_the_class_token():
     y = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]], [[0.0, 1.0], [-5.0, 0.0], [1.0, 0.0]]])
     tokens = TokenState.dense(sequence_scan(3), (1, 2), protected=(1,))

@@ -78,6 +78,7 @@ def test_number_of_ratios():
         (dict(layers=[1], keep_ratio=0.5, alignment='x'), "alignment is 'x'; the names are none, carry, bias"),
         (dict(layers=[1], keep_ratio=0.5, importance='x'), "importance is 'x'; the names are clip, sum, l1, l2, delta"),
         (dict(layers=[1], keep_ratio=0.5, importance='cls_similarity'), 'needs a class token'),
+        (dict(layers=[1], keep_ratio=0.5, equal_steps='yes'), 'pruning.equal_steps must be True or False'),
         (dict(layers=[1], keep_ratio=0.5, conv_fill='x'), 'the names are zero'),
         (
             dict(layers=[1], keep_ratio=0.5, restoration='x'),
@@ -118,6 +119,18 @@ def test_each_reopening_counts_once():
     plan = make_plan([0, 1, 2], 0.5, 4)
     assert plan.tokens_per_layer(range(4), 16, (0,)) == [16, 8, 8, 4]
     assert plan.tokens_per_layer(range(4), 16, (0, 1)) == [16, 8, 8, 8]
+
+
+def test_equal_steps_take_as_many_tokens_every_time():
+    plan, _ = plan_from_config(dict(start=0, every=1, keep_ratio=0.9, equal_steps=True), 6, [])
+    assert plan.tokens_per_layer(range(6), 100) == [100, 90, 80, 70, 60, 50]
+    assert plan.at(0.77).tokens_per_layer(range(6), 100) == [100, 77, 54, 31, 8, 1]  # one stays in any case
+    assert plan.at([0.9, 0.5, 0.8, 1, 1]).tokens_per_layer(range(6), 100) == [100, 90, 40, 20, 20, 20]
+    assert plan.tokens_per_layer(range(6), 100, reopened=(2,)) == [100, 90, 80, 70, 90, 80]
+    assert plan.token_share([range(6)]) == pytest.approx(0.75)
+    # Each size of units by itself: 24 whole ones, and four at the right of two cells.
+    units, _ = plan_from_config(dict(layers=[0, 1], keep_ratio=0.75, equal_steps=True, unit=(2, 2)), 3, [])
+    assert units.tokens_on_grid(range(3), (8, 13)) == [104, 78, 52]
 
 
 def test_pruning_after_the_last_layer_spares_no_layer():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_backbones import make
 
 from mmssmprune.pruning import REDUCTION, KeptTokens, LayerTrace, TokenState, sequence_scan, snake_scan
 
@@ -45,6 +46,43 @@ def test_prune_keeps_the_best():
     assert reduced.chosen.tolist() == [[1, 3]]
     assert reduced.streams[0].flatten().tolist() == [1.0, 3.0]
     assert reduced.into is None
+
+
+@pytest.mark.parametrize('protected', [(), (2,), (0, 8)])
+def test_prune_merge_folds_each_dropped_token_into_the_kept_one_most_like_it(protected):
+    x, score = torch.randn(2, 9, 3, dtype=torch.float64), torch.randn(2, 9)
+    reduced = reduce('prune_merge', x, x, dense(9, protected), 5, score)
+    assert torch.equal(reduced.chosen, reduce('prune', x, x, dense(9, protected), 5, score).chosen)
+    assert reduced.into is None
+    for b in range(2):
+        kept = reduced.chosen[b].tolist()
+        taken = {place: [(1.0, x[b, place])] for place in kept}
+        for i in set(range(9)) - set(kept):
+            alike = {
+                place: F.cosine_similarity(x[b, i], x[b, place], dim=0) for place in kept if place not in protected
+            }
+            host = max(alike, key=alike.get)
+            assert reduced.leader[b, i] == kept.index(host)
+            taken[host].append((torch.exp(alike[host] - 1), x[b, i]))
+        for k, place in enumerate(kept):
+            mean = sum(w * v for w, v in taken[place]) / sum(w for w, _ in taken[place])
+            assert torch.allclose(reduced.streams[0][b, k], mean, rtol=1e-12, atol=1e-12)
+            if len(taken[place]) == 1:
+                assert torch.equal(reduced.streams[0][b, k], x[b, place])
+
+
+def test_a_token_that_was_folded_away_still_shows_itself_when_the_map_returns():
+    pruning = dict(layers=[1], keep_ratio=0.5, reduction='prune_merge', restoration='follow')
+    dense_model, pruned = make('plain_mamba').double(), make('plain_mamba', pruning=pruning).double()
+    seen, prune = [], pruned.pruner.prune
+    pruned.pruner.prune = lambda *args: seen.append(prune(*args)) or seen[-1]
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        full, maps = dense_model(images), pruned(images)
+    gone = torch.ones(2, 24, dtype=torch.bool).scatter(1, seen[1][1].kept.index, False).view(2, 4, 6)
+    same = (maps[1] == full[1]).all(1)
+    assert same[gone].all()
+    assert not same[~gone].all()  # some took others up
 
 
 def test_evit_fuses_the_rest_at_the_cell_of_its_best():
@@ -95,6 +133,16 @@ def test_merge_by_hand_and_back():
         assert torch.allclose(reduced.streams[0][b], features, atol=1e-6)
         for place, members in enumerate(groups):
             assert reduced.into[b, members].tolist() == [place] * len(members)
+
+
+def test_merge_features_is_merge_by_what_the_next_layer_reads():
+    hidden, residual, y = torch.randn(2, 9, 4), torch.randn(2, 9, 4), torch.randn(2, 9, 5)
+    given = (hidden, residual), dense(9, (4,))
+    found = REDUCTION['merge_features'](*given, LayerTrace(y, ()), torch.zeros(2, 9), 4)
+    expected = REDUCTION['merge'](*given, LayerTrace(hidden + residual, ()), torch.zeros(2, 9), 4)
+    assert torch.equal(found.into, expected.into)
+    assert all(torch.equal(a, b) for a, b in zip(found.streams, expected.streams, strict=True))
+    assert found.score_name == 'unused by merge_features'
 
 
 def tome_by_hand(metric: torch.Tensor, merges: int) -> tuple[list[int], dict[int, int]]:
@@ -158,7 +206,7 @@ def test_merge_takes_as_many_rounds_as_it_needs():
             assert torch.allclose(reduced.streams[0][b, place], members.mean(0), atol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['merge', 'evit'])
+@pytest.mark.parametrize('name', ['merge', 'merge_features', 'evit', 'prune_merge'])
 def test_fused_tokens_pass_gradients_to_all_they_came_from(name):
     x = torch.randn(2, 9, 3, requires_grad=True)
     reduce(name, x, torch.randn(2, 9, 5), dense(9), 4).streams[0].square().sum().backward()

@@ -266,8 +266,8 @@ class PrunableBackbone(BaseModule):
 
     def tokens_per_layer(self, hw: tuple[int, int]) -> list[int]:
         """Tokens that each layer processes for an image of (H, W) pixels, class tokens included."""
-        cells = [height * width for height, width in self.grids_of(hw)]
-        return [n + self.num_extra_tokens for n in self.pruner.tokens_per_layer(cells, self.output_layers)]
+        per_layer = self.pruner.tokens_per_layer(self.grids_of(hw), self.output_layers)
+        return [n + self.num_extra_tokens for n in per_layer]
 
     def dense_tokens_per_layer(self, grids: Sequence[tuple[int, int]]) -> list[int]:
         """Tokens that each layer would process if none were pruned, on the grids (h, w) of the stages."""

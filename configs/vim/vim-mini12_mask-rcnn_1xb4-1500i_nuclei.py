@@ -1,0 +1,18 @@
+# A twelve-block Vim on nuclei: 1024 tokens (patches of 8 on crops of 256x256 pixels), no class token; the output is the
+# normalised sum of the residual stream and the last block.
+_base_ = [
+    '../_base_/models/mask_rcnn_nuclei.py',
+    '../_base_/datasets/nuclei.py',
+    '../_base_/schedules/schedule_photos_det.py',
+    '../_base_/default_runtime_det.py',
+]
+model = dict(
+    backbone=dict(
+        type='Vim',
+        arch=dict(embed_dims=96, num_layers=12, mixer_cfg=dict(d_state=8)),
+        img_size=256,
+        patch_size=8,
+        if_cls_token=False,
+        out_indices=(11,),
+    )
+)
