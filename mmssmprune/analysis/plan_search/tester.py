@@ -106,8 +106,8 @@ class PlanTester:
             'device_type': str(get_device()),
             **software(),
         }
-        measured = self.store.get(key, lambda value: {str(k): float(v) for k, v in value['metrics'].items()})
-        if measured is None:
+        measured = _metrics_in(self.store.get(key))
+        if measured is None:  # or damaged
             self.set(pruning)
             measured = self._test(images)
             device = describe_device(get_device())
@@ -162,6 +162,13 @@ def spread(images: int, of: int) -> list[int]:
     """So many numbers at equal distances below ``of``; all of them where there are no more."""
     count = min(images, of)
     return [i * of // count for i in range(count)]
+
+
+def _metrics_in(value: Any) -> dict[str, float] | None:
+    metrics = value.get('metrics') if isinstance(value, Mapping) else None
+    if not isinstance(metrics, Mapping) or not all(_is_number(number) for number in metrics.values()):
+        return None
+    return {str(name): float(number) for name, number in metrics.items()}
 
 
 def _is_number(value: Any) -> bool:
