@@ -204,6 +204,7 @@ def swin(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> st
     return write_model(config)
 
 
+# Some seconds: four models are tested, and timed in every form; one call shows all of it.
 def test_seeds_references_batches_forms_and_classes(
     models: dict[str, str], swin: str, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -239,6 +240,7 @@ def test_seeds_references_batches_forms_and_classes(
     assert not (tmp_path / 'again/compare-classes.csv').exists()
 
 
+# Some seconds: a model is tested again.
 def test_classes_that_were_not_kept_are_tested_anew(compared: Path, models: dict[str, str], tool: Tool, tmp_path: Path):
     out = tmp_path / 'compare'
     shutil.copytree(compared, out)
@@ -255,6 +257,7 @@ def test_classes_that_were_not_kept_are_tested_anew(compared: Path, models: dict
     ]
 
 
+# A second or two: the model is built for its timing.
 def test_a_form_that_cannot_be_made_is_one_sentence(
     compared: Path, models: dict[str, str], tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):

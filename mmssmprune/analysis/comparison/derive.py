@@ -79,7 +79,7 @@ def without_duplicates(rows: Sequence[ReportRow]) -> list[ReportRow]:
     """Each model at each keep ratio once; what this run measured goes before what an earlier one did."""
     best: dict[str, int] = {}
     for i, row in enumerate(rows):
-        key = json.dumps([row.config_hash, row.checkpoint_hash, row.keep_ratio])
+        key = json.dumps([row.kind, row.config_hash, row.checkpoint_hash, row.keep_ratio])
         if key not in best or (rows[best[key]].origin and not row.origin):
             best[key] = i
     return [rows[i] for i in sorted(best.values())]
