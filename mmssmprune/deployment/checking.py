@@ -21,7 +21,7 @@ OTHER_TOKENS = 0.02
 
 
 @dataclass(frozen=True)
-class Difference:
+class Deviation:
     """Between a file and its model, for one batch.
 
     Attributes:
@@ -66,7 +66,7 @@ def sizes_to_check(shape: tuple[int, int], dynamic: str | None, batch: int = 1) 
 
 
 @torch.no_grad()
-def differences(part: ExportedPart, run: Run, sizes: list[tuple[int, int, int]], seed: int = 0) -> Iterator[Difference]:
+def differences(part: ExportedPart, run: Run, sizes: list[tuple[int, int, int]], seed: int = 0) -> Iterator[Deviation]:
     """Compare ``run`` with ``part`` on images of standard normal noise."""
     generator = torch.Generator().manual_seed(seed)
     for batch, *hw in sizes:
@@ -75,4 +75,4 @@ def differences(part: ExportedPart, run: Run, sizes: list[tuple[int, int, int]],
         scale = max(float(want.abs().max()) for want, _ in pairs)
         apart = torch.cat([(want - got).abs().flatten() for want, got in pairs])
         share = float((apart > TOLERANCE * scale).double().mean())
-        yield Difference((batch, *hw), float(apart.max()), scale, share)
+        yield Deviation((batch, *hw), float(apart.max()), scale, share)

@@ -32,9 +32,7 @@ def check_packages() -> None:
         )
 
 
-def save_onnx(
-    program: ExportedProgram, path: str | Path, output_names: list[str], metadata: Mapping[str, str]
-) -> None:
+def save_onnx(program: ExportedProgram, path: str | Path, output_names: list[str], metadata: Mapping[str, str]) -> None:
     """Translate ``program`` and write it whole or not at all, with ``metadata`` among the model's properties.
 
     Its input is ``images``; open sizes are called batch, height and width.
@@ -75,7 +73,7 @@ def _reason(error: Exception) -> str:
 
 
 def _name_sizes(model: Any) -> None:
-    """Call the open sizes of the images by name, in the shapes of all values."""
+    """Call the open sizes of the images by name, in the shapes of what goes in and comes out."""
     (images,) = model.graph.inputs
     names = dict(zip(map(str, images.shape), ('batch', 'channels', 'height', 'width'), strict=True))
     names = {old: new for old, new in names.items() if not old.isdigit()}
@@ -83,10 +81,8 @@ def _name_sizes(model: Any) -> None:
         return
     pattern = re.compile('|'.join(rf'\b{re.escape(old)}\b' for old in names))
     for value in [*model.graph.inputs, *model.graph.outputs]:
-        value.shape = [
-            side if isinstance(side, int) else pattern.sub(lambda found: names[found[0]], str(side))
-            for side in value.shape
-        ]
+        sides = (pattern.sub(lambda found: names[found[0]], str(side)) for side in value.shape)
+        value.shape = type(value.shape)([int(side) if side.isdigit() else side for side in sides])
 
 
 @contextmanager

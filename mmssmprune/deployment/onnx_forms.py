@@ -124,7 +124,7 @@ def _recurrence(elapsed: Tensor, inputs: Tensor, A: Tensor, B: Tensor, C: Tensor
 
 def _brought_home(y: Tensor, walk: Tensor) -> Tensor:
     """(K, R, B, D) in scan order -> (B, K, D), the sum over the directions at each token."""
-    tokens, directions, batch, _ = y.shape
+    _, directions, batch, _ = y.shape
     direction, image = _rows(walk, batch)
     home = walk.argsort(-1).permute(1, 0, 2)  # [R, 1 or B, K], when each token is visited
     rows = (home * directions + direction.unsqueeze(-1)) * batch + image[:, None]

@@ -1,7 +1,7 @@
 """Export a model to a file that runs elsewhere: ONNX of standard operators, or a torch.export program.
 
-    python tools/deployment/export.py CONFIG --format onnx --shape 512 512 --dynamic batch --out model.onnx --verify
-    python tools/deployment/export.py CONFIG --checkpoint FILE --format torch --part model --shape 512 512 --out model.pt2
+    python tools/deployment/export.py CONFIG --checkpoint FILE --format onnx --shape 512 512 --out x.onnx --verify
+    python tools/deployment/export.py CONFIG --format torch --part model --shape 512 512 --dynamic hw --out x.pt2
 
 What is exported takes images as the config's data_preprocessor leaves them; the file's metadata has its mean and std.
 Without --checkpoint the weights are random, for a look at speed. docs/export.md tells which models go which way.
@@ -37,7 +37,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--format', choices=SUFFIXES, required=True, help='kind of file')
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), required=True, help='image size in pixels')
     parser.add_argument(
-        '--dynamic', choices=['batch', 'hw'], help='leave open the batch size, or that and the image size (default: none)'
+        '--dynamic',
+        choices=['batch', 'hw'],
+        help='leave open the batch size, or that and the image size (default: none)',
     )
     parser.add_argument('--batch', type=int, default=1, metavar='B', help='batch size, where fixed (default: 1)')
     parser.add_argument(
