@@ -12,6 +12,8 @@ from mmssmprune.models.backbones.base import PrunableBackbone
 PARTS = ('backbone', 'model')
 # Choices whose result is another one in every run, so that a file cannot be compared with its model.
 _NOT_EXPORTED = {('importance', 'random'): 'it draws other tokens in every run'}
+# Choices whose operations are others for other numbers of tokens.
+_NOT_OPEN = {('reduction', 'merge'): 'how many rounds it takes, and of which pairs, depends on the number of tokens'}
 
 
 class ExportedPart(nn.Module):
@@ -67,13 +69,20 @@ class ExportedPart(nn.Module):
         return {'logits': model(images, mode='tensor')}
 
 
-def check_choices(backbone: PrunableBackbone) -> None:
-    """Raise ValueError where the `pruning` dict names a choice that cannot be exported."""
+def check_choices(backbone: PrunableBackbone, open_sizes: bool = False) -> None:
+    """Raise ValueError where the `pruning` dict names a choice that cannot be exported, or not with open image sizes."""
     if backbone.pruning is None:
         return
+    names = backbone.pruner.names
     for (kind, name), reason in _NOT_EXPORTED.items():
-        if backbone.pruner.names[kind] == name:
+        if names[kind] == name:
             raise ValueError(f'pruning.{kind} {name!r} cannot be exported, since {reason}; choose another {kind}')
+    for (kind, name), reason in _NOT_OPEN.items():
+        if open_sizes and names[kind] == name:
+            raise ValueError(
+                f'pruning.{kind} {name!r} cannot be exported with open image sizes, since {reason}; '
+                'leave the batch size open only, and export a file for each image size'
+            )
 
 
 def _named(outputs: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from mmssmprune.checkpoints.writing import written_whole
 from mmssmprune.ops.backends import AT_RUN_TIME
 
-from .parts import ExportedPart
+from .parts import ExportedPart, check_choices
 
 # What stays open in a file besides nothing: the batch size; or that and the sizes of the images.
 DYNAMIC = ('batch', 'hw')
@@ -34,10 +34,12 @@ def export_program(
         batch: images in a batch, where that is fixed.
 
     Raises:
-        ValueError: an unknown ``dynamic``, an image size that the model refuses, or a model that cannot be traced.
+        ValueError: an unknown ``dynamic``, a choice of the pruning that needs fixed sizes, an image size that the model
+            refuses, or a model that cannot be traced.
     """
     if dynamic not in (None, *DYNAMIC):
         raise ValueError(f'dynamic is {dynamic!r}; the names are {", ".join(DYNAMIC)}, or None')
+    check_choices(part.backbone, open_sizes=dynamic == 'hw')
     images = torch.rand(2 if dynamic else batch, channels_of(part), *shape)
     with torch.no_grad():
         part(images)  # a size that the model refuses is refused here, in the model's own words

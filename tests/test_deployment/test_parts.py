@@ -45,6 +45,9 @@ def test_what_cannot_be_exported_is_named_before_it_starts(model, part: str, sen
 def test_a_size_that_the_model_refuses_is_refused_in_its_words():
     with pytest.raises(ValueError, match='do not tile an image of 40x64'):
         export_program(ExportedPart(make('vim_cls')), (40, 64))
+    merging = ExportedPart(make('vim_cls', pruning=dict(PRUNING, reduction='merge')))
+    with pytest.raises(ValueError, match="reduction 'merge' cannot be exported with open image sizes"):
+        export_program(merging, (64, 64), 'hw')
     with pytest.raises(ValueError, match="dynamic is 'size'; the names are batch, hw"):
         export_program(ExportedPart(make('vim_cls')), (64, 64), 'size')
 
