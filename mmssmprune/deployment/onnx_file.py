@@ -68,8 +68,8 @@ def save_onnx(program: ExportedProgram, path: str | Path, output_names: list[str
 
 def _reason(error: Exception) -> str:
     """The line of the exporter's report that names the operator."""
-    found = re.findall(r'No ONNX function found for <OpOverload\(op=\'([\w.]+)\'', str(error))
-    return f'ONNX has no operator for {found[0]}' if found else ' '.join(str(error).split())[:300]
+    found = re.findall(r'No ONNX function found for (.+?)\. Failure', str(error))
+    return f'there is no translation of {found[0]}' if found else ' '.join(str(error).split())[:300]
 
 
 def _name_sizes(model: Any) -> None:

@@ -70,7 +70,7 @@ class ExportedPart(nn.Module):
 
 
 def check_choices(backbone: PrunableBackbone, open_sizes: bool = False) -> None:
-    """Raise ValueError where the `pruning` dict names a choice that cannot be exported, or not with open image sizes."""
+    """Raise ValueError where the `pruning` dict names a choice that cannot be exported, or not with ``open_sizes``."""
     if backbone.pruning is None:
         return
     names = backbone.pruner.names

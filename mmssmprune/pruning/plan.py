@@ -50,7 +50,7 @@ class PrunePlan:
         ratio = self.keep_ratios[self.layers.index(layer)]
         if isinstance(alive, torch.SymInt):  # a program with open image sizes can be saved with integers alone
             share = Fraction(ratio).limit_denominator(_LARGEST_DENOMINATOR)
-            return torch.sym_max(1, (share.numerator * alive + share.denominator - 1) // share.denominator)
+            return (max(1, share.numerator) * alive + share.denominator - 1) // share.denominator
         # 0.55 * 100 is 55.00000000000001 in floating point, and 55 tokens is what was asked for.
         return max(1, math.ceil(ratio * alive - 1e-9))
 

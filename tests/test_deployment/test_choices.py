@@ -1,4 +1,4 @@
-"""Every choice of a `pruning` dict but `random` goes into both kinds of files; several at a time, for each file costs."""
+"""Every choice of a `pruning` dict but `random` goes into both kinds of files; several at a time, for files cost."""
 
 from __future__ import annotations
 
