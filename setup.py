@@ -49,6 +49,7 @@ setup(
         'mim': requirements('mminstall'),
         'openmmlab': requirements('openmmlab'),
         'cls': requirements('classification'),
+        'export': requirements('export'),
         'tests': requirements('tests'),
         'optional': requirements('optional'),
     },

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / 'mmssmprune'
 # Each room imports from itself and from those before it. Files beside the rooms belong to none, and import none, but
 # for the door: `mmssmprune.create_backbone` and its like are in models.
-ROOMS = ('ops', 'pruning', 'checkpoints', 'models', 'datasets', 'engine', 'analysis')
+ROOMS = ('ops', 'pruning', 'checkpoints', 'models', 'deployment', 'datasets', 'engine', 'analysis')
 # The same for the folders of analysis. Of its files only the model zoo, which tabulates, imports from them.
 ANALYSIS = ('cost', 'speed', 'token_pictures', 'comparison', 'plan_search', 'evidence')
 TREES = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob('*.py'))}

@@ -14,6 +14,8 @@ from types import ModuleType
 import torch
 
 FASTEST = {'cpu': 'cpp', 'cuda': 'triton'}
+# What an operator inside an exported program is told: the choice is made where the program runs.
+AT_RUN_TIME = 'at_run_time'
 
 
 @dataclass(eq=False)
@@ -69,6 +71,10 @@ class Backends:
         raise ValueError(
             f'{self.operator} backend {name!r} cannot run {dtype} tensors on {device} {here}; use {" or ".join(usable)}'
         )
+
+    def resolve(self, name: str, device: torch.device, dtype: torch.dtype) -> str:
+        """The backend that an operator was told: ``name`` itself, or for `AT_RUN_TIME` the fastest that runs here."""
+        return self.choose(None, device, dtype) if name == AT_RUN_TIME else name
 
     def announce(self, name: str, device_type: str) -> None:
         """Log once which backend runs, and a warning where the fastest one of the device cannot."""

@@ -22,7 +22,7 @@ def snake_order(height: int, width: int, device: torch.device | str = 'cpu') -> 
 
 
 def _snake(cells: Tensor) -> Tensor:
-    turns = torch.arange(len(cells), device=cells.device)[:, None] % 2 == 1
+    turns = torch.arange(cells.shape[0], device=cells.device)[:, None] % 2 == 1
     return torch.where(turns, cells.flip(1), cells).flatten()
 
 

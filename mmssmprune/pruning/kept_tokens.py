@@ -67,7 +67,7 @@ class Places:
     def of(cls, cells: Tensor, length: int) -> Places:
         """Tokens at ``cells`` (B, M), none of them twice, out of ``length``."""
         tokens = torch.arange(cells.shape[1], dtype=torch.int32, device=cells.device).expand_as(cells)
-        return cls(cells, tokens.new_full((len(cells), length), -1).scatter(1, cells, tokens))
+        return cls(cells, tokens.new_full((cells.shape[0], length), -1).scatter(1, cells, tokens))
 
 
 def choose_tokens(score: Tensor, keep: int, protected: Tensor | None = None) -> Tensor:

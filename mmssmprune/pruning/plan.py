@@ -6,7 +6,10 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
+
+import torch
 
 from mmssmprune._values import flag, is_list, is_number, is_whole
 
@@ -37,6 +40,8 @@ MIN_KEEP_RATIO = 1 / RATIO_STEPS
 TOLERANCE = 1e-3
 # So many tokens that rounding up to whole ones does not show.
 _CONTINUUM = 10**12
+# Of a ratio as a fraction; times any number of tokens it stays within 64 bits, and is exact for ratios of six decimals.
+_LARGEST_DENOMINATOR = 10**6
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class PrunePlan:
             return alive
         ratio = self.keep_ratios[self.layers.index(layer)]
         counted = length if self.equal_steps else alive
+        if isinstance(counted, torch.SymInt):  # a program with open image sizes can be saved with integers alone
+            share = Fraction(ratio).limit_denominator(_LARGEST_DENOMINATOR)
+            kept = (max(1, share.numerator) * counted + share.denominator - 1) // share.denominator
+            return alive - counted + kept
         # 0.55 * 100 is 55.00000000000001 in floating point, and 55 tokens is what was asked for.
         return max(1, alive - counted + math.ceil(ratio * counted - 1e-9))
 

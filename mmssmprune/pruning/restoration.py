@@ -73,7 +73,7 @@ class MaskToken(nn.Module):
 
     def forward(self, x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Tensor | None) -> Tensor:
         """(B, K, C) -> (B, L, C)."""
-        shown = None if pos_embed is None else (self.mask_token + pos_embed).expand(len(x), tokens.length, -1)
+        shown = None if pos_embed is None else (self.mask_token + pos_embed).expand(x.shape[0], tokens.length, -1)
         return tokens.kept.scatter(x, shown)
 
 

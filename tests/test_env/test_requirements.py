@@ -34,7 +34,7 @@ def pins(python: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize('python', PYTHONS)
-@pytest.mark.parametrize('name', ['runtime', 'tests', 'lint', 'build'])
+@pytest.mark.parametrize('name', ['runtime', 'export', 'tests', 'lint', 'build'])
 def test_every_requirement_has_a_pin_within_its_bounds(name, python):
     pinned = pins(python)
     for requirement in read(name):
@@ -60,7 +60,7 @@ def test_the_triton_of_the_tests_is_one_that_is_supported():
 def test_the_environment_is_what_the_pins_say():
     """Whatever pip resolved beyond the named packages is pinned as well."""
     pinned = pins(f'{sys.version_info.major}.{sys.version_info.minor}')
-    files = ('mminstall', 'classification', 'runtime', 'tests')
+    files = ('mminstall', 'classification', 'runtime', 'export', 'tests')
     names = {'torch', 'torchvision', *(canonicalize_name(r.name) for file in files for r in read(file))}
     versions = closure(names)
     cuda = {name for name in versions if name.startswith(('nvidia-', 'cuda-')) or name == 'triton'}  # torch's own
@@ -96,7 +96,7 @@ def test_package_metadata(monkeypatch):
     required = {canonicalize_name(Requirement(text).name) for text in package['install_requires']}
     assert required == {canonicalize_name(r.name) for r in read('runtime')}
     assert not required & OPENMMLAB
-    assert package['extras_require'].keys() == {'mim', 'openmmlab', 'cls', 'tests', 'optional'}
+    assert package['extras_require'].keys() == {'mim', 'openmmlab', 'cls', 'export', 'tests', 'optional'}
 
 
 def test_ruff_of_pre_commit_is_the_pinned_one():

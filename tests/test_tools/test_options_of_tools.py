@@ -16,6 +16,7 @@ TOOLS = {
     'compare.py': (CONFIG,),
     'calibrate.py': (CONFIG, 'none.pth', 'out.pth'),
     'analysis_tools/get_flops.py': (CONFIG,),
+    'deployment/export.py': (CONFIG, '--format', 'torch', '--shape', '64', '64', '--out', 'out.pt2'),
     'analysis_tools/visualize_tokens.py': (CONFIG, 'none.pth', REPO / 'docs/images/visualize_tokens.png'),
     'analysis_tools/state_memory.py': (CONFIG, 'none.pth'),
 }

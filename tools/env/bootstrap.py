@@ -25,7 +25,7 @@ VENV = ROOT / (os.environ.get('VENV') or '.venv')
 PYTHON = VENV / 'bin' / 'python'
 TORCH_SPEC = os.environ.get('TORCH_SPEC') or 'torch==2.13.0'
 TORCH_INDEX_ARGS = shlex.split(os.environ.get('TORCH_INDEX_ARGS', ''))
-PACKAGES = ('mminstall', 'classification', 'runtime', 'tests')
+PACKAGES = ('mminstall', 'classification', 'runtime', 'export', 'tests')
 CHECK = 'import mmcv._ext, mmengine, mmdet, mmseg, mmssmprune.models, mmpretrain'
 
 STEPS = Steps(VENV)

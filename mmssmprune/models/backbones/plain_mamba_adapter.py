@@ -174,7 +174,7 @@ class PlainMambaAdapter(PlainMamba):
         streams, tokens = self.enter(0, x, hw_shape)
         maps = []
         for interaction, (first, last) in zip(self.interactions, self.interaction_indexes, strict=True):
-            points = _at_kept(points_x, tokens, len(x))
+            points = _at_kept(points_x, tokens, x.shape[0])
             streams = (self._run(interaction.injector, *streams, points, c, c_shapes),)
             for layer in range(first, last + 1):
                 streams, tokens = self.run_layer(stage, layer, streams, tokens)  # where tokens die

@@ -186,7 +186,7 @@ class Vim(PrunableBackbone):
         x, hw_shape = self.patch_embed(images)
         # The class token goes in before positions are added, so the rows of pos_embed are in sequence order.
         for position, name in zip(self.class_token_places(hw_shape), self._cls_names, strict=True):
-            cls_token = getattr(self, name).expand(len(x), -1, -1)
+            cls_token = getattr(self, name).expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, :position], cls_token, x[:, position:]], dim=1)
         return x + self.pos_embed_of(hw_shape), hw_shape
 
@@ -238,7 +238,7 @@ class Vim(PrunableBackbone):
         if self.out_type == 'cls_token':
             # How many tokens stand before each.
             ranks = torch.stack([(tokens.positions < position).sum(1) for position in tokens.protected], 1)
-            return gather_rows(x, ranks.expand(len(x), -1)).mean(1)
+            return gather_rows(x, ranks.expand(x.shape[0], -1)).mean(1)
         if not tokens.protected:
             return x.mean(1)
         is_patch = ~tokens.is_protected

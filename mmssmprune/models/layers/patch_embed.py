@@ -36,7 +36,8 @@ def resize_pos_embed(
     The first rows are taken for those of ``class_tokens`` and stay. For a class token in the middle these are rows of
     patches; the official interpolation does this, and checkpoints were fine-tuned after it.
     """
-    if src_hw == dst_hw:
+    # A size that an exported program leaves open (no int) is resized whatever it is, to the same bits where they agree.
+    if all(isinstance(side, int) for side in dst_hw) and src_hw == dst_hw:
         return pos_embed
     grid = pos_embed[:, class_tokens:].transpose(1, 2).unflatten(2, src_hw)
     align_corners = False if mode in ('bicubic', 'bilinear') else None
@@ -74,7 +75,8 @@ class ConvStemPatchEmbed(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.convs(self.stem(x))
         half = self.projection.kernel_size[0]
-        x = F.pad(x, (0, -x.shape[-1] % half, 0, -x.shape[-2] % half))
+        missing = [(side + half - 1) // half * half - side for side in x.shape[2:]]
+        x = F.pad(x, (0, missing[1], 0, missing[0]))
         x = self.projection(x)
         # Channels adjacent: the residual stream keeps this layout, and every layer would copy it otherwise.
         return x.flatten(2).transpose(1, 2).contiguous(), (x.shape[2], x.shape[3])

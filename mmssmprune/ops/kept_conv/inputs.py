@@ -67,7 +67,7 @@ class ConvInputs:
         """The same with all four of them given."""
         if self.cells is not None and self.out_cells is not None:
             return self
-        cells, slot = (t.expand(len(self.x), -1) for t in _every_cell(self.height * self.width, self.x.device))
+        cells, slot = (t.expand(self.x.shape[0], -1) for t in _every_cell(self.height * self.width, self.x.device))
         given = (cells, slot) if self.cells is None else (self.cells, self.slot)
         wanted = (cells, slot) if self.out_cells is None else (self.out_cells, self.out_slot)
         return replace(self, cells=given[0], slot=given[1], out_cells=wanted[0], out_slot=wanted[1])

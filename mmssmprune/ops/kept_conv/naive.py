@@ -30,7 +30,7 @@ def _neighbours(p: ConvInputs) -> Iterator[Tensor]:
     """For each tap the tokens (B, K, C) under it, zero where there is none."""
     p = p.with_cells()
     x = p.x.to(p.compute_dtype)
-    padded = torch.cat([x, x.new_zeros(len(x), 1, x.shape[2])], 1)  # slot -1 is the last of these
+    padded = torch.cat([x, x.new_zeros(x.shape[0], 1, x.shape[2])], 1)  # slot -1 is the last of these
     row, column = p.out_cells // p.width, p.out_cells % p.width
     for i in range(p.weight.shape[2]):
         for j in range(p.weight.shape[3]):

@@ -22,7 +22,7 @@ CONV_BACKENDS = Backends(
 
 _OPERANDS = (
     'Tensor x, Tensor weight, Tensor? bias, Tensor? cells, Tensor? slot, Tensor? out_cells, '
-    'Tensor? out_slot, int height, int width, int top, int left, str backend'
+    'Tensor? out_slot, SymInt height, SymInt width, int top, int left, str backend'
 )
 
 
@@ -116,6 +116,7 @@ def _check(p: ConvInputs) -> None:
 def _forward(*operands):
     *operands, backend = operands
     p = ConvInputs(*operands)
+    backend = CONV_BACKENDS.resolve(backend, p.x.device, p.compute_dtype)
     CONV_BACKENDS.announce(backend, p.x.device.type)
     if backend == 'cpp':
         cpp.check_places(p)

@@ -36,8 +36,8 @@ def _scatter(x: Tensor, cells: Tensor | None, p: ConvInputs) -> Tensor:
     """(B, M, C) -> (B, C, H, W), zero elsewhere."""
     grid = x
     if cells is not None:
-        grid = x.new_zeros(x.shape[0], p.height * p.width, x.shape[2])
-        grid.flatten(0, 1).index_copy_(0, _rows(cells, p), x.flatten(0, 1))
+        rows = x.new_zeros(x.shape[0] * p.height * p.width, x.shape[2])
+        grid = rows.index_copy(0, _rows(cells, p), x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))
     return grid.transpose(1, 2).unflatten(2, (p.height, p.width))
 
 
@@ -51,7 +51,7 @@ def _gather(grid: Tensor, cells: Tensor | None, p: ConvInputs) -> Tensor:
 
 def _rows(cells: Tensor, p: ConvInputs) -> Tensor:
     """Numbers of the cells in all images of the batch one after another."""
-    image = torch.arange(len(cells), device=cells.device)[:, None]
+    image = torch.arange(cells.shape[0], device=cells.device)[:, None]
     return (cells + image * (p.height * p.width)).flatten()
 
 

@@ -25,7 +25,7 @@ SCAN_BACKENDS = Backends(
 
 _OPERANDS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
-    'Tensor? direction_B, Tensor? delta_gap, Tensor? order, Tensor? move, Tensor? gap, int directions, int width, '
+    'Tensor? direction_B, Tensor? delta_gap, Tensor? order, Tensor? move, Tensor? gap, int directions, SymInt width, '
     'bool lines, bool delta_softplus, bool permute_params, str backend'
 )
 PARAM_ORDERS = ('raster', 'scan')
@@ -171,8 +171,9 @@ def _check(p: ScanInputs, hw_shape: tuple[int, int] | None) -> None:
 
 def _inputs(operands) -> tuple[ScanInputs, str, ModuleType]:
     """The operands of the operator, of which the last two may be left out, and the backend with its module."""
-    backend = operands[18]
-    return ScanInputs(*operands[:18], *operands[19:]), backend, SCAN_BACKENDS.modules[backend]
+    p = ScanInputs(*operands[:18], *operands[19:])
+    backend = SCAN_BACKENDS.resolve(operands[18], p.u.device, p.compute_dtype)
+    return p, backend, SCAN_BACKENDS.modules[backend]
 
 
 def _backward_inputs(operands) -> tuple[ScanInputs, str, ModuleType]:

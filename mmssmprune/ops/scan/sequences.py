@@ -146,6 +146,6 @@ def _bring_home(y: Tensor, walk: Tensor | None) -> Tensor:
     if walk is None:
         return y
     steps = torch.arange(walk.shape[-1], device=walk.device).expand_as(walk)
-    inverse = torch.empty_like(walk).scatter_(-1, walk, steps)
-    home = inverse.expand(len(y), -1, -1).flatten(0, 1).unsqueeze(1)
+    inverse = torch.empty_like(walk).scatter(-1, walk, steps)
+    home = inverse.expand(y.shape[0], -1, -1).flatten(0, 1).unsqueeze(1)
     return _visit(y.flatten(0, 1), home).view_as(y)
