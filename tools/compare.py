@@ -22,22 +22,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmssmprune.engine.cfg_options import CfgOptionsAction
-from mmssmprune.engine.errors import sentence_errors
+from mmssmprune._command_line import (
+    add_cfg_options,
+    add_shape,
+    keep_ratio,
+    make_console,
+    make_parser,
+    non_negative,
+    positive,
+)
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mmssmprune.analysis.comparison.report import ComparisonReport
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         'models', nargs='+', metavar='MODEL', help='work_dir, config.py, config.py:checkpoint.pth or compare.json'
     )
@@ -48,14 +53,8 @@ def parse_args() -> argparse.Namespace:
         metavar='R',
         help='ratios at which each pruned model is tested (default: the one in its config)',
     )
-    parser.add_argument(
-        '--shape',
-        type=positive,
-        nargs=2,
-        metavar=('H', 'W'),
-        help='input size in pixels at which FLOPs and latency are stated (default: that of earlier results, else of '
-        'the first test image)',
-    )
+    what = 'input size in pixels at which FLOPs and latency are stated'
+    add_shape(parser, 'that of earlier results, else of the first test image', what)
     parser.add_argument(
         '--untrained', action='store_true', help='add, per task, the first model with random weights: what chance gives'
     )
@@ -87,53 +86,21 @@ def parse_args() -> argparse.Namespace:
         metavar='DIR',
         help='gets compare.md, .csv, .tex, .json, .html and the plots (default: %(default)s)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=CfgOptionsAction,
-        metavar='KEY=VALUE',
-        help='overrides merged into every config',
-    )
+    add_cfg_options(parser, 'overrides merged into every config')
     args = parser.parse_args()
     if not args.runs and (args.batch_sizes or set(args.forms) != {'eager'}):
         parser.error('--batch-sizes and --forms are latencies, which --runs 0 leaves out')
     return args
 
 
-def keep_ratio(text: str) -> float:
-    """A number in (0, 1]."""
-    try:
-        ratio = float(text)
-    except ValueError:
-        ratio = 0.0
-    if not 0 < ratio <= 1:
-        raise argparse.ArgumentTypeError(f'a keep ratio is a number above 0 and at most 1, got {text}')
-    return ratio
-
-
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f'expected a whole number above 0, got {text}')
-    return int(text)
-
-
-def non_negative(text: str) -> int:
-    """A whole number, 0 included."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f'expected a whole number, got {text}')
-    return int(text)
-
-
 def main() -> None:
     """Parse, measure, write, print."""
     args = parse_args()
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console.width = 120
+    console = make_console()
     # Imported late: these bring torch, mmdet and mmseg, and a typing mistake should show at once.
     from mmssmprune.analysis.comparison.compare import compare
     from mmssmprune.analysis.comparison.measure import MeasureSetting
+    from mmssmprune.engine.errors import sentence_errors
 
     with sentence_errors(building=True):
         models = find_models(args.models, args.cfg_options)
