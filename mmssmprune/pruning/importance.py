@@ -156,18 +156,9 @@ class LearnedScore(nn.Module):
 
     def __init__(self, stage: Stage):
         super().__init__()
-        width = max(stage.d_inner // 4, 1)
-        self.scorers = nn.ModuleDict(
-            {
-                str(layer): nn.Sequential(
-                    nn.LayerNorm(stage.d_inner),
-                    nn.Linear(stage.d_inner, width),
-                    nn.GELU(),
-                    nn.Linear(width, 1, bias=False),
-                )
-                for layer in stage.scored
-            }
-        )
+        # Heads that are made after this start as they do in the dense model of the same seed.
+        with torch.random.fork_rng(devices=[]):
+            self.scorers = nn.ModuleDict({str(layer): _scorer(stage.d_inner) for layer in stage.scored})
 
     def forward(self, trace: LayerTrace, tokens: TokenState) -> Tensor:
         """(B, K), float32 or wider."""
@@ -177,6 +168,12 @@ class LearnedScore(nn.Module):
             return score
         waits = torch.empty_like(score).exponential_()  # minus the logarithm of which is Gumbel noise
         return score - waits.clamp(min=1e-12).log()
+
+
+def _scorer(d_inner: int) -> nn.Sequential:
+    width = max(d_inner // 4, 1)
+    # No bias at the end: only the order of the scores counts.
+    return nn.Sequential(nn.LayerNorm(d_inner), nn.Linear(d_inner, width), nn.GELU(), nn.Linear(width, 1, bias=False))
 
 
 def score_tokens(importance: Callable, trace: LayerTrace, tokens: TokenState, learns: bool = False) -> Tensor:

@@ -9,7 +9,7 @@ from tiny_backbones import PRUNING, make
 from torch import nn
 
 from mmssmprune.models.flops import count_on_meta, on_meta
-from mmssmprune.pruning import IMPORTANCE
+from mmssmprune.pruning import CONV_FILL, IMPORTANCE
 from mmssmprune.pruning.pruner import CHOICES
 from mmssmprune.pruning.token_record import recorded
 
@@ -20,7 +20,7 @@ NAMES = [
     {key: name}
     for key, names in CHOICES.items()
     for name in names
-    if name not in IMPORTANCE.needing('class_token') and name != 'random'
+    if name not in (*IMPORTANCE.needing('class_token'), *CONV_FILL.needing('sequence'), 'random')
 ]
 
 

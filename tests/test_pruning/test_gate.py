@@ -104,3 +104,12 @@ def test_the_scorers_are_counted():
     counts = [count_on_meta(on_meta(make('plain_mamba', pruning=p)), (64, 96)) for p in (PRUNING, LEARNED)]
     d_inner, tokens = 48, 24 + 15  # 4x6 cells at the first pruning, 60 % of them at the second
     assert counts[1] - counts[0] == tokens * (d_inner * d_inner // 4 + d_inner // 4)
+
+
+def test_what_is_made_after_the_scorers_starts_as_without_them():
+    drawn = []
+    for pruning in (PRUNING, LEARNED):
+        torch.manual_seed(0)
+        MAKERS['plain_mamba'](pruning=pruning)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
