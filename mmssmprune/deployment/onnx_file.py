@@ -69,7 +69,7 @@ def save_onnx(program: ExportedProgram, path: str | Path, output_names: list[str
 def _reason(error: Exception) -> str:
     """The line of the exporter's report that names the operator."""
     found = re.findall(r'No ONNX function found for (.+?)\. Failure', str(error))
-    return f'there is no translation of {found[0]}' if found else ' '.join(str(error).split())[:300]
+    return f'there is no translation of {found[0]}' if found else ' '.join(str(error).split())[-400:]
 
 
 def _name_sizes(model: Any) -> None:

@@ -28,7 +28,8 @@ def _snake(cells: Tensor) -> Tensor:
 
 def snake_moves(order: Tensor, width: int) -> Tensor:
     """The move that reached each cell of walks (R, L) over a grid of this width; the first is reached by `START`."""
-    down, right = (order // width).diff(), (order % width).diff()
+    rows = order // width
+    down, right = rows.diff(), (order - rows * width).diff()  # ONNX has no remainder by a width that is left open
     return F.pad(RIGHT * (right > 0) + LEFT * (right < 0) + UP * (down < 0) + DOWN * (down > 0), (1, 0), value=START)
 
 

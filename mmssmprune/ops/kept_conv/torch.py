@@ -37,7 +37,8 @@ def _scatter(x: Tensor, cells: Tensor | None, p: ConvInputs) -> Tensor:
     grid = x
     if cells is not None:
         rows = x.new_zeros(x.shape[0] * p.height * p.width, x.shape[2])
-        grid = rows.index_copy(0, _rows(cells, p), x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))
+        rows = rows.index_copy(0, _rows(cells, p), x.flatten(0, 1))
+        grid = rows.unflatten(0, (x.shape[0], p.height * p.width))
     return grid.transpose(1, 2).unflatten(2, (p.height, p.width))
 
 
