@@ -42,12 +42,12 @@ def test_a_detector_is_written_with_its_metadata(
     [
         (('--out', 'model.pth'), '--out must end with .pt2 for --format torch'),
         (('--out', 'there.pt2'), 'there.pt2 exists; give another name, or --force'),
-        (('--out', 'model.pt2', '--batch', '0'), 'take whole numbers above 0'),
+        (('--out', 'model.pt2', '--batch', '0'), 'expected a whole number above 0'),
         (
             ('--out', 'model.pt2', '--cfg-options', 'model.backbone.pruning.importance=random'),
             "pruning.importance 'random' cannot be exported",
         ),
-        (('--out', 'model.pt2', '--shape', '0', '64'), 'take whole numbers above 0'),
+        (('--out', 'model.pt2', '--shape', '0', '64'), 'expected a whole number above 0'),
         (('--out', 'model.pt2', '--checkpoint', 'none.pth'), 'none.pth'),
     ],
 )

@@ -18,8 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mmssmprune.engine.cfg_options import CfgOptionsAction
-from mmssmprune.engine.errors import sentence_errors
+from mmssmprune._command_line import add_model, make_parser, positive
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -31,20 +30,19 @@ SUFFIXES = {'onnx': '.onnx', 'torch': '.pt2'}
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    summary, _, details = __doc__.partition('\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file')
+    parser = make_parser(__doc__)
+    add_model(parser, checkpoint=False)
     parser.add_argument('--checkpoint', metavar='FILE', help='weights; without them they are random')
     parser.add_argument('--format', choices=SUFFIXES, required=True, help='kind of file')
-    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), required=True, help='image size in pixels')
+    parser.add_argument(
+        '--shape', type=positive, nargs=2, metavar=('H', 'W'), required=True, help='image size in pixels'
+    )
     parser.add_argument(
         '--dynamic',
         choices=['batch', 'hw'],
         help='leave open the batch size, or that and the image size (default: none)',
     )
-    parser.add_argument('--batch', type=int, default=1, metavar='B', help='batch size, where fixed (default: 1)')
+    parser.add_argument('--batch', type=positive, default=1, metavar='B', help='batch size, where fixed (default: 1)')
     parser.add_argument(
         '--part',
         choices=['backbone', 'model'],
@@ -55,13 +53,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--force', action='store_true', help='replace an existing file')
     parser.add_argument('--verify', action='store_true', help='compare the file with the model on random images')
     parser.add_argument('--benchmark', action='store_true', help='time the file and the model in turns on this CPU')
-    parser.add_argument('--runs', type=int, default=10, help='timed runs of each (default: %(default)s)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE', help='override settings of the config'
-    )
+    parser.add_argument('--runs', type=positive, default=10, help='timed runs of each (default: %(default)s)')
     args = parser.parse_args()
-    if min(*args.shape, args.batch, args.runs) < 1:
-        parser.error('--shape, --batch and --runs take whole numbers above 0')
     if args.out.suffix != SUFFIXES[args.format]:
         parser.error(f'--out must end with {SUFFIXES[args.format]} for --format {args.format}, got {args.out}')
     return args
@@ -70,6 +63,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Build, export, compare, time."""
     args = parse_args()
+    # Imported late: torch takes seconds, and a typing mistake should show at once.
+    from mmssmprune.engine.errors import sentence_errors
+
     with sentence_errors(building=True):
         from mmssmprune.analysis.quiet import quiet
         from mmssmprune.checkpoints.writing import check_destination
