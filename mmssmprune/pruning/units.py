@@ -29,16 +29,17 @@ class UnitGroup(NamedTuple):
 
 def unit_groups(hw_shape: tuple[int, int], unit: tuple[int, int]) -> list[UnitGroup]:
     """The units (h, w) of a grid (h, w) by size: whole ones, then those cut at the right, below, and in the corner."""
-    sides = []
-    for length, side in zip(hw_shape, unit, strict=True):
-        whole, rest = divmod(length, side)
-        sides.append([(slice(0, whole), whole, side), (slice(whole, whole + 1), min(rest, 1), rest)])
-    return [
-        UnitGroup(rows, columns, down * across, height * width)
-        for rows, down, height in sides[0]
-        for columns, across, width in sides[1]
-        if down * across
-    ]
+    down, across = (_parts(length, side) for length, side in zip(hw_shape, unit, strict=True))
+    return [UnitGroup(rows, columns, n * m, height * width) for rows, n, height in down for columns, m, width in across]
+
+
+def _parts(length: int, side: int) -> list[tuple[slice, int, int]]:
+    """Along a side of the grid: where the whole units and the cut one are, how many, and cells in each."""
+    if side == 1:  # nothing is cut, and a length that is a symbol stays one
+        return [(slice(0, length), length, 1)]
+    whole, rest = length // side, length % side
+    parts = [(slice(0, whole), whole, side), (slice(whole, whole + 1), 1, rest)]
+    return [part for part in parts if part[1] and part[2]]
 
 
 @torch.no_grad()  # a choice has no gradient
