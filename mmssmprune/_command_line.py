@@ -7,7 +7,9 @@ typing mistake should show at once.
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +105,12 @@ def image_size(text: str) -> tuple[int, int]:
     if not match:
         raise argparse.ArgumentTypeError(f'{text!r} is no size; write height x width in pixels, as 512x2048')
     return int(match[1]), int(match[2])
+
+
+def command_line() -> str:
+    """The command as a reader can repeat it."""
+    script = os.path.relpath(sys.argv[0])
+    return shlex.join(['python', script, *sys.argv[1:]])
 
 
 def make_console() -> Console:

@@ -13,9 +13,6 @@ measure anew. Latencies of different devices are refused. docs/compare.md says m
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmssmprune._command_line import (
     add_cfg_options,
     add_shape,
+    command_line,
     keep_ratio,
     make_console,
     make_parser,
@@ -144,12 +142,6 @@ def progress_on(console: Console) -> Iterator[Callable[[str, int, int], None]]:
             bars.update(begun[what], completed=done)
 
         yield report
-
-
-def command_line() -> str:
-    """The command as a reader can repeat it."""
-    script = os.path.relpath(sys.argv[0])
-    return shlex.join(['python', script, *sys.argv[1:]])
 
 
 def write_report(report: ComparisonReport, out_dir: Path) -> list[str]:

@@ -10,12 +10,9 @@ gets the trace (search.md, .json, .png) and the winner as a config, which trains
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
-import sys
 from pathlib import Path
 
-from mmssmprune._command_line import add_model, add_shape, make_console, make_parser, positive
+from mmssmprune._command_line import add_model, add_shape, command_line, make_console, make_parser, positive
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,8 +61,7 @@ def main() -> None:
             print(one_line(f'{line}, {trial.drop:+.2f} lost: {"allowed" if trial.allowed else "too much"}'), flush=True)
 
         trials = search(tester, arms, args.max_drop, args.images, tell)
-    command = shlex.join(['python', os.path.relpath(sys.argv[0]), *sys.argv[1:]])
-    said = {'metric': tester.metric, 'max drop': args.max_drop, 'command': command}
+    said = {'metric': tester.metric, 'max drop': args.max_drop, 'command': command_line()}
     said |= {'FLOPs': f'backbone, {tester.shape[0]}x{tester.shape[1]} pixels', 'checkpoint': Path(args.checkpoint).name}
     with sentence_errors(building=True):
         replaces = 'pruning' in tester.cfg.model.backbone

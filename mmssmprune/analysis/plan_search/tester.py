@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
+from torch.utils.data import Subset
 
 from mmssmprune.analysis.inputs import first_test_image, prepare_inputs
 from mmssmprune.analysis.latency import describe_device
@@ -142,20 +143,6 @@ class PlanTester:
         settings = copy.deepcopy(self.cfg.test_dataloader)
         settings.dataset = Subset(dataset, chosen)
         return Runner.build_dataloader(settings, seed=0)
-
-
-class Subset:
-    """Some images of a data set, in the order of their numbers."""
-
-    def __init__(self, dataset: Any, chosen: Sequence[int]) -> None:
-        self.dataset, self.chosen = dataset, list(chosen)
-        self.metainfo = dataset.metainfo
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.dataset[self.chosen[i]]
 
 
 def spread(images: int, of: int) -> list[int]:
