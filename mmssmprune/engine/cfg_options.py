@@ -17,8 +17,6 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from torch.utils.data import DataLoader
 
-from mmssmprune._command_line import CfgOptionsAction as CfgOptionsAction  # for tools/compare.py
-
 # Read from the top level of a config by mmengine, mmdet or mmseg beside the arguments of their runners.
 _TOP_LEVEL = {
     *('custom_imports', 'env_cfg', 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy'),
