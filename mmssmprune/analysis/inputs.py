@@ -26,6 +26,11 @@ def first_test_image(cfg: Config) -> Tensor:
         return DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs']
 
 
+def first_test_shape(model: nn.Module, cfg: Config) -> tuple[int, int]:
+    """(H, W) of the first test image after test pipeline and padding."""
+    return tuple(prepare_inputs(model, first_test_image(cfg))['inputs'].shape[-2:])
+
+
 def noise_image(shape: tuple[int, int], seed: int = 0, channels: int = 3) -> Tensor:
     """A (channels, H, W) uint8 image of seeded noise, for counts that do not depend on what the image shows."""
     generator = torch.Generator().manual_seed(seed)

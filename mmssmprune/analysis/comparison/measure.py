@@ -26,7 +26,7 @@ from mmssmprune.analysis.cost.conventions import CONVENTIONS
 from mmssmprune.analysis.cost.flops import count_class_tokens, price
 from mmssmprune.analysis.cost.meta_forward import record_model
 from mmssmprune.analysis.cost.model_cost import count_parameters
-from mmssmprune.analysis.inputs import count_proposals, first_test_image, prepare_inputs
+from mmssmprune.analysis.inputs import count_proposals, first_test_image, first_test_shape, prepare_inputs
 from mmssmprune.analysis.json_check import ValueKind, check
 from mmssmprune.analysis.latency import describe_device, measure_latency, turns
 from mmssmprune.analysis.quiet import quiet
@@ -260,8 +260,7 @@ class _TestProgress(Hook):
 
 def default_shape(entry: Entry, setting: MeasureSetting) -> tuple[int, int]:
     """(H, W) of the first test image after test pipeline and padding."""
-    inputs = prepare_inputs(setting.model(entry), first_test_image(entry.cfg))['inputs']
-    return tuple(inputs.shape[-2:])
+    return first_test_shape(setting.model(entry), entry.cfg)
 
 
 def measure_cost(variant: Variant, shape: tuple[int, int], setting: MeasureSetting) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch.utils.data import Subset
 
-from mmssmprune.analysis.inputs import first_test_image, prepare_inputs
+from mmssmprune.analysis.inputs import first_test_shape
 from mmssmprune.analysis.latency import describe_device
 from mmssmprune.analysis.quiet import quiet
 from mmssmprune.analysis.results import ResultStore, digest, file_digest
@@ -52,8 +52,7 @@ class PlanTester:
             raise ValueError(f'{type(self.backbone).__name__} cannot be pruned, so there is no plan to search')
         self.learned = {k: v.clone() for k, v in self.backbone.state_dict().items() if k.startswith('pruner.')}
         if self.shape is None:
-            inputs = prepare_inputs(self.runner.model, first_test_image(self.cfg))['inputs']
-            self.shape = tuple(inputs.shape[-2:])
+            self.shape = first_test_shape(self.runner.model, self.cfg)
         self._weights, self._what = file_digest(self.checkpoint), digest(self.cfg.to_dict())
         self.set(None)
         self.dense_flops = self.flops()
