@@ -15,6 +15,7 @@ from .pruner import TokenPruner
 from .reduction import REDUCTION, Reduced, register_reduction
 from .restoration import RESTORATION, register_restoration
 from .scan import scan_over_tokens
+from .scan_fill import SCAN_FILL, register_scan_fill
 from .scan_order import ScanOrder, line_scan, sequence_scan, snake_scan
 from .stage import Stage
 from .token_state import TokenState
@@ -25,6 +26,7 @@ __all__ = [
     'IMPORTANCE',
     'REDUCTION',
     'RESTORATION',
+    'SCAN_FILL',
     'KeptTokens',
     'LayerTrace',
     'PrunePlan',
@@ -47,6 +49,7 @@ __all__ = [
     'register_importance',
     'register_reduction',
     'register_restoration',
+    'register_scan_fill',
     'scan_over_tokens',
     'sequence_scan',
     'snake_scan',

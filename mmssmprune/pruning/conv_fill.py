@@ -1,8 +1,9 @@
 """Depthwise convolutions over tokens: every neighbour stands at its own cell, pruned ones included.
 
-What a pruned neighbour contains is the choice named ``conv_fill``. It is asked once per pruning, gets the remembered
-features of every position, per stream (B, L, C), and returns what the next layers read at the pruned ones, (B, L, C),
-or None for zero. Each layer passes that through its norm and the x-half of its in_proj.
+What a pruned neighbour contains is the choice named ``conv_fill``. It is asked once per pruning, gets the `TokenState`
+and the remembered features of every position, per stream (B, L, C), and returns the state again, which may now lose
+tokens that convolutions still see (`TokenState.losing`). Features go through each layer's norm and the x-half of its
+in_proj.
 
 Outputs are computed at the tokens at hand only; FLOP counters see the projections of pruned cells.
 """
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from mmssmprune.ops import kept_conv
 
 from .choices import Choices
+from .kept_tokens import gather_rows
 from .token_state import TokenState
 
 CONV_FILL = Choices('conv_fill')
@@ -22,21 +24,30 @@ register_conv_fill = CONV_FILL.register
 
 
 @register_conv_fill
-def zero(remembered: tuple[Tensor, ...]) -> None:
+def zero(tokens: TokenState, remembered: tuple[Tensor, ...]) -> TokenState:
     """A pruned neighbour is zero, as the padding is."""
-    return None
+    return tokens
 
 
 @register_conv_fill(needs='sequence')
-def compact(remembered: tuple[Tensor, ...]) -> None:
+def compact(tokens: TokenState, remembered: tuple[Tensor, ...]) -> TokenState:
     """There are no pruned neighbours: the kept tokens close ranks, as in the released code of arXiv 2409.18962."""
-    return None
+    return tokens
 
 
 @register_conv_fill(needs='remembered')
-def hold(remembered: tuple[Tensor, ...]) -> Tensor:
+def hold(tokens: TokenState, remembered: tuple[Tensor, ...]) -> TokenState:
     """A pruned neighbour has its last known features; it thereby costs about a fifth of a kept one in each layer."""
-    return sum(remembered)
+    return tokens.losing(sum(remembered))
+
+
+@register_conv_fill(needs='leader')
+def leader(tokens: TokenState, remembered: tuple[Tensor, ...]) -> TokenState:
+    """A pruned neighbour has what its leader, the kept token that resembled it most or that it went into, has now.
+
+    Ours. It costs a copy and no arithmetic, and the sums of a convolution stay what they are in the dense model.
+    """
+    return tokens.losing(None)
 
 
 def conv_over_grid(x: Tensor, conv: nn.Conv2d, tokens: TokenState, fill: Tensor | None = None) -> Tensor:
@@ -46,7 +57,8 @@ def conv_over_grid(x: Tensor, conv: nn.Conv2d, tokens: TokenState, fill: Tensor 
         x: (B, K, C) the tokens at hand.
         conv: of stride 1.
         tokens: where they stand.
-        fill: (B, P, C) what the pruned cells ``tokens.lost.cells`` contain; None for zero.
+        fill: (B, P, C) what the pruned cells ``tokens.lost.cells`` contain; None for what their leaders do, where
+            they have some, and else for zero.
 
     Returns:
         (B, K, C).
@@ -91,6 +103,8 @@ def _at_tokens(
     if tokens.kept is None:
         return kept_conv(x, weight, bias, **grid)
     places = at = tokens.places
+    if fill is None and tokens.lost is not None and tokens.lost.leader is not None:
+        fill = gather_rows(x, tokens.lost.leader)
     if fill is not None:
         at = tokens.lost.behind_kept
         x = torch.cat([x, fill.to(x.dtype)], 1)

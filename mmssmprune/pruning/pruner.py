@@ -20,6 +20,7 @@ from .kept_tokens import KeptTokens, gather_rows, most_similar
 from .plan import PLAN_KEYS, PlanTarget, PrunePlan, plan_from_config
 from .reduction import REDUCTION, Reduced
 from .restoration import FLOOR, RESTORATION
+from .scan_fill import SCAN_FILL
 from .scan_order import ScanOrder
 from .stage import Stage, default_layers
 from .token_state import TokenState
@@ -33,6 +34,7 @@ KINDS: dict[str, Choices] = {
     'importance': IMPORTANCE,
     'alignment': ALIGNMENT,
     'conv_fill': CONV_FILL,
+    'scan_fill': SCAN_FILL,
     'restoration': RESTORATION,
 }
 # Every key that takes a name, with its names.
@@ -42,6 +44,7 @@ DEFAULTS = {
     'importance': 'clip',
     'alignment': 'carry',
     'conv_fill': 'zero',
+    'scan_fill': 'zero',
     'restoration': 'follow',
     'regime': 'progressive',
 }
@@ -318,7 +321,7 @@ class TokenPruner(nn.Module):
             remembered = tuple(kept.scatter(x, h) for x, h in zip(reduced.streams, remembered, strict=False))
         leader = reduced.into
         if leader is None and self.needs('leader'):
-            leader = most_similar(sum(streams), reduced.chosen) if reduced.leader is None else reduced.leader
+            leader = self._leader(streams, before, reduced)
         if leader is not None and tokens.leader is not None:
             leader = leader.gather(1, tokens.leader)
         fused = reduced.into is not None
@@ -327,13 +330,22 @@ class TokenPruner(nn.Module):
         tokens = replace(
             tokens.keeping(kept), remembered=remembered, alive_units=kept_units, leader=leader, fused=fused
         )
-        shown = choices.conv_fill(remembered)
-        tokens = tokens if shown is None else tokens.losing(shown)
+        tokens = choices.conv_fill(replace(tokens, lost=None), remembered)
+        tokens = replace(tokens, input_weight=choices.scan_fill(tokens))
         gate = Gate.of(score, reduced.chosen, reduced.streams) if score.requires_grad else None
         tokens = replace(tokens, gate=gate)
         for observer in self.observers:
             observer.reduced(layer, before, tokens, score, reduced)
         return reduced.streams, tokens
+
+    def _leader(self, streams: tuple[Tensor, ...], tokens: TokenState, reduced: Reduced) -> Tensor:
+        """(B, K) which of the remaining tokens resembles each one most; class tokens stand for themselves only."""
+        if reduced.leader is not None:
+            return reduced.leader
+        spared = None
+        if tokens.protected:
+            spared = tokens.is_protected.expand(streams[0].shape[:2]).gather(1, reduced.chosen)
+        return most_similar(sum(streams), reduced.chosen, spared)
 
     def _remembered(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
         """Every position of every stream: the tokens at hand as they are, the others as they are remembered."""

@@ -148,10 +148,7 @@ def _merged(streams: tuple[Tensor, ...], tokens: TokenState, metric: Tensor, kee
 
 def _sizes(tokens: TokenState, y: Tensor) -> Tensor:
     """How many positions each token at hand stands for: (B, K) float32."""
-    ones = torch.ones(y.shape[0], tokens.length if tokens.leader is not None else y.shape[1], device=y.device)
-    if tokens.leader is None:
-        return ones
-    return ones.new_zeros(y.shape[:2]).scatter_add(1, tokens.leader, ones)
+    return torch.ones(y.shape[:2], device=y.device) if tokens.leader is None else tokens.led
 
 
 def _match(metric: Tensor, protected: Tensor, spared: tuple[int, ...], surplus: int) -> tuple[Tensor, Tensor]:

@@ -240,7 +240,7 @@ def test_set_keep_ratio_reaches_into_wrappers():
         set_keep_ratio(MODELS.build(dict(config, backbone=backbone)), 0.5)
 
 
-AUTOCAST = [{}, dict(reduction='merge'), dict(conv_fill='hold', restoration='follow'), dict(restoration='mask_token')]
+AUTOCAST = [{}, dict(reduction='merge', conv_fill='leader', scan_fill='leader'), dict(scan_fill='neighbours'), dict(conv_fill='hold', restoration='follow'), dict(restoration='mask_token')]
 
 
 @pytest.mark.parametrize('names', AUTOCAST, ids=str)
@@ -263,7 +263,7 @@ IN_TRAINING = [
     dict(importance='learned'),
     dict(importance='learned', unit=(2, 2), regime='per_output'),
     dict(reduction='prune_merge', restoration='hold', unit=(1, 3)),
-    dict(reduction='merge_features', equal_steps=True),
+    dict(reduction='merge_features', equal_steps=True, conv_fill='leader', scan_fill='leader'),
     dict(importance='released', conv_fill='compact', alignment='none'),
 ]
 
@@ -320,7 +320,10 @@ def test_a_cell_that_comes_back_brings_what_its_map_showed():
 
 @pytest.mark.parametrize(  # compiling takes 5 to 10 s
     'names',
-    [{}, pytest.param(dict(conv_fill='hold', restoration='follow', alignment='calibrated'), marks=pytest.mark.slow)],
+    [
+        dict(conv_fill='leader', scan_fill='leader'),
+        pytest.param(dict(conv_fill='hold', restoration='follow', alignment='calibrated'), marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls', 'vmamba'])
 def test_torch_compile_gives_the_same(kind, names):

@@ -5,6 +5,7 @@ The masked scan below is written anew, cell by cell along the dense path, from t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -21,6 +22,7 @@ from mmssmprune.pruning import (
     Stage,
     TokenState,
     conv_over_grid,
+    gather_rows,
     line_scan,
     sequence_scan,
     snake_scan,
@@ -30,13 +32,23 @@ from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
 ALIGNMENTS = ['none', 'carry', 'bias', 'calibrated', 'learned']
 
 
-def keep(rows: list[list[int]], path, hw: tuple[int, int], alignment: str, sets: int = 1) -> TokenState:
+FILLS = ['zero', 'hold', 'leader']
+
+
+def keep(
+    rows: list[list[int]], path, hw: tuple[int, int], alignment: str, sets: int = 1, fill: str = 'zero'
+) -> TokenState:
+    """Some cells alive; with the fill 'leader' each pruned cell has one, and inputs count several times."""
     kept = KeptTokens(torch.tensor(rows), path.order.shape[1])
     made = ALIGNMENT.make(alignment, Stage([None], 8, 16, sets))
     if alignment in ('calibrated', 'learned'):
         made.double().stored_delta.data[0] = torch.rand(sets, 16, dtype=torch.float64) + 0.1
     tokens = TokenState.dense(path, hw, alignment=made).keeping(kept)
-    return tokens.losing(torch.empty(len(rows), kept.length, 0))
+    if fill != 'leader':
+        return tokens.losing(torch.empty(len(rows), kept.length, 0)) if fill == 'hold' else tokens
+    leader = torch.randint(len(rows[0]), (len(rows), kept.length))
+    leader = leader.scatter(1, kept.index, torch.arange(len(rows[0])).expand(kept.index.shape))
+    return replace(tokens, leader=leader, input_weight=1 + 3 * torch.rand(kept.index.shape).double()).losing(None)
 
 
 def name_of(tokens: TokenState) -> str:
@@ -52,14 +64,17 @@ def fixed_delta(tokens: TokenState, direction: int, raw_at_zero: torch.Tensor) -
     return F.softplus(raw_at_zero + offset) if name in ('learned', 'bias') else None
 
 
-def masked_scan(u, delta, A, B, C, D, order, kept_cells, alignment, delta_of_pruned):
-    """One image, one direction: u, delta (L, D), B, C (L, N) by cell. Returns y (L, D) by cell, zero where pruned."""
+def masked_scan(u, delta, A, B, C, weight, D, order, kept_cells, alignment, delta_of_pruned):
+    """One image, one direction: u, delta (L, D), B, C (L, N), weight (L, 1) of the inputs, by cell.
+
+    Returns y (L, D) by cell, zero where pruned.
+    """
     state = torch.zeros_like(A)
     last = None
     y = [torch.zeros(len(D), dtype=u.dtype)] * len(order)
     for cell in order:
         if cell in kept_cells:
-            state = torch.exp(delta[cell][:, None] * A) * state + (delta[cell] * u[cell])[:, None] * B[cell]
+            state = torch.exp(delta[cell][:, None] * A) * state + (delta[cell] * weight[cell] * u[cell])[:, None] * B[cell]
             y[cell] = (state * C[cell]).sum(-1) + D * u[cell]
             last = delta[cell]
         elif delta_of_pruned is not None:
@@ -91,14 +106,14 @@ def compare(module, x, lost, tokens, compact, full) -> None:
 PATTERNS = {'random': [[1, 4, 5, 11, 13], [0, 2, 3, 9, 14]], 'all': [list(range(15))] * 2, 'one': [[0], [14]]}
 
 
-@pytest.mark.parametrize('fill', ['zero', 'hold'])
+@pytest.mark.parametrize('fill', FILLS)
 @pytest.mark.parametrize('alignment', ALIGNMENTS)
 @pytest.mark.parametrize('pattern', PATTERNS)
 def test_plain_mamba_mixer_equals_masked_scan(alignment, pattern, fill):
     hw, rows = (5, 3), PATTERNS[pattern]
     mixer = randomise(PlainMambaMixer(8, d_state=3, conv_size=3, param_order='scan'))
     path = snake_scan(*hw)
-    tokens = keep(rows, path, hw, alignment)
+    tokens = keep(rows, path, hw, alignment, fill=fill)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
     lost = lost_features(rows, fill)
     compact, _ = mixer(x, tokens, lost)
@@ -106,49 +121,57 @@ def test_plain_mamba_mixer_equals_masked_scan(alignment, pattern, fill):
 
 
 def lost_features(rows: list[list[int]], fill: str) -> torch.Tensor | None:
-    if fill == 'zero':
+    if fill != 'hold':
         return None
     return torch.randn(2, 15 - len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
 
 
-def fill_of(mixer, lost):
-    """The x-half of the whole projection."""
-    return None if lost is None else mixer.in_proj(lost).chunk(2, -1)[0]
+def fill_of(mixer, lost, inner, tokens):
+    """What convolutions find at the pruned cells: the x-half of the whole projection, or that of the leaders."""
+    if tokens.lost is not None and tokens.lost.leader is not None:
+        return gather_rows(inner, tokens.lost.leader)
+    return None if lost is None else mixer.in_proj(lost)[..., : mixer.d_inner]
+
+
+def by_cell(tokens, *of_tokens):
+    """(B, K, ...) each -> (B, L, ...), the weights of the inputs behind them."""
+    weight = torch.ones(tokens.kept.index.shape) if tokens.input_weight is None else tokens.input_weight
+    return [tokens.kept.scatter(t) for t in (*of_tokens, weight.double().unsqueeze(-1))]
 
 
 def plain_mamba_by_cells(mixer, x, lost, tokens, hw, alignment):
     inner, z = mixer.in_proj(x).chunk(2, -1)
-    fill = fill_of(mixer, lost)
+    fill = fill_of(mixer, lost, inner, tokens)
     u = F.silu(conv_over_grid(inner, mixer.conv2d, tokens, fill))
     dt, B, C = mixer.x_proj(u).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
     delta = F.softplus(mixer.dt_proj(dt) + mixer.dt_proj.bias)
     at_zero = fixed_delta(tokens, 0, 2 * mixer.dt_proj.bias)
-    spread = [tokens.kept.scatter(t) for t in (u, delta, B, C)]
+    spread = by_cell(tokens, u, delta, B, C)
     total = 0
     for order, step in zip(tokens.dense_order.order.tolist(), tokens.dense_order.step, strict=True):
         direction = tokens.dense_order.order.tolist().index(order)
         move_B = mixer.direction_Bs[tokens.dense_order.move[direction, step]]  # by cell
         rows = []
         for b, cells in enumerate(tokens.kept.index.tolist()):
-            u_b, delta_b, B_b, C_b = (t[b] for t in spread)
-            operands = (u_b, delta_b, -torch.exp(mixer.A_log), B_b + move_B, C_b, mixer.D)
+            u_b, delta_b, B_b, C_b, w_b = (t[b] for t in spread)
+            operands = (u_b, delta_b, -torch.exp(mixer.A_log), B_b + move_B, C_b, w_b, mixer.D)
             rows.append(masked_scan(*operands, order, set(cells), alignment, at_zero))
         total = total + tokens.kept.gather(torch.stack(rows))
     return mixer.out_proj(total * F.silu(z))
 
 
-@pytest.mark.parametrize('fill', ['zero', 'hold'])
+@pytest.mark.parametrize('fill', FILLS)
 @pytest.mark.parametrize('alignment', ALIGNMENTS)
 @pytest.mark.parametrize('pattern', PATTERNS)
 def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
     rows = PATTERNS[pattern]
     mixer = randomise(VimMixer(8, d_state=3))
-    tokens = keep(rows, sequence_scan(15), (1, 15), alignment, sets=2)
+    tokens = keep(rows, sequence_scan(15), (1, 15), alignment, 2, fill)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
     lost = lost_features(rows, fill)
     compact, _ = mixer(x, tokens, lost)
     inner, z = mixer.in_proj(x).chunk(2, -1)
-    fill = fill_of(mixer, lost)
+    fill = fill_of(mixer, lost, inner, tokens)
     total = 0
     for direction, s in enumerate(('', '_b')):
         part = {k: getattr(mixer, f'{k}{s}') for k in ('conv1d', 'x_proj', 'dt_proj', 'D')}
@@ -156,7 +179,7 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
         dt, B, C = part['x_proj'](u).split([mixer.dt_rank, 3, 3], -1)
         delta = F.softplus(part['dt_proj'](dt))
         A = -torch.exp(mixer.A_b_log if direction else mixer.A_log)
-        spread = [tokens.kept.scatter(t) for t in (u, delta, B, C)]
+        spread = by_cell(tokens, u, delta, B, C)
         at_zero = fixed_delta(tokens, direction, part['dt_proj'].bias)
         scans = [
             masked_scan(
@@ -165,41 +188,42 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
                 A,
                 B_b,
                 C_b,
+                w_b,
                 part['D'],
                 tokens.dense_order.order[direction].tolist(),
                 set(cells),
                 alignment,
                 at_zero,
             )
-            for u_b, d_b, B_b, C_b, cells in zip(*spread, tokens.kept.index.tolist(), strict=True)
+            for u_b, d_b, B_b, C_b, w_b, cells in zip(*spread, tokens.kept.index.tolist(), strict=True)
         ]
         total = total + tokens.kept.gather(torch.stack(scans))
     compare(mixer, x, lost, tokens, compact, mixer.out_proj(total * F.silu(z) / 2))
 
 
-@pytest.mark.parametrize('fill', ['zero', 'hold'])
+@pytest.mark.parametrize('fill', FILLS)
 @pytest.mark.parametrize('alignment', ALIGNMENTS)
 @pytest.mark.parametrize('pattern', PATTERNS)
 @pytest.mark.parametrize('gated', [False, True])
 def test_ss2d_equals_masked_scan(gated, alignment, pattern, fill):
     hw, rows = (5, 3), PATTERNS[pattern]
     mixer = randomise(SS2D(8, d_state=3 if gated else 1, gated=gated))
-    tokens = keep(rows, line_scan(*hw), hw, alignment, sets=4)
+    tokens = keep(rows, line_scan(*hw), hw, alignment, 4, fill)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
     lost = lost_features(rows, fill)
     compact, _ = mixer(x, tokens, lost)
     inner, *z = mixer.in_proj(x).split(mixer.d_inner, -1)
-    u = F.silu(conv_over_grid(inner, mixer.conv2d, tokens, None if lost is None else mixer.in_proj(lost)[..., :16]))
+    u = F.silu(conv_over_grid(inner, mixer.conv2d, tokens, fill_of(mixer, lost, inner, tokens)))
     total = 0
     for r, order in enumerate(tokens.dense_order.order.tolist()):
         own = slice(16 * r, 16 * (r + 1))
         dt, B, C = F.linear(u, mixer.x_proj_weight[r]).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
         delta = F.softplus(F.linear(dt, mixer.dt_projs_weight[r]) + mixer.dt_projs_bias[r])
-        spread = [tokens.kept.scatter(t) for t in (u, delta, B, C)]
+        spread = by_cell(tokens, u, delta, B, C)
         at_zero, A, D = fixed_delta(tokens, r, mixer.dt_projs_bias[r]), -torch.exp(mixer.A_logs[own]), mixer.Ds[own]
         scans = [
-            masked_scan(u_b, d_b, A, B_b, C_b, D, order, set(cells), alignment, at_zero)
-            for u_b, d_b, B_b, C_b, cells in zip(*spread, tokens.kept.index.tolist(), strict=True)
+            masked_scan(u_b, d_b, A, B_b, C_b, w_b, D, order, set(cells), alignment, at_zero)
+            for u_b, d_b, B_b, C_b, w_b, cells in zip(*spread, tokens.kept.index.tolist(), strict=True)
         ]
         total = total + tokens.kept.gather(torch.stack(scans))
     y = mixer.out_norm(total)

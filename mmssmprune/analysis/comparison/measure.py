@@ -325,7 +325,7 @@ def _describe_recipe(backbone: nn.Module) -> dict[str, Any] | None:
         return None
     recipe = {'reduction': pruner.names['reduction'], 'layers': list(pruner.plan.layers)}
     own = ('importance', 'restoration') if pruner.names['reduction'] == 'prune' else ()
-    return recipe | {name: pruner.names[name] for name in (*own, 'alignment', 'conv_fill', 'regime')}
+    return recipe | {name: pruner.names[name] for name in (*own, 'alignment', 'conv_fill', 'scan_fill', 'regime')}
 
 
 # Latency --------------------------------------------------------------------------------------------------------------
