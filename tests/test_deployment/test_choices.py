@@ -16,7 +16,10 @@ from mmssmprune.deployment.program import export_program, save_program
 from mmssmprune.pruning.pruner import CHOICES
 
 CASES = {
-    'held': ('plain_mamba', dict(restoration='hold', conv_fill='hold', scan_fill='neighbours', alignment='bias', importance='l2')),
+    'held': (
+        'plain_mamba',
+        dict(restoration='hold', conv_fill='hold', scan_fill='neighbours', alignment='bias', importance='l2'),
+    ),
     'evit': ('vim_cls', dict(reduction='evit', alignment='none', importance='l1')),
     'merged': ('vmamba', dict(reduction='merge')),
     'reopened': ('plain_mamba', dict(regime='per_output', restoration='interpolate', importance='grid')),
@@ -28,7 +31,10 @@ CASES = {
     'features': ('plain_mamba', dict(reduction='merge_features')),
     'units': ('plain_mamba', dict(unit=(2, 2))),
     'zero': ('plain_mamba', dict(restoration='zero', importance='clip')),
-    'follow': ('vim_seg', dict(restoration='follow', alignment='carry', conv_fill='zero', scan_fill='zero', reduction='prune')),
+    'follow': (
+        'vim_seg',
+        dict(restoration='follow', alignment='carry', conv_fill='zero', scan_fill='zero', reduction='prune'),
+    ),
 }
 QUICK = 'held'
 SIZE = (1, 64, 64)

@@ -240,7 +240,13 @@ def test_set_keep_ratio_reaches_into_wrappers():
         set_keep_ratio(MODELS.build(dict(config, backbone=backbone)), 0.5)
 
 
-AUTOCAST = [{}, dict(reduction='merge', conv_fill='leader', scan_fill='leader'), dict(scan_fill='neighbours'), dict(conv_fill='hold', restoration='follow'), dict(restoration='mask_token')]
+AUTOCAST = [
+    {},
+    dict(reduction='merge', conv_fill='leader', scan_fill='leader'),
+    dict(scan_fill='neighbours'),
+    dict(conv_fill='hold', restoration='follow'),
+    dict(restoration='mask_token'),
+]
 
 
 @pytest.mark.parametrize('names', AUTOCAST, ids=str)

@@ -74,7 +74,9 @@ def masked_scan(u, delta, A, B, C, weight, D, order, kept_cells, alignment, delt
     y = [torch.zeros(len(D), dtype=u.dtype)] * len(order)
     for cell in order:
         if cell in kept_cells:
-            state = torch.exp(delta[cell][:, None] * A) * state + (delta[cell] * weight[cell] * u[cell])[:, None] * B[cell]
+            state = (
+                torch.exp(delta[cell][:, None] * A) * state + (delta[cell] * weight[cell] * u[cell])[:, None] * B[cell]
+            )
             y[cell] = (state * C[cell]).sum(-1) + D * u[cell]
             last = delta[cell]
         elif delta_of_pruned is not None:

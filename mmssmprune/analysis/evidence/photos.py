@@ -61,14 +61,17 @@ SETTINGS = [
     ),
 ]
 ON_CAMVID = ('vim-camvid', 'vmamba-camvid', 'plain_mamba-camvid')
-WITH_A_SEQUENCE = ('vim-camvid', 'vim-nuclei')
+WITH_A_SEQUENCE, OF_ONE_STAGE = ('vim-camvid', 'vim-nuclei'), ('vim-camvid', 'plain_mamba-camvid', 'vim-nuclei')
 
-# What a row is unless it says otherwise: pruned once, where a target prunes by default.
-ONCE: dict[str, Any] = dict(reduction='prune', importance='clip', alignment='carry', conv_fill='zero')
+# The paper's choices, pruned once, where a target prunes by default, and restored by `follow`.
+ONCE: dict[str, Any] = dict(reduction='prune', importance='clip', alignment='carry', conv_fill='zero', scan_fill='zero')
 ONCE |= dict(restoration='follow', layers='default')
 PAPER = ONCE | dict(layers=[2, 5, 8], restoration='hold')
 NAIVE = dict(alignment='none', conv_fill='compact')
-LEVELS = {'-20 %': 0.2, '-30 %': 0.3, '-40 %': 0.4}
+# Kept tokens stand for the pruned ones, in the features, the convolutions, the scan, and before the head.
+FILLED = dict(conv_fill='leader', scan_fill='leader')
+OURS = ONCE | FILLED | dict(reduction='prune_merge', importance='grid')
+LEVELS = {f'-{share} %': share / 100 for share in (20, 30, 40, 50, 60)}
 # Units of cells make the gaps long, and a small keep ratio does too.
 GAPS = {'keep 0.7': dict(keep_ratio=0.7), 'keep 0.3': dict(keep_ratio=0.3)}
 GAPS |= {f'{name}, 4x4 cells': dict(ratio, unit=(4, 4)) for name, ratio in GAPS.items()}
@@ -76,9 +79,9 @@ GAPS |= {f'{name}, 4x4 cells': dict(ratio, unit=(4, 4)) for name, ratio in GAPS.
 EVERY_LAYER = dict(start=0, every=1, equal_steps=True, reduction='merge_features', importance='clip')
 
 
-def vary(key: str, values: str, base: dict[str, Any] = ONCE) -> dict[str, Any]:
+def vary(key: str, values: str, base: dict[str, Any] = OURS, prefix: str = '') -> dict[str, Any]:
     """A row for each value of one key."""
-    return {value: base | {key: value} for value in values.split()}
+    return {prefix + value: base | {key: value} for value in values.split()}
 
 
 def trained(pruning: dict[str, Any]) -> StudyRow:
@@ -86,19 +89,29 @@ def trained(pruning: dict[str, Any]) -> StudyRow:
     return StudyRow(pruning, ('tuned',))
 
 
+def by_gap(base: dict[str, Any], names: str, prefix: str = '') -> dict[str, StudyRow]:
+    """The alignments of these names at every gap, each against plain compaction."""
+    return {
+        f'{prefix}{name}, {gap}': StudyRow(
+            base | how | dict(alignment=name), against=None if name == 'none' else f'{prefix}none, {gap}'
+        )
+        for gap, how in GAPS.items()
+        for name in names.split()
+    }
+
+
 STUDIES = [
     Study(
         'recipes',
         'Recipes',
-        "The dense model, the paper's recipe, and others at equal FLOPs of the backbone.",
+        "The dense model, the paper's recipe, ours, and others at equal FLOPs of the backbone.",
         {
             'dense': None,
             "the paper's": PAPER,
             'once, clip, follow': ONCE,
-            'once, random, follow': ONCE | dict(importance='random'),
-            'once, clip, 2x2 cells': ONCE | dict(unit=(2, 2)),
-            'once, prune_merge': ONCE | dict(reduction='prune_merge'),
-            'once, merge': ONCE | dict(reduction='merge'),
+            'merge': ONCE | dict(reduction='merge'),
+            'ours': OURS,
+            'ours, merge_features': OURS | dict(reduction='merge_features'),
         },
         reference='dense',
         page='levels',
@@ -118,58 +131,73 @@ STUDIES = [
         settings=WITH_A_SEQUENCE,
     ),
     Study(
+        'standing_in',
+        'What kept tokens stand for',
+        'Our recipe without one of its parts, and without all of them but the even choice of tokens.',
+        {
+            'ours': OURS,
+            'no conv_fill': OURS | dict(conv_fill='zero'),
+            'no scan_fill': OURS | dict(scan_fill='zero'),
+            'neither': OURS | dict(conv_fill='zero', scan_fill='zero'),
+            'no alignment': OURS | dict(alignment='none'),
+            'no folding': OURS | dict(reduction='prune'),
+            'cells held': OURS | dict(restoration='hold'),
+            'scan_fill neighbours': OURS | dict(scan_fill='neighbours'),
+            'none of them': ONCE | dict(importance='grid', alignment='none'),
+        },
+        reference='ours',
+    ),
+    Study(
+        'levels',
+        'Dense against pruned',
+        'The dense model, fine-tuned just as long, and our recipe at five levels.',
+        {'dense': None}
+        | {level: OURS | dict(flops_reduction=share, input_shape=(240, 320)) for level, share in LEVELS.items()},
+        reference='dense',
+        page='levels',
+        settings=('vim-camvid', 'plain_mamba-camvid'),
+        figure='curves',
+    ),
+    Study(
         'alignment',
         'Alignment of the hidden state, by the size of the gaps',
-        'How much time passes at a pruned cell; `none` lets none pass.',
-        {
-            f'{name}, {gap}': StudyRow(
-                ONCE | how | dict(alignment=name), against=None if name == 'none' else f'none, {gap}'
-            )
-            for gap, how in GAPS.items()
-            for name in ('none', 'carry', 'bias', 'calibrated', 'learned')
-        },
+        'How much time passes at a pruned cell; `none` lets none pass. With the rest of our recipe, and, marked '
+        '`zero`, where pruned cells bring nothing.',
+        by_gap(OURS, 'none carry bias calibrated learned') | by_gap(ONCE, 'none carry', 'zero, '),
         settings=ON_CAMVID,
     ),
     Study(
         'tokens',
         'Which tokens stay',
-        'Single cells and blocks of 2x2 cells; `random` is what any score has to beat.',
+        'Single cells and blocks of 2x2 cells; `random` is what any score has to beat. Where a score leaves whole '
+        'regions without a token, `neighbours` counts less on it than `leader`.',
         vary('importance', 'clip l1 l2 delta random grid')
-        | {f'{name}, 2x2 cells': ONCE | dict(importance=name, unit=(2, 2)) for name in ('clip', 'l2', 'random', 'grid')}
-        | {'learned': trained(ONCE | dict(importance='learned'))}
-        | {'learned, 2x2 cells': trained(ONCE | dict(importance='learned', unit=(2, 2)))},
+        | vary('importance', 'clip l1 l2 delta random grid', OURS | dict(scan_fill='neighbours'), 'neighbours, ')
+        | {f'{name}, 2x2 cells': OURS | dict(importance=name, unit=(2, 2)) for name in ('clip', 'l2', 'random', 'grid')}
+        | {'learned': trained(OURS | dict(importance='learned'))}
+        | {'learned, 2x2 cells': trained(OURS | dict(importance='learned', unit=(2, 2)))},
         reference='random',
     ),
     Study(
         'reduction',
         'How tokens become fewer',
         'Dropped, folded and dropped, merged once by the outputs or in every layer by the features, or fused into one.',
-        vary('reduction', 'prune prune_merge merge merge_features evit') | {'merge_features, every layer': EVERY_LAYER},
-        reference='prune',
-        settings=('vim-camvid', 'plain_mamba-camvid', 'vim-nuclei'),
+        vary('reduction', 'prune prune_merge merge merge_features evit')
+        | {'merge_features, every layer': FILLED | EVERY_LAYER},
+        reference='prune_merge',
+        settings=OF_ONE_STAGE,
     ),
     Study(
         'where',
         'Where in the depth',
         'The same FLOPs with one, two or three prunings.',
-        {
-            'after 2': ONCE,
-            'after 2, 5': ONCE | dict(layers=[2, 5]),
-            'after 2, 5, 8': ONCE | dict(layers=[2, 5, 8]),
-            'after 2, 5, 8, tokens return': ONCE | dict(layers=[2, 5, 8], regime='per_output'),
+        {f'after {n}': OURS | dict(layers=[n]) for n in (0, 1, 2, 4)}
+        | {
+            'after 2, 5': OURS | dict(layers=[2, 5]),
+            'after 2, 5, 8': OURS | dict(layers=[2, 5, 8]),
+            'after 2, 5, 8, tokens return': OURS | dict(layers=[2, 5, 8], regime='per_output'),
         },
         reference='after 2',
         settings=('vim-camvid', 'plain_mamba-camvid'),
-    ),
-    Study(
-        'levels',
-        'Dense against pruned',
-        'The dense model, fine-tuned just as long, and one pruning at three levels.',
-        {'dense': None}
-        | {level: ONCE | dict(flops_reduction=share, input_shape=(240, 320)) for level, share in LEVELS.items()},
-        reference='dense',
-        page='levels',
-        settings=('vim-camvid', 'plain_mamba-camvid'),
-        figure='curves',
     ),
 ]
