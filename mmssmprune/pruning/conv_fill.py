@@ -1,14 +1,15 @@
 """Depthwise convolutions over tokens: every neighbour stands at its own cell, pruned ones included.
 
 What a pruned neighbour contains is the choice named ``conv_fill``. It is asked once per pruning, gets the `TokenState`
-and the remembered features of every position, per stream (B, L, C), and returns the state again, which may now lose
-tokens that convolutions still see (`TokenState.losing`). Features go through each layer's norm and the x-half of its
-in_proj.
+and the remembered features of every position, per stream (B, L, C), and returns the state with what it wants shown
+(`TokenState.losing` and ``shows_leaders``). Features go through each layer's norm and the x-half of its in_proj.
 
 Outputs are computed at the tokens at hand only; FLOP counters see the projections of pruned cells.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ def leader(tokens: TokenState, remembered: tuple[Tensor, ...]) -> TokenState:
 
     Ours. It costs a copy and no arithmetic, and the sums of a convolution stay what they are in the dense model.
     """
-    return tokens.losing(None)
+    return replace(tokens, shows_leaders=True)
 
 
 def conv_over_grid(x: Tensor, conv: nn.Conv2d, tokens: TokenState, fill: Tensor | None = None) -> Tensor:
@@ -57,8 +58,8 @@ def conv_over_grid(x: Tensor, conv: nn.Conv2d, tokens: TokenState, fill: Tensor 
         x: (B, K, C) the tokens at hand.
         conv: of stride 1.
         tokens: where they stand.
-        fill: (B, P, C) what the pruned cells ``tokens.lost.cells`` contain; None for what their leaders do, where
-            they have some, and else for zero.
+        fill: (B, P, C) what the pruned cells ``tokens.lost.cells`` contain; None for zero, or for
+            what their leaders do, where the state says so.
 
     Returns:
         (B, K, C).
@@ -103,8 +104,9 @@ def _at_tokens(
     if tokens.kept is None:
         return kept_conv(x, weight, bias, **grid)
     places = at = tokens.places
-    if fill is None and tokens.lost is not None and tokens.lost.leader is not None:
-        fill = gather_rows(x, tokens.lost.leader)
+    if tokens.shows_leaders:  # every position has a token then
+        x = gather_rows(x, tokens.leader)
+        return kept_conv(x, weight, bias, out_cells=places.cells, out_slot=places.slot, **grid)
     if fill is not None:
         at = tokens.lost.behind_kept
         x = torch.cat([x, fill.to(x.dtype)], 1)

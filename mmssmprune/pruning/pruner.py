@@ -330,7 +330,7 @@ class TokenPruner(nn.Module):
         tokens = replace(
             tokens.keeping(kept), remembered=remembered, alive_units=kept_units, leader=leader, fused=fused
         )
-        tokens = choices.conv_fill(replace(tokens, lost=None), remembered)
+        tokens = choices.conv_fill(replace(tokens, lost=None, shows_leaders=False), remembered)
         tokens = replace(tokens, input_weight=choices.scan_fill(tokens))
         gate = Gate.of(score, reduced.chosen, reduced.streams) if score.requires_grad else None
         tokens = replace(tokens, gate=gate)

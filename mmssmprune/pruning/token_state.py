@@ -15,18 +15,16 @@ from .scan_order import ScanOrder
 
 @dataclass(frozen=True)
 class LostTokens:
-    """What the pruned cells still contribute to convolutions.
+    """What the pruned cells still contribute.
 
     Attributes:
         cells: the pruned cells.
-        features: (B, P, C) what the next layer would have read there; None where each shows its leader.
-        leader: (B, P) the token at hand that each one shows, where there are no features.
+        features: (B, P, C) what the next layer would have read there.
         behind_kept: where everything stands, the kept tokens first, then these.
     """
 
     cells: KeptTokens
-    features: Tensor | None
-    leader: Tensor | None
+    features: Tensor
     behind_kept: Places
 
 
@@ -50,7 +48,8 @@ class TokenState:
         wants_directions: whether that layer is to show the output of every direction.
         pos_embed: (1, L, C) the position embedding, where a restoration needs it.
         remembered: per stream (B, L, C), every position as it was when it was pruned; empty where no choice needs it.
-        lost: the pruned cells, where the conv_fill shows them to convolutions.
+        lost: the pruned cells with their features, where the conv_fill shows them to convolutions.
+        shows_leaders: whether convolutions find at each pruned position what its leader has.
         input_weight: (B, K) how many cells the input of each token stands for in the scan (see `scan_fill`); None
             where each stands for its own.
         alive_units: how many units of each size are left (see `units`); empty for all.
@@ -76,6 +75,7 @@ class TokenState:
     pos_embed: Tensor | None = None
     remembered: tuple[Tensor, ...] = ()
     lost: LostTokens | None = None
+    shows_leaders: bool = False
     input_weight: Tensor | None = None
     alive_units: tuple[int, ...] = ()
     leader: Tensor | None = None
@@ -100,20 +100,11 @@ class TokenState:
         places = Places.of(kept.index, self.length)
         return replace(self, kept=kept, places=places, scan_order=self.dense_order.over(kept))
 
-    def losing(self, features: Tensor | None) -> TokenState:
-        """The same where pruned positions still show something to convolutions.
-
-        That is ``features`` (B, L, C), as the next layer would read them, or, without any, whatever their leader is.
-        """
+    def losing(self, features: Tensor) -> TokenState:
+        """The same where pruned positions still show ``features`` (B, L, C) to convolutions."""
         cells = self.kept.complement()
         everything = Places.of(torch.cat([self.kept.index, cells.index], 1), self.length)
-        shown = (None, self.leader.gather(1, cells.index)) if features is None else (cells.gather(features), None)
-        return replace(self, lost=LostTokens(cells, *shown, everything))
-
-    @property
-    def lost_features(self) -> Tensor | None:
-        """(B, P, C) what a layer would read at the pruned cells, where its convolutions are shown that."""
-        return None if self.lost is None else self.lost.features
+        return replace(self, lost=LostTokens(cells, cells.gather(features), everything))
 
     @property
     def led(self) -> Tensor:

@@ -48,7 +48,8 @@ def keep(
         return tokens.losing(torch.empty(len(rows), kept.length, 0)) if fill == 'hold' else tokens
     leader = torch.randint(len(rows[0]), (len(rows), kept.length))
     leader = leader.scatter(1, kept.index, torch.arange(len(rows[0])).expand(kept.index.shape))
-    return replace(tokens, leader=leader, input_weight=1 + 3 * torch.rand(kept.index.shape).double()).losing(None)
+    weight = 1 + 3 * torch.rand(kept.index.shape).double()
+    return replace(tokens, leader=leader, input_weight=weight, shows_leaders=True)
 
 
 def name_of(tokens: TokenState) -> str:
@@ -130,9 +131,16 @@ def lost_features(rows: list[list[int]], fill: str) -> torch.Tensor | None:
 
 def fill_of(mixer, lost, inner, tokens):
     """What convolutions find at the pruned cells: the x-half of the whole projection, or that of the leaders."""
-    if tokens.lost is not None and tokens.lost.leader is not None:
-        return gather_rows(inner, tokens.lost.leader)
+    if tokens.shows_leaders:
+        return gather_rows(inner, tokens.leader.gather(1, tokens.kept.complement().index))
     return None if lost is None else mixer.in_proj(lost)[..., : mixer.d_inner]
+
+
+def filled(tokens):
+    """The same where convolutions read what they are given instead of leaders."""
+    if not tokens.shows_leaders:
+        return tokens
+    return replace(tokens, shows_leaders=False).losing(torch.empty(len(tokens.kept.index), tokens.length, 0))
 
 
 def by_cell(tokens, *of_tokens):
@@ -144,7 +152,7 @@ def by_cell(tokens, *of_tokens):
 def plain_mamba_by_cells(mixer, x, lost, tokens, hw, alignment):
     inner, z = mixer.in_proj(x).chunk(2, -1)
     fill = fill_of(mixer, lost, inner, tokens)
-    u = F.silu(conv_over_grid(inner, mixer.conv2d, tokens, fill))
+    u = F.silu(conv_over_grid(inner, mixer.conv2d, filled(tokens), fill))
     dt, B, C = mixer.x_proj(u).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
     delta = F.softplus(mixer.dt_proj(dt) + mixer.dt_proj.bias)
     at_zero = fixed_delta(tokens, 0, 2 * mixer.dt_proj.bias)
@@ -177,7 +185,7 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
     total = 0
     for direction, s in enumerate(('', '_b')):
         part = {k: getattr(mixer, f'{k}{s}') for k in ('conv1d', 'x_proj', 'dt_proj', 'D')}
-        u = F.silu(causal_conv_over_sequence(inner, part['conv1d'], bool(direction), tokens, fill))
+        u = F.silu(causal_conv_over_sequence(inner, part['conv1d'], bool(direction), filled(tokens), fill))
         dt, B, C = part['x_proj'](u).split([mixer.dt_rank, 3, 3], -1)
         delta = F.softplus(part['dt_proj'](dt))
         A = -torch.exp(mixer.A_b_log if direction else mixer.A_log)
@@ -215,7 +223,7 @@ def test_ss2d_equals_masked_scan(gated, alignment, pattern, fill):
     lost = lost_features(rows, fill)
     compact, _ = mixer(x, tokens, lost)
     inner, *z = mixer.in_proj(x).split(mixer.d_inner, -1)
-    u = F.silu(conv_over_grid(inner, mixer.conv2d, tokens, fill_of(mixer, lost, inner, tokens)))
+    u = F.silu(conv_over_grid(inner, mixer.conv2d, filled(tokens), fill_of(mixer, lost, inner, tokens)))
     total = 0
     for r, order in enumerate(tokens.dense_order.order.tolist()):
         own = slice(16 * r, 16 * (r + 1))

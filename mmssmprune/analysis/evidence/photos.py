@@ -68,9 +68,10 @@ ONCE: dict[str, Any] = dict(reduction='prune', importance='clip', alignment='car
 ONCE |= dict(restoration='follow', layers='default')
 PAPER = ONCE | dict(layers=[2, 5, 8], restoration='hold')
 NAIVE = dict(alignment='none', conv_fill='compact')
-# Kept tokens stand for the pruned ones, in the features, the convolutions, the scan, and before the head.
+# The tokens that remain stand for the others: in their features, in convolutions, in the scan, and before the head.
 FILLED = dict(conv_fill='leader', scan_fill='leader')
-OURS = ONCE | FILLED | dict(reduction='prune_merge', importance='grid')
+OURS = ONCE | FILLED | dict(reduction='merge_features')
+FOLDED = OURS | dict(reduction='prune_merge', importance='grid')  # where an importance decides
 LEVELS = {f'-{share} %': share / 100 for share in (20, 30, 40, 50, 60)}
 # Units of cells make the gaps long, and a small keep ratio does too.
 GAPS = {'keep 0.7': dict(keep_ratio=0.7), 'keep 0.3': dict(keep_ratio=0.3)}
@@ -79,7 +80,7 @@ GAPS |= {f'{name}, 4x4 cells': dict(ratio, unit=(4, 4)) for name, ratio in GAPS.
 EVERY_LAYER = dict(start=0, every=1, equal_steps=True, reduction='merge_features', importance='clip')
 
 
-def vary(key: str, values: str, base: dict[str, Any] = OURS, prefix: str = '') -> dict[str, Any]:
+def vary(key: str, values: str, base: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     """A row for each value of one key."""
     return {prefix + value: base | {key: value} for value in values.split()}
 
@@ -110,8 +111,9 @@ STUDIES = [
             "the paper's": PAPER,
             'once, clip, follow': ONCE,
             'merge': ONCE | dict(reduction='merge'),
+            'evit': ONCE | dict(reduction='evit'),
             'ours': OURS,
-            'ours, merge_features': OURS | dict(reduction='merge_features'),
+            'ours, prune_merge, grid': FOLDED,
         },
         reference='dense',
         page='levels',
@@ -132,18 +134,20 @@ STUDIES = [
     ),
     Study(
         'standing_in',
-        'What kept tokens stand for',
-        'Our recipe without one of its parts, and without all of them but the even choice of tokens.',
+        'What the tokens that remain stand for',
+        'Our recipe without one of its parts, and the same for tokens that are dropped in an even pattern.',
         {
             'ours': OURS,
             'no conv_fill': OURS | dict(conv_fill='zero'),
             'no scan_fill': OURS | dict(scan_fill='zero'),
             'neither': OURS | dict(conv_fill='zero', scan_fill='zero'),
             'no alignment': OURS | dict(alignment='none'),
-            'no folding': OURS | dict(reduction='prune'),
-            'cells held': OURS | dict(restoration='hold'),
+            'none of the three': OURS | dict(conv_fill='zero', scan_fill='zero', alignment='none'),
             'scan_fill neighbours': OURS | dict(scan_fill='neighbours'),
-            'none of them': ONCE | dict(importance='grid', alignment='none'),
+            'prune': FOLDED | dict(reduction='prune'),
+            'prune, no fills': ONCE | dict(importance='grid'),
+            'prune, nothing': ONCE | dict(importance='grid', alignment='none'),
+            'prune, cells held': FOLDED | dict(reduction='prune', restoration='hold'),
         },
         reference='ours',
     ),
@@ -161,30 +165,30 @@ STUDIES = [
     Study(
         'alignment',
         'Alignment of the hidden state, by the size of the gaps',
-        'How much time passes at a pruned cell; `none` lets none pass. With the rest of our recipe, and, marked '
-        '`zero`, where pruned cells bring nothing.',
-        by_gap(OURS, 'none carry bias calibrated learned') | by_gap(ONCE, 'none carry', 'zero, '),
+        'How much time passes at a pruned cell; `none` lets none pass. In an even pattern that kept tokens stand for '
+        "and, marked `zero`, with the paper's score where pruned cells bring nothing.",
+        by_gap(FOLDED, 'none carry bias calibrated learned') | by_gap(ONCE, 'none carry', 'zero, '),
         settings=ON_CAMVID,
     ),
     Study(
         'tokens',
         'Which tokens stay',
-        'Single cells and blocks of 2x2 cells; `random` is what any score has to beat. Where a score leaves whole '
-        'regions without a token, `neighbours` counts less on it than `leader`.',
-        vary('importance', 'clip l1 l2 delta random grid')
-        | vary('importance', 'clip l1 l2 delta random grid', OURS | dict(scan_fill='neighbours'), 'neighbours, ')
-        | {f'{name}, 2x2 cells': OURS | dict(importance=name, unit=(2, 2)) for name in ('clip', 'l2', 'random', 'grid')}
-        | {'learned': trained(OURS | dict(importance='learned'))}
-        | {'learned, 2x2 cells': trained(OURS | dict(importance='learned', unit=(2, 2)))},
+        'Folded and dropped by a score, single cells and blocks of 2x2; `random` is what any score has to beat. Where '
+        'a score leaves whole regions without a token, `neighbours` counts less on it than `leader`.',
+        vary('importance', 'clip l1 l2 delta random grid', FOLDED)
+        | vary('importance', 'clip l1 l2 delta random grid', FOLDED | dict(scan_fill='neighbours'), 'neighbours, ')
+        | {f'{name}, 2x2': FOLDED | dict(importance=name, unit=(2, 2)) for name in ('clip', 'l2', 'random', 'grid')}
+        | {'learned': trained(FOLDED | dict(importance='learned', scan_fill='neighbours'))}
+        | {'learned, 2x2': trained(FOLDED | dict(importance='learned', scan_fill='neighbours', unit=(2, 2)))},
         reference='random',
     ),
     Study(
         'reduction',
         'How tokens become fewer',
         'Dropped, folded and dropped, merged once by the outputs or in every layer by the features, or fused into one.',
-        vary('reduction', 'prune prune_merge merge merge_features evit')
-        | {'merge_features, every layer': FILLED | EVERY_LAYER},
-        reference='prune_merge',
+        vary('reduction', 'prune prune_merge merge merge_features evit', FOLDED)
+        | {'merge_features, every layer': EVERY_LAYER, 'merge_features, every layer, fills': FILLED | EVERY_LAYER},
+        reference='merge_features',
         settings=OF_ONE_STAGE,
     ),
     Study(

@@ -116,7 +116,7 @@ class PlainMambaLayer(nn.Module):
 
     def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
         """Return the tokens (B, K, C) and what importance is read from."""
-        lost = None if tokens.lost_features is None else self.norm(tokens.lost_features)
+        lost = None if tokens.lost is None else self.norm(tokens.lost.features)
         mixed, trace = self.mamba(self.norm(x), tokens, lost)
         x = x + self.drop_path(mixed)
         if self.replaces_tokens:

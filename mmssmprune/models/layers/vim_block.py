@@ -163,7 +163,7 @@ class VimBlock(nn.Module):
         residual = hidden if residual is None else residual + self.drop_path(hidden)
         if residual.dtype in (torch.float16, torch.bfloat16):
             residual = residual.float()  # the stream sums up all layers; half precision loses the small ones
-        lost = None if tokens.lost_features is None else self._normed(tokens.lost_features)
+        lost = None if tokens.lost is None else self._normed(tokens.lost.features)
         hidden, trace = self.mixer(self._normed(residual), tokens, lost)
         return hidden, residual, trace
 
