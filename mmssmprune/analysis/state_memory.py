@@ -1,15 +1,17 @@
-"""How long the hidden state remembers, and what alignment changes: whether a model can gain from it at all."""
+"""How long the hidden state remembers, what alignment changes, and how far from the dense model pruned layers are."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmssmprune.models import keep_ratio_set_to
 from mmssmprune.models.backbones import PrunableBackbone
-from mmssmprune.pruning import LayerTrace, TokenState
+from mmssmprune.pruning import ALIGNMENT, LayerTrace
 
 QUANTILES = (0.1, 0.5, 0.9)
 
@@ -24,13 +26,16 @@ class LayerMemory:
             decayed to 37 %.
         mean_gap: pruned cells before a kept token, averaged over tokens and directions; 0 before the first pruning.
         change: norm of the change that alignment makes to the layer's gated SSM output, relative to the unaligned
-            output, on equal inputs; None before the first pruning.
+            output, on equal inputs; None before the first pruning, and without an alignment.
+        distance: norm of the difference of that output from the dense model's at the same cells, relative to the
+            latter; everything that the layers before it did is in it. 0 before the first pruning.
     """
 
     layer: int
     memory: tuple[float, ...]
     mean_gap: float
     change: float | None
+    distance: float
 
 
 @torch.no_grad()
@@ -38,16 +43,20 @@ def measure_state_memory(backbone: PrunableBackbone, images: Tensor) -> list[Lay
     """Run a batch (B, 3, H, W), preprocessed, and look into every layer.
 
     Raises:
-        ValueError: nothing is pruned, or the alignment is 'none', which there is nothing to compare with.
+        ValueError: nothing is pruned.
     """
-    if backbone.pruning is None or backbone.pruner.names['alignment'] == 'none':
-        raise ValueError("give a pruned model whose pruning.alignment is not 'none'")
+    if backbone.pruning is None:
+        raise ValueError('give a pruned model; a dense one has no gaps')
+    dense: list[Tensor] = []
+    with keep_ratio_set_to(backbone, 1.0):
+        _run(backbone, images, lambda layer, args, out: dense.append(out[-1].y))
     found: list[LayerMemory] = []
+    _run(backbone, images, lambda layer, args, out: found.append(_look(len(found), layer, args, out[-1], dense)))
+    return found
 
-    def look(layer: nn.Module, args: tuple, out: tuple) -> None:
-        *features, tokens = args
-        found.append(_look(len(found), layer, features, tokens, out[-1]))
 
+def _run(backbone: PrunableBackbone, images: Tensor, look: Callable[[nn.Module, tuple, tuple], None]) -> None:
+    """A pass in evaluation mode; ``look`` is called with each layer, what it was given and what it returned."""
     hooks = [layer.register_forward_hook(look) for stage in backbone.stages for layer in stage.layers]
     training = backbone.training
     try:
@@ -56,17 +65,21 @@ def measure_state_memory(backbone: PrunableBackbone, images: Tensor) -> list[Lay
         backbone.train(training)
         for hook in hooks:
             hook.remove()
-    return found
 
 
-def _look(index: int, layer: nn.Module, features: list[Any], tokens: TokenState, trace: LayerTrace) -> LayerMemory:
-    mean_gap, change = 0.0, None
-    if tokens.kept is not None:
-        mean_gap = float(tokens.scan_order.gap.float().mean())
+def _look(index: int, layer: nn.Module, args: tuple[Any, ...], trace: LayerTrace, dense: list[Tensor]) -> LayerMemory:
+    *features, tokens = args
+    if tokens.kept is None:
+        return LayerMemory(index, _memory(trace), 0.0, None, 0.0)
+    mean_gap, change = float(tokens.scan_order.gap.float().mean()), None
+    if tokens.alignment is not ALIGNMENT['none']:
         # forward, not a call: hooks are not to see this pass
-        unaligned = layer.forward(*features, replace(tokens, alignment=None))[-1].y
-        change = float((trace.y - unaligned).norm() / unaligned.norm())
-    return LayerMemory(index, _memory(trace), mean_gap, change)
+        change = _distance(trace.y, layer.forward(*features, replace(tokens, alignment=None))[-1].y)
+    return LayerMemory(index, _memory(trace), mean_gap, change, _distance(trace.y, tokens.kept.gather(dense[index])))
+
+
+def _distance(y: Tensor, other: Tensor) -> float:
+    return float((y - other).norm() / other.norm())
 
 
 def _memory(trace: LayerTrace) -> tuple[float, ...]:

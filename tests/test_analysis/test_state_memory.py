@@ -46,7 +46,32 @@ def test_a_state_that_forgets_at_once_gains_nothing():
     assert all(found.change < 1e-6 for found in measure_state_memory(model, IMAGES)[1:])
 
 
-def test_without_alignment_there_is_nothing_to_compare():
-    for pruning in (None, dict(layers=[0], keep_ratio=0.5, alignment='none')):
-        with pytest.raises(ValueError, match="alignment is not 'none'"):
-            measure_state_memory(make('vim_seg', pruning=pruning), IMAGES)
+@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls', 'vmamba'])
+def test_distance_is_that_from_the_dense_outputs(kind):
+    pruning = dict(layers=[0], keep_ratio=0.5, restoration='hold', conv_fill='leader', scan_fill='leader')
+    pruned, dense, outputs = make(kind, pruning=pruning), make(kind), []
+    for model in (dense, pruned):
+        seen = []
+        layer = model.stages[0].layers[1]
+        handle = layer.register_forward_hook(lambda layer, args, out, seen=seen: seen.append((args[-1], out[-1].y)))
+        with torch.no_grad():
+            model(IMAGES)
+        handle.remove()
+        outputs += seen
+    (_, full), (tokens, y) = outputs
+    expected = (y - tokens.kept.gather(full)).norm() / tokens.kept.gather(full).norm()
+    found = measure_state_memory(pruned, IMAGES)
+    assert found[0].distance == 0
+    assert found[1].distance == pytest.approx(float(expected), rel=1e-5)
+    assert pruned.pruner.plan.keep_ratios == (0.5,)
+
+
+def test_without_alignment_nothing_changes():
+    found = measure_state_memory(make('vim_seg', pruning=dict(layers=[0], keep_ratio=0.5, alignment='none')), IMAGES)
+    assert [layer.change for layer in found] == [None] * 4
+    assert found[1].distance > 0
+
+
+def test_a_dense_model_has_no_gaps():
+    with pytest.raises(ValueError, match='give a pruned model'):
+        measure_state_memory(make('vim_seg'), IMAGES)

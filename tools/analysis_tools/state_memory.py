@@ -1,9 +1,10 @@
-"""How many cells the hidden state remembers, layer by layer, and how much alignment changes.
+"""How many cells the hidden state remembers, layer by layer, what alignment changes, and how far pruning leads away.
 
     python tools/analysis_tools/state_memory.py CONFIG CHECKPOINT --images 20
 
 The config has a pruned backbone, the checkpoint may be of the dense model. The test images are used. Alignment matters
-where the memory is about as long as the gaps between kept tokens; see docs/findings.md.
+where the memory is about as long as the gaps between kept tokens, or longer where kept tokens stand for the pruned
+ones (scan_fill); see docs/findings.md.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ def main() -> None:
 
 
 def _table(layers: list) -> Table:
-    table = Table('layer', 'memory in cells: 10 %', 'median', '90 %', 'mean gap', 'change by alignment (%)')
+    table = Table(
+        'layer', 'memory in cells: 10 %', 'median', '90 %', 'mean gap', 'change by alignment (%)', 'from dense (%)'
+    )
     for found in layers:
         memory = [f'{cells:.1f}' for cells in found.memory]
         change = '-' if found.change is None else f'{100 * found.change:.1f}'
-        table.add_row(str(found.layer), *memory, f'{found.mean_gap:.2f}', change)
+        table.add_row(str(found.layer), *memory, f'{found.mean_gap:.2f}', change, f'{100 * found.distance:.1f}')
     return table
 
 
