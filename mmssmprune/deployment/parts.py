@@ -13,7 +13,8 @@ PARTS = ('backbone', 'model')
 # Choices whose result is another one in every run, so that a file cannot be compared with its model.
 _NOT_EXPORTED = {('importance', 'random'): 'it draws other tokens in every run'}
 # Choices whose operations are others for other numbers of tokens.
-_NOT_OPEN = {('reduction', 'merge'): 'how many rounds it takes, and of which pairs, depends on the number of tokens'}
+_ROUNDS = 'how many rounds it takes, and of which pairs, depends on the number of tokens'
+_NOT_OPEN = {('reduction', name): _ROUNDS for name in ('merge', 'merge_features', 'merge_neighbours')}
 
 
 class ExportedPart(nn.Module):

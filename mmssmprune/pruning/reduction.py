@@ -7,11 +7,15 @@ copying each token back to these positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmssmprune.ops.constants import kept_constant
 
 from .choices import Choices
 from .importance import LayerTrace, similarity_to_class, wide
@@ -20,6 +24,7 @@ from .token_state import TokenState
 
 REDUCTION = Choices('reduction')
 register_reduction = REDUCTION.register
+REACH = 2  # how far `merge_neighbours` looks, in steps of its grid
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sc
     As in ToMe the tokens at even places may join those at odd ones, and a class token at the head counts as place 0;
     elsewhere class tokens are not counted. ``score`` is not used; class tokens are never merged.
     """
-    return _merged(streams, tokens, wide(trace.y), keep, 'unused by merge')
+    return _merged(streams, tokens, wide(trace.y), keep, 'unused by merge', _halves(tokens))
 
 
 @register_reduction
@@ -127,21 +132,42 @@ def merge_features(
     What is left stays in the order of the sequence. R-MeeTo takes as many tokens away in each layer, which a plan does
     with ``start=0, every=1, equal_steps=True``.
     """
-    return _merged(streams, tokens, wide(sum(streams)), keep, 'unused by merge_features')
+    return _merged(streams, tokens, wide(sum(streams)), keep, 'unused by merge_features', _halves(tokens))
 
 
-def _merged(streams: tuple[Tensor, ...], tokens: TokenState, metric: Tensor, keep: int, score_name: str) -> Reduced:
+@register_reduction
+def merge_neighbours(
+    streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int
+) -> Reduced:
+    """Merge cells with one near them, by the features that the next layer reads: ours.
+
+    As `merge_features`, but the cost grows with the number of cells instead of its square. Of a chessboard each black
+    cell may join a white one no more than two steps away; where these are not enough the white ones are a chessboard in
+    turn, and so on (`neighbour_levels`). In each round the pairs of the highest cosine join. A cell that has joined
+    another keeps its own features in mind, which a restoration such as `follow` starts from.
+    """
+    merged = _merged(streams, tokens, wide(sum(streams)), keep, 'unused by merge_neighbours', _neighbours(tokens))
+    return replace(merged, into=None, leader=merged.into)
+
+
+# Of the tokens left, given what is compared (B, K, C), their places (B, K) among those at hand, and how many are too
+# many: the places among those left of pairs (B, m) each, those that leave and those that they join.
+Match = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+def _merged(
+    streams: tuple[Tensor, ...], tokens: TokenState, metric: Tensor, keep: int, score_name: str, match: Match
+) -> Reduced:
     size = _sizes(tokens, metric)
     place = torch.arange(metric.shape[1], device=metric.device).expand(metric.shape[:2])  # of each one left
-    protected = tokens.is_protected.expand(metric.shape[:2])
     into = None
     while metric.shape[1] > keep:
         with torch.no_grad():
-            chosen, step = _match(metric, protected, tokens.protected, metric.shape[1] - keep)
+            chosen, step = _joined(*match(metric, place, metric.shape[1] - keep), metric)
         streams = tuple(_average(x, size, step, chosen.shape[1]) for x in streams)
         metric = _average(metric, size, step, chosen.shape[1])
         size = torch.zeros_like(chosen, dtype=size.dtype).scatter_add(1, step, size)
-        place, protected = place.gather(1, chosen), protected.gather(1, chosen)
+        place = place.gather(1, chosen)
         into = step if into is None else step.gather(1, into)
     return Reduced(place, streams, into, score_name=score_name)
 
@@ -151,26 +177,105 @@ def _sizes(tokens: TokenState, y: Tensor) -> Tensor:
     return torch.ones(y.shape[:2], device=y.device) if tokens.leader is None else tokens.led
 
 
-def _match(metric: Tensor, protected: Tensor, spared: tuple[int, ...], surplus: int) -> tuple[Tensor, Tensor]:
-    """One round of matching: the places (B, K') of the tokens that stay, and into which of these (B, K) each goes.
+def _halves(tokens: TokenState) -> Match:
+    """Every other token may join the most similar of the rest, wherever it is."""
+    protected, first = tokens.is_protected, 1 if 0 in tokens.protected else 0
 
-    ``spared`` are the positions of the ``protected`` tokens in the whole sequence.
+    def match(metric: Tensor, place: Tensor, surplus: int) -> tuple[Tensor, Tensor]:
+        count = metric.shape[1]
+        # Ascending places of the tokens that may merge: all but the protected ones.
+        spared = protected.expand(len(place), -1).gather(1, place).long()
+        free = spared.argsort(dim=1, stable=True)[:, : count - len(tokens.protected)]
+        sources, targets = free[:, first::2], free[:, 1 - first :: 2]
+        unit = F.normalize(metric, dim=-1)
+        best = (gather_rows(unit, sources) @ gather_rows(unit, targets).transpose(1, 2)).max(dim=-1)
+        closest = _highest(best.values, min(surplus, free.shape[1] // 2))
+        return sources.gather(1, closest), targets.gather(1, best.indices.gather(1, closest))
+
+    return match
+
+
+def _neighbours(tokens: TokenState) -> Match:
+    """One level of the grid after the other, where each token may join the most similar of those near it that stay."""
+    levels = _levels_left(tokens)
+
+    def match(metric: Tensor, place: Tensor, surplus: int) -> tuple[Tensor, Tensor]:
+        sources, targets, alive = next(levels)
+        cells = tokens.cells.expand(len(place), -1).gather(1, place)
+        slot = torch.arange(metric.shape[1], device=metric.device).expand_as(cells)
+        nowhere = slot.new_full((len(cells), 1 + math.prod(tokens.hw_shape)), -1)
+        slot = nowhere.scatter(1, cells + 1, slot)[:, 1:]  # class tokens, at cell -1, are left out
+        leaving, joined = slot[:, sources], slot[:, targets.clamp(min=0)].masked_fill(targets < 0, -1)
+        unit = F.normalize(metric, dim=-1)
+        around = gather_rows(unit, joined.clamp(min=0).flatten(1)).unflatten(1, targets.shape)
+        cosine = (around @ gather_rows(unit, leaving.clamp(min=0)).unsqueeze(-1)).squeeze(-1)
+        best = cosine.masked_fill((joined < 0) | (leaving < 0).unsqueeze(-1), -torch.inf).max(dim=-1)
+        closest = _highest(best.values, min(surplus, alive))
+        joined = joined.gather(2, best.indices.unsqueeze(-1)).squeeze(-1)
+        return leaving.gather(1, closest), joined.gather(1, closest)
+
+    return match
+
+
+def _levels_left(tokens: TokenState) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """`neighbour_levels` whose cells have not all joined others before, with how many of each have not."""
+    gone = math.prod(tokens.hw_shape) - tokens.positions.shape[1] + len(tokens.protected)
+    for sources, targets in neighbour_levels(*tokens.hw_shape, tokens.positions.device):
+        left = max(len(sources) - gone, 0)
+        gone -= len(sources) - left
+        if left:
+            yield sources, targets, left
+
+
+@kept_constant
+def neighbour_levels(height: int, width: int, device: torch.device | str = 'cpu') -> tuple[tuple[Tensor, Tensor], ...]:
+    """The cells of a grid by rounds of merging: those that may leave (n,), and those that each may join (n, 12 or 4).
+
+    First the black cells of a chessboard with the white ones up to two steps away, then every other white one with
+    those diagonal to it, which leaves a grid of half the sides; -1 is off the grid. Cell 0 stays to the end.
     """
+    reach = range(-REACH, REACH + 1)
+    white = [(down, right) for down in reach for right in reach if (down + right) % 2]
+    diagonal = [(down, right) for down in reach for right in reach if down % 2 and right % 2]
+
+    def every_other(length: int, first: int) -> Tensor:
+        return torch.arange(length, device=device)[first :: 2 * step]
+
+    levels, step = [], 1
+    while step < max(height, width):
+        even_rows, odd_rows = every_other(height, 0), every_other(height, step)
+        even_columns, odd_columns = every_other(width, 0), every_other(width, step)
+        black = torch.cat([_cells(even_rows, odd_columns, width), _cells(odd_rows, even_columns, width)]).sort().values
+        others = _cells(odd_rows, odd_columns, width)
+        levels += [(black, _around(black, white, step, height, width))]
+        levels += [(others, _around(others, diagonal, step, height, width))]
+        step *= 2
+    return tuple(levels)
+
+
+def _cells(rows: Tensor, columns: Tensor, width: int) -> Tensor:
+    """Raster numbers of the cells in these rows and columns."""
+    return (rows[:, None] * width + columns).flatten()
+
+
+def _around(cells: Tensor, offsets: Sequence[tuple[int, int]], step: int, height: int, width: int) -> Tensor:
+    """(n, offsets): the cells at these offsets (down, right) from each, in steps, or -1."""
+    rows = torch.stack([cells // width + step * down for down, _ in offsets], 1)
+    columns = torch.stack([cells % width + step * right for _, right in offsets], 1)
+    on_grid = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    return torch.where(on_grid, rows * width + columns, -1)
+
+
+def _highest(score: Tensor, count: int) -> Tensor:
+    return score.argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def _joined(leaving: Tensor, joined: Tensor, metric: Tensor) -> tuple[Tensor, Tensor]:
+    """The places (B, K') of the tokens that stay, and into which of these (B, K) each goes."""
     batch, count = metric.shape[:2]
-    # Ascending places of the tokens that may merge: all but the protected ones.
-    free = protected.long().argsort(dim=1, stable=True)[:, : count - len(spared)]
-    first = 1 if 0 in spared else 0
-    sources, targets = free[:, first::2], free[:, 1 - first :: 2]
-    unit = F.normalize(metric, dim=-1)
-    similarity = gather_rows(unit, sources) @ gather_rows(unit, targets).transpose(1, 2)
-    best = similarity.max(dim=-1)
-    merged = min(surplus, free.shape[1] // 2)
-    order = best.values.argsort(dim=1, descending=True, stable=True)[:, :merged]
-    leaving = sources.gather(1, order)
     stays = torch.ones(batch, count, device=metric.device).scatter(1, leaving, 0.0)
-    chosen = choose_tokens(stays, count - merged)
-    goes_to = torch.arange(count, device=metric.device).expand(batch, count)
-    goes_to = goes_to.scatter(1, leaving, targets.gather(1, best.indices.gather(1, order)))
+    chosen = choose_tokens(stays, count - leaving.shape[1])
+    goes_to = torch.arange(count, device=metric.device).expand(batch, count).scatter(1, leaving, joined)
     return chosen, torch.searchsorted(chosen, goes_to)
 
 

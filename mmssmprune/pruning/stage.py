@@ -37,7 +37,7 @@ class Stage:
 
 def default_layers(stages: Sequence[Stage]) -> list[int]:
     """Where a target prunes unless told: of several stages the deepest one and those after it begin pruned; a single
-    one is pruned once, after its first quarter. Stages of 2, 2, 8 and 2 layers -> [3, 11]; 24 layers -> [5].
+    one is pruned once, after its first layer. Stages of 2, 2, 8 and 2 layers -> [3, 11]; 24 layers -> [0].
 
     Of the plans that were compared (docs/findings.md) these kept most, and they reach the furthest.
     """
@@ -45,4 +45,4 @@ def default_layers(stages: Sequence[Stage]) -> list[int]:
     if deepest > 0:
         return [stage.numbers[0] - 1 for stage in stages[deepest:]]
     numbers = stages[0].numbers
-    return [numbers[max(len(numbers) // 4 - 1, 0)]] if len(numbers) > 1 else []
+    return [numbers[0]] if len(numbers) > 1 else []

@@ -29,6 +29,7 @@ CASES = {
     'compact': ('vim_cls', dict(conv_fill='compact', alignment='none', importance='released')),
     'folded': ('vmamba', dict(reduction='prune_merge', importance='learned', conv_fill='leader', scan_fill='leader')),
     'features': ('plain_mamba', dict(reduction='merge_features')),
+    'neighbours': ('vim_seg', dict(reduction='merge_neighbours')),
     'units': ('plain_mamba', dict(unit=(2, 2))),
     'zero': ('plain_mamba', dict(restoration='zero', importance='clip')),
     'follow': (

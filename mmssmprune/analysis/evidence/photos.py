@@ -70,7 +70,7 @@ PAPER = ONCE | dict(layers=[2, 5, 8], restoration='hold')
 NAIVE = dict(alignment='none', conv_fill='compact')
 # The tokens that remain stand for the others: in their features, in convolutions, in the scan, and before the head.
 FILLED = dict(conv_fill='leader', scan_fill='leader')
-OURS = ONCE | FILLED | dict(reduction='merge_features')
+OURS = ONCE | FILLED | dict(reduction='merge_neighbours')
 FOLDED = OURS | dict(reduction='prune_merge', importance='grid')  # where an importance decides
 LEVELS = {f'-{share} %': share / 100 for share in (20, 30, 40, 50, 60)}
 # Units of cells make the gaps long, and a small keep ratio does too.
@@ -185,10 +185,10 @@ STUDIES = [
     Study(
         'reduction',
         'How tokens become fewer',
-        'Dropped, folded and dropped, merged once by the outputs or in every layer by the features, or fused into one.',
-        vary('reduction', 'prune prune_merge merge merge_features evit', FOLDED)
+        'Dropped, folded and dropped, merged with any other or a near one, once or in every layer, or fused into one.',
+        vary('reduction', 'prune prune_merge merge merge_features merge_neighbours evit', FOLDED)
         | {'merge_features, every layer': EVERY_LAYER, 'merge_features, every layer, fills': FILLED | EVERY_LAYER},
-        reference='merge_features',
+        reference='merge_neighbours',
         settings=OF_ONE_STAGE,
     ),
     Study(
@@ -201,7 +201,7 @@ STUDIES = [
             'after 2, 5, 8': OURS | dict(layers=[2, 5, 8]),
             'after 2, 5, 8, tokens return': OURS | dict(layers=[2, 5, 8], regime='per_output'),
         },
-        reference='after 2',
+        reference='after 0',
         settings=('vim-camvid', 'plain_mamba-camvid'),
     ),
 ]
