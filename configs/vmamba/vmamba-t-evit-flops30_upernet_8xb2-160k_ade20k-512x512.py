@@ -1,3 +1,8 @@
 _base_ = './vmamba-t_upernet_8xb2-160k_ade20k-512x512.py'
 
-model = dict(backbone=dict(pruning=dict(flops_reduction=0.3, input_shape=(512, 2048), reduction='evit')))
+# As published: nothing stands in for a token that is gone.
+model = dict(
+    backbone=dict(
+        pruning=dict(flops_reduction=0.3, input_shape=(512, 2048), reduction='evit', conv_fill='zero', scan_fill='zero')
+    )
+)

@@ -39,15 +39,19 @@ KINDS: dict[str, Choices] = {
 }
 # Every key that takes a name, with its names.
 CHOICES = {**KINDS, 'regime': REGIMES}
+# What was measured to keep most (docs/findings.md).
 DEFAULTS = {
-    'reduction': 'prune',
-    'importance': 'clip',
+    'reduction': 'merge_neighbours',
+    'importance': 'grid',
     'alignment': 'carry',
-    'conv_fill': 'zero',
-    'scan_fill': 'zero',
+    'conv_fill': 'leader',
+    'scan_fill': 'leader',
     'restoration': 'follow',
     'regime': 'progressive',
 }
+# Of a dict that names one of these keys: it asks for tokens that are chosen by scores.
+SCORE_KEYS = ('importance', 'unit')
+DEFAULT_BY_SCORE = 'prune_merge'
 # What choices own stood in the pruner itself before there were stages.
 OLD_NAMES = {
     'mask_token': 'stages.0.restoration.mask_token',
@@ -127,7 +131,8 @@ class TokenPruner(nn.Module):
         self.target: PlanTarget | None = None
         self.observers: list[Observer] = []
         self.recorder: DeltaRecorder | None = None  # while there is one, it looks at everything and nothing is pruned
-        self.names = {key: self.config.get(key, default) for key, default in DEFAULTS.items()}
+        by_score = {'reduction': DEFAULT_BY_SCORE} if any(key in self.config for key in SCORE_KEYS) else {}
+        self.names = DEFAULTS | by_score | {key: name for key, name in self.config.items() if key in DEFAULTS}
         self.names['regime'] = REGIME_ALIASES.get(self.names['regime'], self.names['regime'])
         if not restores:
             self.names['restoration'] = FLOOR

@@ -17,6 +17,8 @@ VIM_ARCH = dict(embed_dims=24, num_layers=4, mixer_cfg=dict(d_state=4))
 VMAMBA_ARCH = dict(embed_dims=8, depths=(2, 1, 2, 1))
 FOUR = (0, 1, 2, 3)
 PRUNING = dict(layers=[0, 2], keep_ratio=0.6)
+# The paper's choices: tokens are dropped by their scores, and nothing stands for them.
+DROPPED = dict(reduction='prune', importance='clip', conv_fill='zero', scan_fill='zero')
 
 MAKERS = {
     'plain_mamba': lambda **k: PlainMamba(PLAIN_ARCH, img_size=64, out_indices=FOUR, **k),

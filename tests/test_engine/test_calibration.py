@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_backbones import make
+from tiny_backbones import DROPPED, make
 from torch import nn
 
 from mmssmprune.engine.calibration import calibrate
 from mmssmprune.pruning.kept_tokens import choose_tokens
 
-PRUNING = dict(layers=[0, 2], keep_ratio=0.5)
+PRUNING = DROPPED | dict(layers=[0, 2], keep_ratio=0.5)
 
 
 class Wrapped(nn.Module):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import MODELS
-from tiny_backbones import FOUR, MAKERS, PLAIN_ARCH, PRUNING, VECTOR_MAKERS, VIM_ARCH, layers_of, make
+from tiny_backbones import DROPPED, FOUR, MAKERS, PLAIN_ARCH, PRUNING, VECTOR_MAKERS, VIM_ARCH, layers_of, make
 
 from mmssmprune.models import PlainMamba, PlainMambaAdapter, Vim, VMamba
 from mmssmprune.models.flops import count_on_meta, on_meta
@@ -204,7 +204,7 @@ def test_vector_at_keep_ratio_1_is_the_dense_one(kind):
 @pytest.mark.parametrize('kind', VECTOR_MAKERS)
 @pytest.mark.parametrize('conv_fill', ['zero', 'hold'])
 def test_vector_restores_nothing_and_trains_every_parameter(kind, conv_fill, monkeypatch):
-    model = make(kind, pruning=dict(PRUNING, conv_fill=conv_fill, alignment='learned')).train()
+    model = make(kind, pruning=PRUNING | DROPPED | dict(conv_fill=conv_fill, alignment='learned')).train()
     states, restores = [], len(model.stages) > 1  # at the end of a stage every cell returns by necessity
     if not restores:
         monkeypatch.setattr(type(model.pruner), 'restore', lambda *args, **kwargs: pytest.fail('restored'))

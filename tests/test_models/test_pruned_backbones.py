@@ -8,7 +8,7 @@ from itertools import combinations, pairwise, product, zip_longest
 import pytest
 import torch
 from mmengine.registry import MODELS
-from tiny_backbones import MAKERS, PLAIN_ARCH, PRUNING, layers_of, make, suits
+from tiny_backbones import DROPPED, MAKERS, PLAIN_ARCH, PRUNING, layers_of, make, suits
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -173,7 +173,7 @@ def test_hold_shows_a_pruned_cell_as_it_was(kind):
     """At a tap after the first pruning layer, a cell is as in the dense map of that layer or as computed since."""
     dense, pruned = (
         make(kind).double(),
-        make(kind, pruning=dict(layers=[1], keep_ratio=0.5, restoration='hold')).double(),
+        make(kind, pruning=DROPPED | dict(layers=[1], keep_ratio=0.5, restoration='hold')).double(),
     )
     if kind == 'plain_mamba':  # compare bare tokens, not what each tap's own norm makes of them
         for model in (dense, pruned):
@@ -205,7 +205,7 @@ def test_class_tokens_are_never_pruned_in_any_image(importance):
 
 
 def test_held_cells_pass_gradients_to_the_layers_before():
-    model = make('plain_mamba', pruning=dict(layers=[1], keep_ratio=0.1, restoration='hold'))
+    model = make('plain_mamba', pruning=DROPPED | dict(layers=[1], keep_ratio=0.1, restoration='hold'))
     images = torch.randn(1, 3, 64, 64, requires_grad=True)
     model(images)[3][0, :, 0, 0].sum().backward()
     assert images.grad.abs().sum() > 0
@@ -290,7 +290,7 @@ def test_half_precision_trains_to_finite_gradients_on_odd_grids(kind, names):
     assert all(grad is not None and grad.isfinite().all() for grad in gradients.values())
 
 
-PER_STAGE = dict(layers=[0, 1, 2], keep_ratio=0.5, regime='per_stage')
+PER_STAGE = DROPPED | dict(layers=[0, 1, 2], keep_ratio=0.5, regime='per_stage')
 
 
 @pytest.mark.parametrize('names', [{}, dict(reduction='merge'), dict(reduction='evit'), dict(restoration='follow')])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from four_stages import DEPTHS, DIMS, make_four_stages
-from tiny_backbones import PRUNING, make
+from tiny_backbones import DROPPED, PRUNING, make
 from torch import nn
 
 from mmssmprune.models.flops import count_on_meta, on_meta
@@ -67,7 +67,7 @@ def test_rows_per_layer_are_the_plan(regime, with_cp):
 
 def test_a_stage_begins_with_every_cell_unless_the_plan_prunes_where_it_begins():
     scores, begun = [], []
-    model = make_four_stages(pruning=dict(layers=[2, 3, 4], keep_ratio=0.5)).double()
+    model = make_four_stages(pruning=DROPPED | dict(layers=[2, 3, 4], keep_ratio=0.5)).double()
     begin = model.pruner.begin
 
     def watched(streams, tokens, before):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from tiny_backbones import make
 
 from mmssmprune.pruning import Stage, TokenPruner, make_plan
 from mmssmprune.pruning.plan import PlanTarget, overridden, plan_from_config, solve_keep_ratio
@@ -143,9 +144,8 @@ def test_token_share_is_the_mean_product_of_ratios():
     assert make_plan([0, 1], [0.9, 0.3], 3).token_share([range(3)]) == pytest.approx((1 + 0.9 + 0.27) / 3)
 
 
-def test_by_default_a_single_stage_is_pruned_after_its_first_quarter_and_deep_stages_begin_pruned():
-    assert [default_layers(stages(n)) for n in (24, 8, 36)] == [[5], [1], [8]]
-    assert [default_layers(stages(n)) for n in (4, 3, 2, 1)] == [[0], [0], [0], []]
+def test_by_default_a_single_stage_is_pruned_after_its_first_layer_and_deep_stages_begin_pruned():
+    assert [default_layers(stages(n)) for n in (24, 8, 2, 1)] == [[0], [0], [0], []]
     assert default_layers(stages(2, 2, 8, 2)) == [3, 11]
     assert default_layers(stages(4, 2, 2)) == [0]
 
@@ -269,3 +269,19 @@ def test_solver_beyond_the_ends_and_on_a_flat_curve():
     assert solve(lambda r: r / 2, 0.8)[0] == 1
     assert solve(lambda r: 0.5 + r / 2, 0.1)[0] == 1e-4
     assert solve(lambda r: 0.0, 0.3)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ('named', 'reduction'),
+    [
+        ({}, 'merge_neighbours'),
+        (dict(restoration='hold'), 'merge_neighbours'),
+        (dict(importance='l2'), 'prune_merge'),
+        (dict(unit=(2, 2)), 'prune_merge'),
+        (dict(importance='l2', reduction='prune'), 'prune'),
+        (dict(importance='l2', reduction='merge'), 'merge'),
+    ],
+    ids=str,
+)
+def test_a_dict_that_names_a_score_or_a_unit_gets_a_reduction_that_goes_by_scores(named, reduction):
+    assert make('plain_mamba', pruning=dict(layers=[0], keep_ratio=0.5, **named)).pruner.names['reduction'] == reduction

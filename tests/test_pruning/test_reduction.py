@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_backbones import make
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmssmprune.pruning import REDUCTION, KeptTokens, LayerTrace, TokenState, sequence_scan, snake_scan
+from mmssmprune.pruning.reduction import neighbour_levels
 
 
 def dense(length: int, protected: tuple[int, ...] = ()) -> TokenState:
@@ -206,8 +208,94 @@ def test_merge_takes_as_many_rounds_as_it_needs():
             assert torch.allclose(reduced.streams[0][b, place], members.mean(0), atol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['merge', 'merge_features', 'evit', 'prune_merge'])
+@pytest.mark.parametrize('name', ['merge', 'merge_features', 'merge_neighbours', 'evit', 'prune_merge'])
 def test_fused_tokens_pass_gradients_to_all_they_came_from(name):
     x = torch.randn(2, 9, 3, requires_grad=True)
     reduce(name, x, torch.randn(2, 9, 5), dense(9), 4).streams[0].square().sum().backward()
     assert (x.grad.abs().sum(-1) > 0).all()
+
+
+def near_by_hand(values: dict[int, torch.Tensor], sizes: dict[int, int], hw: tuple[int, int], keep: int):
+    """One image, cell by cell: features and sizes of the cells that stay, and where each one at hand ends."""
+    values, sizes, home, step = dict(values), dict(sizes), {cell: cell for cell in values}, 1
+    while len(values) > keep:
+        for black in (True, False):
+            on_lattice = {c: (c // hw[1] // step, c % hw[1] // step) for c in sorted(values)}
+            leaves = {c for c, (i, j) in on_lattice.items() if ((i + j) % 2 if black else i % 2 and j % 2)}
+            pairs = []
+            for cell in sorted(leaves):
+                i, j = on_lattice[cell]
+                near = [c for c, (k, m) in on_lattice.items() if c not in leaves and max(abs(k - i), abs(m - j)) <= 2]
+                alike = {c: F.cosine_similarity(values[cell], values[c], dim=0).item() for c in near}
+                best = max(alike, key=alike.get)
+                pairs.append((-alike[best], cell, best))
+            for _, cell, host in sorted(pairs)[: max(len(values) - keep, 0)]:
+                total = sizes[host] + sizes[cell]
+                values[host] = (sizes[host] * values[host] + sizes[cell] * values.pop(cell)) / total
+                sizes[host], sizes[cell] = total, 0
+                home = {c: host if at == cell else at for c, at in home.items()}
+        step *= 2
+    return values, home
+
+
+@pytest.mark.parametrize('protected', [(), (0,), (7,)])
+@pytest.mark.parametrize('hw', [(5, 3), (4, 6), (1, 9), (2, 2)])
+@pytest.mark.parametrize('share', [0.9, 0.6, 0.3, 0.0])
+def test_merge_neighbours_by_hand(share, hw, protected):
+    cells = hw[0] * hw[1]
+    protected = tuple(min(p, cells) for p in protected)
+    count, length = max(min(round(share * cells), cells - 1), 1), cells + len(protected)
+    places = [i for i in range(length) if i not in protected]
+    x = torch.randn(2, length, 4, dtype=torch.float64)
+    tokens = TokenState.dense(sequence_scan(length), hw, protected)
+    reduced = reduce('merge_neighbours', x, torch.randn(2, length, 5), tokens, count + len(protected))
+    assert reduced.into is None
+    for b in range(2):
+        values, home = near_by_hand(
+            {c: x[b, p] for c, p in enumerate(places)}, dict.fromkeys(range(cells), 1), hw, count
+        )
+        chosen = reduced.chosen[b].tolist()
+        assert chosen == sorted([places[c] for c in values] + list(protected))
+        for cell, value in values.items():
+            torch.testing.assert_close(reduced.streams[0][b, chosen.index(places[cell])], value, rtol=1e-12, atol=1e-12)
+        for cell, at in home.items():
+            assert chosen[reduced.leader[b, places[cell]]] == places[at]
+
+
+def test_merge_neighbours_goes_on_where_an_earlier_one_stopped():
+    hw, x = (4, 6), torch.randn(2, 24, 4, dtype=torch.float64)
+    start = TokenState.dense(sequence_scan(24), hw)
+    first = reduce('merge_neighbours', x, x, start, 17)
+    tokens = replace(start.keeping(KeptTokens(first.chosen, 24)), leader=first.leader)
+    moved = torch.randn(2, 17, 4, dtype=torch.float64)
+    second = reduce('merge_neighbours', moved, moved, tokens, 9)
+    for b in range(2):
+        alive = first.chosen[b].tolist()
+        sizes = {c: int((first.leader[b] == i).sum()) for i, c in enumerate(alive)}
+        values, _ = near_by_hand(dict(zip(alive, moved[b], strict=True)), sizes, hw, 9)
+        assert [alive[i] for i in second.chosen[b].tolist()] == sorted(values)
+        for place, cell in enumerate(sorted(values)):
+            torch.testing.assert_close(second.streams[0][b, place], values[cell], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('hw', [(1, 1), (1, 7), (5, 3), (8, 8)])
+def test_every_cell_but_the_first_leaves_once_for_one_that_is_still_there(hw):
+    gone: set[int] = set()
+    for sources, targets in neighbour_levels(*hw):
+        for near in targets.tolist():
+            hosts = {cell for cell in near if cell >= 0}
+            assert hosts and not hosts & (gone | set(sources.tolist()))
+        assert not gone & set(sources.tolist())
+        gone |= set(sources.tolist())
+    assert gone == set(range(1, hw[0] * hw[1]))
+
+
+def test_the_cost_of_neighbours_grows_with_the_cells_and_not_with_their_square():
+    def flops(name: str, side: int) -> int:
+        x, tokens = torch.randn(1, side * side, 8), TokenState.dense(sequence_scan(side * side), (side, side))
+        with FlopCounterMode(display=False) as counter:
+            reduce(name, x, x, tokens, side * side // 2)
+        return counter.get_total_flops()
+
+    assert flops('merge_neighbours', 32) == 4 * flops('merge_neighbours', 16) == 2 * 512 * 12 * 8
+    assert flops('merge_features', 32) == 16 * flops('merge_features', 16)

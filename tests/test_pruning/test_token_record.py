@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_backbones import PRUNING, make
+from tiny_backbones import DROPPED, PRUNING, make
 from torch import Tensor
 
 from mmssmprune.models.backbones import PrunableBackbone
@@ -86,7 +86,7 @@ def test_scores_are_those_that_were_used(kind: str, importance: str):
 
 
 def test_the_first_score_is_the_formula_of_the_paper():
-    model = make('vim_cls', pruning=PRUNING)
+    model = make('vim_cls', pruning=PRUNING | DROPPED)
     traces = []
     model.layers[0].register_forward_hook(lambda _, __, out: traces.append(out[-1].y))
     record, _ = run(model)
@@ -100,7 +100,7 @@ def test_what_decides_is_named(reduction: str):
     record, _ = run(make('vim_cls', pruning=dict(PRUNING, reduction=reduction)))
     stage = record.prunings[0]
     if reduction == 'merge':
-        assert stage.score_name == 'clip, unused by merge'
+        assert stage.score_name == 'grid, unused by merge'
         return
     assert stage.score_name == 'similarity to image'
     best = [row.flatten().topk(int(kept.sum()) - 1).indices for row, kept in zip(stage.score, stage.kept, strict=True)]

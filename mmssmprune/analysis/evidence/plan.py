@@ -150,11 +150,13 @@ class Run:
 
     @property
     def pruning(self) -> dict[str, Any] | None:
-        """The row's pruning dict, at the setting's level if it says none."""
+        """The row's pruning dict, at the setting's level if it says none, and its shape if it says a share of FLOPs."""
         if self.row.pruning is None:
             return None
-        level = dict(flops_reduction=self.setting.flops_reduction, input_shape=self.setting.shape)
-        return dict(self.row.pruning) | ({} if any(key in self.row.pruning for key in LEVEL_KEYS) else level)
+        pruning, shape = dict(self.row.pruning), dict(input_shape=self.setting.shape)
+        if not any(key in pruning for key in LEVEL_KEYS):
+            return pruning | dict(flops_reduction=self.setting.flops_reduction) | shape
+        return pruning | (shape if 'flops_reduction' in pruning and 'input_shape' not in pruning else {})
 
     def pruning_at(self, test: int) -> dict[str, Any] | None:
         """The pruning dict of one of the row's tests."""

@@ -15,7 +15,7 @@ PAGE_TITLES = dict(levels='Dense against pruned', ablations='Ablations', elastic
 
 # What a row is unless it says otherwise; how much it prunes is the setting's.
 RECIPE = dict(layers=[1, 3, 5], reduction='prune', importance='clip', alignment='carry', conv_fill='zero')
-RECIPE |= dict(restoration='follow', regime='progressive')
+RECIPE |= dict(scan_fill='zero', restoration='follow', regime='progressive')
 # What the levels and the elastic model are made with.
 BEST: dict[str, Any] = RECIPE | dict(layers=[1], importance='l1')
 # What needs no help before fine-tuning needs no help after it.
