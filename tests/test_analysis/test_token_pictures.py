@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
-from tiny_backbones import VMAMBA_ARCH
+from tiny_backbones import DROPPED, VMAMBA_ARCH
 from tiny_training import backbone_cfg, build, detector_cfg, segmentor_cfg
 
 from mmssmprune.analysis.token_pictures import figure, page, predictions, sources
@@ -26,7 +26,7 @@ from mmssmprune.analysis.token_pictures.placement import Placement
 from mmssmprune.analysis.token_pictures.predictions import draw_prediction
 from mmssmprune.models import VMamba
 
-PRUNING = dict(layers=[0, 2], keep_ratio=0.6)
+PRUNING = DROPPED | dict(layers=[0, 2], keep_ratio=0.6)
 META = dict(classes=('a', 'b', 'c'), palette=[[250, 0, 0], [0, 250, 0], [0, 0, 250]])
 LOAD = dict(type='LoadImageFromFile')
 KEYS = ('img_path', 'ori_shape', 'img_shape', 'scale_factor')

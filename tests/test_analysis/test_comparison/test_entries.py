@@ -60,7 +60,7 @@ def test_pair_config_and_work_dir(place: Path):
 
 def test_a_plan_with_a_target_has_its_solved_keep_ratio(place: Path):
     r = 0.6  # (1 + 3 r) / 4 = 0.7
-    Path('target.py').write_text(CONFIG.format(pruning='dict(tokens=0.7)', root='data'))
+    Path('target.py').write_text(CONFIG.format(pruning='dict(tokens=0.7, layers=[5])', root='data'))
     target, pruned, dense = find_entries([f'{name}.py:weights.pth' for name in ('target', 'pruned', 'dense')])
     assert target.keep_ratio is None
     setting = MeasureSetting(place / 'compare')
