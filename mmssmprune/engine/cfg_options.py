@@ -17,6 +17,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from torch.utils.data import DataLoader
 
+from mmssmprune.pruning.pruner import PRUNING_KEYS
+
 # Read from the top level of a config by mmengine, mmdet or mmseg beside the arguments of their runners.
 _TOP_LEVEL = {
     *('custom_imports', 'env_cfg', 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy'),
@@ -137,6 +139,8 @@ def _readers(cfg: Config, parents: list[str]) -> tuple[set[str], bool]:
         return set().union(_TOP_LEVEL, *(parameters_of(runner)[0] for runner in runners)), True
     node = _at(cfg._cfg_dict, parents)
     kind = node.get('type')
+    if parents[-1] == 'pruning' and not kind:
+        return set(PRUNING_KEYS), True
     readers = [kind] if callable(kind) else registered(kind, cfg.get('default_scope') or 'mmengine') if kind else []
     if len(parents) == 1 and not kind:
         if parents[0] == 'env_cfg':

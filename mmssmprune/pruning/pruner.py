@@ -49,6 +49,7 @@ DEFAULTS = {
     'restoration': 'follow',
     'regime': 'progressive',
 }
+PRUNING_KEYS = (*PLAN_KEYS, *DEFAULTS)  # all that a `pruning` dict may have
 # Of a dict that names one of these keys: it asks for tokens that are chosen by scores.
 SCORE_KEYS = ('importance', 'unit')
 DEFAULT_BY_SCORE = 'prune_merge'
@@ -153,10 +154,9 @@ class TokenPruner(nn.Module):
         )
 
     def _check_keys(self, has_class_token: bool, along_sequence: bool) -> None:
-        known = (*PLAN_KEYS, *DEFAULTS)
         for key in self.config:
-            if key not in known:
-                raise ValueError(f'pruning has an unknown key {key!r}; the keys are {", ".join(known)}')
+            if key not in PRUNING_KEYS:
+                raise ValueError(f'pruning has an unknown key {key!r}; the keys are {", ".join(PRUNING_KEYS)}')
         for kind, choices in KINDS.items():
             choices.check(self.names[kind])
             if self.needs('class_token', kind) and not has_class_token:

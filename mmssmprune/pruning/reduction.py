@@ -49,14 +49,14 @@ class Reduced:
     leader: Tensor | None = None
 
 
-@register_reduction(needs='score')
+@register_reduction(needs=('score', 'restoration'))
 def prune(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int) -> Reduced:
     """Drop all but the tokens of the highest scores (arXiv 2409.18962)."""
     chosen = choose_tokens(score, keep, tokens.is_protected)
     return Reduced(chosen, tuple(gather_rows(x, chosen) for x in streams))
 
 
-@register_reduction(needs='score')
+@register_reduction(needs=('score', 'restoration'))
 def prune_merge(
     streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int
 ) -> Reduced:
@@ -135,7 +135,7 @@ def merge_features(
     return _merged(streams, tokens, wide(sum(streams)), keep, 'unused by merge_features', _halves(tokens))
 
 
-@register_reduction
+@register_reduction(needs='restoration')
 def merge_neighbours(
     streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int
 ) -> Reduced:

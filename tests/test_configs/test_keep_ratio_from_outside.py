@@ -64,8 +64,8 @@ def test_it_builds_however_it_is_given(options):
     cfg.model.backbone.init_cfg = None
     cfg.model = cfg.model.backbone
     model = build(cfg)
-    assert (model.pruner.plan.layers, model.pruner.plan.keep_ratios) == ((5,), (0.8,))
-    assert model.tokens_per_layer((512, 512))[6] == 820  # ceil(0.8 * 1024)
+    assert (model.pruner.plan.layers, model.pruner.plan.keep_ratios) == ((0,), (0.8,))
+    assert model.tokens_per_layer((512, 512))[1] == 820  # ceil(0.8 * 1024)
 
 
 def test_a_target_overrides_a_keep_ratio_too():

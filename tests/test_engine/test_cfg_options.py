@@ -40,6 +40,8 @@ TYPING_ERRORS = {
     'default_hooks.checkpont.interval=3': 'did you mean default_hooks.checkpoint?',
     'default_hooks.checkpoint.intervall=3': 'did you mean default_hooks.checkpoint.interval?',
     'model.bakcbone.pruning.keep_ratio=0.5': 'did you mean model.backbone?',
+    'model.backbone.pruning.keep_ration=0.5': 'did you mean model.backbone.pruning.keep_ratio?',
+    'model.backbone.pruning.nothing_like_it=1': 'model.backbone.pruning of the config has no',
     'param_scheduler.0.edn=3': 'did you mean param_scheduler.0.end?',
     'randomness.sead=3': 'did you mean randomness.seed?',
     # what mmengine, mmseg and mmdet would take without a word
@@ -84,6 +86,7 @@ NEW_BUT_KNOWN = [
     *('default_hooks.checkpoint.save_best=mIoU', 'default_hooks.early.type=EarlyStoppingHook'),
     *('model.backbone.drop_path_rate=0.2', 'model.test_cfg.mode=slide model.test_cfg.stride=(32,32)'),
     *('model.auxiliary_head.type=FCNHead model.auxiliary_head.channels=8', 'model.backbone.with_cp=True'),
+    *('model.backbone.pruning.equal_steps=True', 'model.backbone.pruning.flops_reduction=0.3'),
 ]
 
 

@@ -318,13 +318,14 @@ def _count_tokens(backbone: nn.Module, shape: tuple[int, int]) -> dict[str, Any]
 def _describe_recipe(backbone: nn.Module) -> dict[str, Any] | None:
     """The pruning of a built backbone with its defaults filled in, without how much it prunes; None if it is dense.
 
-    Choices that have no effect on a reduction are left out: `merge` and `evit` bring their own.
+    Choices that have no effect on a reduction are left out.
     """
     pruner = getattr(backbone, 'pruner', None)
     if pruner is None or pruner.plan is None:
         return None
     recipe = {'reduction': pruner.names['reduction'], 'layers': list(pruner.plan.layers)}
-    own = ('importance', 'restoration') if pruner.names['reduction'] == 'prune' else ()
+    needs = {'importance': 'score', 'restoration': 'restoration'}
+    own = [kind for kind, need in needs.items() if pruner.needs(need, 'reduction')]
     return recipe | {name: pruner.names[name] for name in (*own, 'alignment', 'conv_fill', 'scan_fill', 'regime')}
 
 
