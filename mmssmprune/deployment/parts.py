@@ -15,6 +15,7 @@ _NOT_EXPORTED = {('importance', 'random'): 'it draws other tokens in every run'}
 # Choices whose operations are others for other numbers of tokens.
 _ROUNDS = 'how many rounds it takes, and of which pairs, depends on the number of tokens'
 _NOT_OPEN = {('reduction', name): _ROUNDS for name in ('merge', 'merge_features', 'merge_neighbours')}
+_NOT_OPEN |= {('importance', 'grid'): 'how often a grid can be halved depends on its size'}
 
 
 class ExportedPart(nn.Module):

@@ -68,7 +68,7 @@ class _Trial:
         self.model = on_meta(backbone)
         try:
             self._dense_tokens = self.tokens(1.0)
-            self._dense = 0 if target.name == 'tokens' else self.flops(1.0)
+            self._dense = 0 if target.name == 'tokens' else self._flops_of_dense(backbone)
         except ValueError as error:
             raise ValueError(f'pruning.input_shape {_size(target)} does not suit this backbone: {error}') from error
 
@@ -90,6 +90,12 @@ class _Trial:
         if tokens not in self._flops:
             self._flops[tokens] = count_on_meta(self.model, self.input_shape)
         return self._flops[tokens]
+
+    def _flops_of_dense(self, backbone: nn.Module) -> int:
+        """Without the scores, which cost something at a ratio of 1 too."""
+        dense = on_meta(backbone)
+        dense.pruner.plan = None
+        return count_on_meta(dense, self.input_shape)
 
     def flops_reduction(self, keep_ratio: float) -> float:
         """Share of the dense FLOPs that is saved."""

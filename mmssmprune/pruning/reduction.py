@@ -184,7 +184,7 @@ def _halves(tokens: TokenState) -> Match:
     def match(metric: Tensor, place: Tensor, surplus: int) -> tuple[Tensor, Tensor]:
         count = metric.shape[1]
         # Ascending places of the tokens that may merge: all but the protected ones.
-        spared = protected.expand(len(place), -1).gather(1, place).long()
+        spared = protected.expand(place.shape[0], -1).gather(1, place).long()
         free = spared.argsort(dim=1, stable=True)[:, : count - len(tokens.protected)]
         sources, targets = free[:, first::2], free[:, 1 - first :: 2]
         unit = F.normalize(metric, dim=-1)
@@ -197,13 +197,13 @@ def _halves(tokens: TokenState) -> Match:
 
 def _neighbours(tokens: TokenState) -> Match:
     """One level of the grid after the other, where each token may join the most similar of those near it that stay."""
-    levels = _levels_left(tokens)
+    levels = _levels_left(tokens)  # shapes instead of len(): a program whose batch is open can be saved with these
 
     def match(metric: Tensor, place: Tensor, surplus: int) -> tuple[Tensor, Tensor]:
         sources, targets, alive = next(levels)
-        cells = tokens.cells.expand(len(place), -1).gather(1, place)
+        cells = tokens.cells.expand(place.shape[0], -1).gather(1, place)
         slot = torch.arange(metric.shape[1], device=metric.device).expand_as(cells)
-        nowhere = slot.new_full((len(cells), 1 + math.prod(tokens.hw_shape)), -1)
+        nowhere = slot.new_full((cells.shape[0], 1 + math.prod(tokens.hw_shape)), -1)
         slot = nowhere.scatter(1, cells + 1, slot)[:, 1:]  # class tokens, at cell -1, are left out
         leaving, joined = slot[:, sources], slot[:, targets.clamp(min=0)].masked_fill(targets < 0, -1)
         unit = F.normalize(metric, dim=-1)

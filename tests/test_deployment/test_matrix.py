@@ -42,7 +42,8 @@ FAMILIES = {
     ),
 }
 PRUNED = dict(layers=[0], keep_ratio=0.6)
-MODELS = {'dense': None, 'pruned': PRUNED, 'merge': dict(PRUNED, reduction='merge')}
+MODELS = {'dense': None, 'pruned': dict(PRUNED, importance='clip'), 'merge': dict(PRUNED, reduction='merge')}
+MODELS |= {'near': dict(PRUNED, reduction='merge_neighbours')}
 QUICK = ('pruned', 'hw')
 
 
@@ -74,7 +75,7 @@ def cells() -> list:
     found = []
     for family, pruning, dynamic in product(FAMILIES, MODELS, (None, 'batch', 'hw')):
         marks = [] if (pruning, dynamic) == QUICK else [pytest.mark.slow]
-        if (pruning, dynamic) != ('merge', 'hw'):  # which is refused: see test_parts.py
+        if dynamic != 'hw' or pruning in ('dense', 'pruned'):  # others are refused: see test_parts.py
             found.append(pytest.param(family, pruning, dynamic, marks=marks, id=f'{family}-{pruning}-{dynamic}'))
     return found
 

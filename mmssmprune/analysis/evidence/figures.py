@@ -91,7 +91,7 @@ def _curves(tables: list[Table]) -> Figure:
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles, loc='outside lower center', ncols=4, fontsize=9, frameon=False)
+    figure.legend(handles.values(), handles, loc='outside lower center', ncols=2 * columns, fontsize=9, frameon=False)
     return figure
 
 
