@@ -106,7 +106,7 @@ def _draw_curves(axes: Axes, table: Table) -> None:
         colour = _COLOURS[groups.index(group)] if len(groups) > 1 else _PHASE_COLOUR[phase]
         axes.errorbar(
             # A little apart, so that error bars do not cover each other.
-            [x + 0.5 * (number - (len(curves) - 1) / 2) for x in saved],
+            [x + min(0.5, 1 / len(curves)) * (number - (len(curves) - 1) / 2) for x in saved],
             means,
             yerr=deviations,
             fmt='o--' if phase == 'free' else 'o-',
