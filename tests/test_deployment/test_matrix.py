@@ -42,7 +42,11 @@ FAMILIES = {
     ),
 }
 PRUNED = dict(layers=[0], keep_ratio=0.6)
-MODELS = {'dense': None, 'pruned': dict(PRUNED, importance='clip'), 'merge': dict(PRUNED, reduction='merge')}
+MODELS = {
+    'dense': None,
+    'pruned': dict(PRUNED, reduction='prune', importance='clip'),
+    'merge': dict(PRUNED, reduction='merge'),
+}
 MODELS |= {'near': dict(PRUNED, reduction='merge_neighbours')}
 QUICK = ('pruned', 'hw')
 
