@@ -46,8 +46,8 @@ MODELS = {
     'dense': None,
     'pruned': dict(PRUNED, reduction='prune', importance='clip'),
     'merge': dict(PRUNED, reduction='merge'),
+    'near': dict(PRUNED, reduction='merge_neighbours'),
 }
-MODELS |= {'near': dict(PRUNED, reduction='merge_neighbours')}
 QUICK = ('pruned', 'hw')
 
 
