@@ -68,7 +68,7 @@ FILLED = [
     ('configs/vim/<dense>.py configs/vim/<pruned>.py', [f'{DENSE} {PRUNED}']),
     ('MODEL [MODEL ...]', [WORK_DIRS]),
     ('CONFIG CHECKPOINT IMAGES...', [f'{PRUNED} work_dirs/any/mini.pth {IMAGE}']),
-    ('DENSE_CHECKPOINT data/mini_ade/images/validation/MINI_val_000020.png', [f'work_dirs/any/vim-mini.pth {IMAGE}']),
+    ('DENSE_CHECKPOINT data/mini_ade/images/validation/MINI_val_000003.png', [f'work_dirs/any/mini.pth {IMAGE}']),
     ('dist_train.sh ...', [f'dist_train.sh {PRUNED} 2']),
     ('CONFIG 2', [f'{PRUNED} 2']),
     ('/disk/', ['disk/']),
