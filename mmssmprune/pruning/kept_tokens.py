@@ -80,7 +80,12 @@ def choose_tokens(score: Tensor, keep: int, protected: Tensor | None = None) -> 
     """
     if protected is not None:
         score = score.masked_fill(protected, torch.inf)
-    return score.argsort(dim=1, descending=True, stable=True)[:, :keep].sort(dim=1).values
+    return highest(score, keep).sort(dim=1).values
+
+
+def highest(score: Tensor, count: int) -> Tensor:
+    """Positions (B, count) of the highest scores (B, K), the highest first; ties go to the earlier position."""
+    return score.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:

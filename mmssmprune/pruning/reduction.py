@@ -19,7 +19,7 @@ from mmssmprune.ops.constants import kept_constant
 
 from .choices import Choices
 from .importance import LayerTrace, similarity_to_class, wide
-from .kept_tokens import choose_tokens, gather_rows, most_similar
+from .kept_tokens import choose_tokens, gather_rows, highest, most_similar
 from .token_state import TokenState
 
 REDUCTION = Choices('reduction')
@@ -189,7 +189,7 @@ def _halves(tokens: TokenState) -> Match:
         sources, targets = free[:, first::2], free[:, 1 - first :: 2]
         unit = F.normalize(metric, dim=-1)
         best = (gather_rows(unit, sources) @ gather_rows(unit, targets).transpose(1, 2)).max(dim=-1)
-        closest = _highest(best.values, min(surplus, free.shape[1] // 2))
+        closest = highest(best.values, min(surplus, free.shape[1] // 2))
         return sources.gather(1, closest), targets.gather(1, best.indices.gather(1, closest))
 
     return match
@@ -210,7 +210,7 @@ def _neighbours(tokens: TokenState) -> Match:
         around = gather_rows(unit, joined.clamp(min=0).flatten(1)).unflatten(1, targets.shape)
         cosine = (around @ gather_rows(unit, leaving.clamp(min=0)).unsqueeze(-1)).squeeze(-1)
         best = cosine.masked_fill((joined < 0) | (leaving < 0).unsqueeze(-1), -torch.inf).max(dim=-1)
-        closest = _highest(best.values, min(surplus, alive))
+        closest = highest(best.values, min(surplus, alive))
         joined = joined.gather(2, best.indices.unsqueeze(-1)).squeeze(-1)
         return leaving.gather(1, closest), joined.gather(1, closest)
 
@@ -264,10 +264,6 @@ def _around(cells: Tensor, offsets: Sequence[tuple[int, int]], step: int, height
     columns = torch.stack([cells % width + step * right for _, right in offsets], 1)
     on_grid = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     return torch.where(on_grid, rows * width + columns, -1)
-
-
-def _highest(score: Tensor, count: int) -> Tensor:
-    return score.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def _joined(leaving: Tensor, joined: Tensor, metric: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ it has patches.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .choices import Choices
@@ -39,6 +40,6 @@ def neighbours(tokens: TokenState) -> Tensor:
     order = tokens.scan_order
     before = order.gap
     last = tokens.length - before.shape[-1] - before.sum(-1, keepdim=True)  # pruned cells after the last kept one
-    after = before.roll(-1, dims=-1).scatter(-1, last.new_full(last.shape, before.shape[-1] - 1), last)
+    after = torch.cat([before[..., 1:], last], -1)
     of_steps = 1 + (before + after) / 2
     return of_steps.new_zeros(of_steps.shape).scatter(-1, order.order.expand(of_steps.shape), of_steps).mean(1)
