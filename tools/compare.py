@@ -72,7 +72,7 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=['eager'],
         metavar='FORM',
-        help='add latency with the backbone in another form: compile, which is torch.compile (default: eager alone)',
+        help='add latency with the backbone in other forms: compile (torch.compile), torch or onnx (as exported)',
     )
     parser.add_argument(
         '--per-class', action='store_true', help='add a table of the IoU of every class, and compare-classes.csv'

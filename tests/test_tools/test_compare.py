@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_runs import DET_CONFIG, PRUNING, REPO, SEG_CONFIG, SIZE, write_config
 from torch import nn
 
-from mmssmprune.analysis.comparison import measure
+from mmssmprune.analysis.comparison.forms import FORMS
 
 Tool = Callable[..., int]
 OPTIONS = ('--keep-ratio', '1.0', '0.5', '--runs', '2', '--untrained')
@@ -208,9 +208,9 @@ def swin(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> st
 def test_seeds_references_batches_forms_and_classes(
     models: dict[str, str], swin: str, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(measure.FORMS, 'compile', Wrapped)
+    monkeypatch.setitem(FORMS, 'compile', Wrapped)  # a compiler takes minutes
     out, seeds = tmp_path / 'compare', [of_seed(models['pruned_seg'], seed, tmp_path) for seed in (0, 1)]
-    more = ('--batch-sizes', '2', '3', '--forms', 'eager', 'compile', '--per-class')
+    more = ('--batch-sizes', '2', '3', '--forms', 'eager', 'compile', 'torch', 'onnx', '--per-class')
     args = (models['dense_seg'], *seeds, swin, '--keep-ratio', '0.5', '--runs', '3', *more, '--out', out)
     assert tool('compare.py', *args) == 0
     dense, pruned, reference = report_of(out)['tables'][0]['rows']
@@ -222,8 +222,9 @@ def test_seeds_references_batches_forms_and_classes(
     assert reference['dense'] is None and reference['recipe'] is None
     for row in (dense, pruned, reference):
         latency = row['latency']
-        assert set(latency['batches']) == {'2', '3'} and set(latency['forms']) == {'compile'}
-        times = [latency['model'], *latency['batches'].values(), *latency['forms']['compile'].values()]
+        assert set(latency['batches']) == {'2', '3'} and set(latency['forms']) == {'compile', 'torch', 'onnx'}
+        forms = [time for form in latency['forms'].values() for time in form.values()]
+        times = [latency['model'], *latency['batches'].values(), *forms]
         assert {len(time['runs_ms']) for time in times} == {6 if row['runs'] else 3}
         # the mean of the classes is what mmseg reports as mIoU, rounded to two digits
         assert sum(row['ours']['per_class'].values()) / 3 == pytest.approx(miou(row), abs=0.01)
@@ -265,7 +266,7 @@ def test_a_form_that_cannot_be_made_is_one_sentence(
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
             raise ValueError('no compiler')
 
-    monkeypatch.setitem(measure.FORMS, 'compile', Broken)
+    monkeypatch.setitem(FORMS, 'compile', Broken)
     out = tmp_path / 'compare'
     shutil.copytree(compared, out)
     assert tool('compare.py', models['dense_seg'], '--forms', 'compile', '--runs', '1', '--out', out) == 2
@@ -450,8 +451,8 @@ def bad_arguments(models: dict[str, str]) -> dict[str, tuple[list[str], str]]:
         'other architecture': ([f'{config}:{models["dense_det"].split(":")[1]}'], 'is of another architecture'),
         'batches without runs': ([good, '--batch-sizes', '2'], 'which --runs 0 leaves out'),
         'another form': (
-            [good, '--forms', 'onnx', '--runs', '1'],
-            'there is no form onnx of a backbone, but eager, compile',
+            [good, '--forms', 'tensorrt', '--runs', '1'],
+            'there is no form tensorrt of a backbone, but eager, compile, torch, onnx',
         ),
         'no package': (['mmfoo::x.py'], 'before :: stands one of mmdet, mmseg, mmpretrain'),
         'missing data': ([good, '--cfg-options', 'test_dataloader.dataset.data_root=/no/data'], '/no/data'),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -37,6 +37,7 @@ from mmssmprune.engine.runner_setup import build_runner
 from mmssmprune.models import set_keep_ratio
 
 from .entries import Entry
+from .forms import FORMS, make_form, room_for_graphs
 from .report import RAW_ACCURACY, RAW_ACCURACY_OF_CLASSES, RAW_COST, RAW_LATENCY, RAW_PLAN, Measured
 
 KeepRatio = float | list[float]
@@ -354,61 +355,61 @@ def measure_latencies(
     return dict(zip(variants, times, strict=True))
 
 
-Form = Callable[[nn.Module, Tensor], nn.Module]
+@dataclass
+class _TimedCall:
+    """Whose call, the backbone that the whole model has meanwhile, and the call."""
 
-
-def _compiled(backbone: nn.Module, images: Tensor) -> nn.Module:
-    return torch.compile(backbone, dynamic=False)
-
-
-# What a backbone becomes before it is timed, made for its keep ratio and such images; neck and heads stay as they are.
-# An exported one would be one more line.
-FORMS: dict[str, Form] = {'eager': lambda backbone, images: backbone, 'compile': _compiled}
-
-
-# Whose call, the backbone that the whole model has meanwhile, and the call.
-_TimedCall = tuple[Variant, nn.Module, Callable[[], Any]]
+    variant: Variant
+    backbone: nn.Module
+    call: Callable[[], Any]
 
 
 def _time(variants: Sequence[Variant], shape: tuple[int, int], setting: MeasureSetting) -> list[dict[str, Any]]:
     image, device = first_test_image(variants[0].entry.cfg), get_device()
-    timed: dict[str, _TimedCall] = {}
-    for i, variant in enumerate(variants):
-        model = setting.model(variant.entry)
-        inputs, backbone = prepare_inputs(model, image, shape), model.backbone
-        _apply_keep_ratio(model, variant.entry, variant.keep_ratio)
-        for form in setting.forms:
-            own = FORMS[form](backbone, inputs['inputs'])
-            timed[f'{i} {form} model'] = variant, own, partial(model, **inputs, mode='predict')
-            timed[f'{i} {form} backbone'] = variant, own, partial(own, inputs['inputs'])
-        for size in setting.batch_sizes:
-            timed[f'{i} batch {size}'] = variant, backbone, partial(model, **_repeated(inputs, size), mode='predict')
+    own = {variant.entry: setting.model(variant.entry).backbone for variant in variants}
 
     def prepare(name: str) -> None:
-        variant, backbone, _ = timed[name]
-        model = setting.model(variant.entry)
-        model.backbone = backbone
-        _apply_keep_ratio(model, variant.entry, variant.keep_ratio)
+        entry, model = timed[name].variant.entry, setting.model(timed[name].variant.entry)
+        model.backbone = own[entry]  # which has the keep ratio, and of which some forms are made
+        _apply_keep_ratio(model, entry, timed[name].variant.keep_ratio)
+        model.backbone = timed[name].backbone
 
-    with _room_for_graphs(len(variants)) if 'compile' in setting.forms else nullcontext():
-        for name, (variant, _, call) in list(timed.items()):
-            form = name.split()[1]
-            if form == 'eager':
-                continue
-            setting.progress(f'trying {form} of {variant.entry.name}', 0, 1)
-            prepare(name)
-            if not _runs(call, form, variant.entry.name):
-                del timed[name]
+    with room_for_graphs(len(variants)) if 'compile' in setting.forms else nullcontext():
+        rows = (_calls_of_row(variant, image, shape, setting) for variant in variants)
+        timed = {f'{i} {name}': call for i, calls in enumerate(rows) for name, call in calls.items()}
         total, done = turns(setting.latency_runs) * len(timed), count(1)
         times = measure_latency(
-            {name: call for name, (_, _, call) in timed.items()},
+            {name: call.call for name, call in timed.items()},
             device,
             setting.latency_runs,
             before_turn=prepare,
             after_turn=lambda name: setting.progress(f'timing {len(variants)} rows in turns', next(done), total),
         )
+    for entry, backbone in own.items():
+        setting.model(entry).backbone = backbone
     described = describe_device(device)
     return [_times_of_row(i, times, setting) | {'device': described} for i in range(len(variants))]
+
+
+def _calls_of_row(
+    variant: Variant, image: Tensor, shape: tuple[int, int], setting: MeasureSetting
+) -> dict[str, _TimedCall]:
+    """What is timed of a row, by name; a batch that does not fit into the memory is left out."""
+    entry, model = variant.entry, setting.model(variant.entry)
+    inputs, backbone = prepare_inputs(model, image, shape), model.backbone
+    _apply_keep_ratio(model, entry, variant.keep_ratio)
+    calls = {}
+    for form in setting.forms:
+        setting.progress(f'making the form {form} of {entry.name}', 0, 1)
+        made = make_form(form, backbone, inputs['inputs'], entry.name)
+        calls[f'{form} model'] = _TimedCall(variant, made, partial(model, **inputs, mode='predict'))
+        calls[f'{form} backbone'] = _TimedCall(variant, made, partial(made, inputs['inputs']))
+    for size in setting.batch_sizes:
+        setting.progress(f'trying batches of {size} of {entry.name}', 0, 1)
+        call = partial(model, **_repeated(inputs, size), mode='predict')
+        if _fits(call):
+            calls[f'batch {size}'] = _TimedCall(variant, backbone, call)
+    return calls
 
 
 def _times_of_row(i: int, times: Mapping[str, dict[str, Any]], setting: MeasureSetting) -> dict[str, Any]:
@@ -418,31 +419,18 @@ def _times_of_row(i: int, times: Mapping[str, dict[str, Any]], setting: MeasureS
     return {**forms.pop('eager'), **{name: of for name, of in more.items() if of}}
 
 
-def _room_for_graphs(number: int) -> AbstractContextManager:
-    """torch.compile keeps a graph for each model and keep ratio, up to a limit; beyond it runs eagerly, unsaid."""
-    from torch._dynamo import config  # takes a second, which only this needs
-
-    name = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'  # until torch 2.6
-    return config.patch({name: getattr(config, name) + number})
-
-
 def _repeated(inputs: dict[str, Any], size: int) -> dict[str, Any]:
     """A batch of ``size`` times the same image."""
     samples = [copy.deepcopy(sample) for sample in inputs['data_samples'] * size]
     return {'inputs': inputs['inputs'].repeat(size, 1, 1, 1), 'data_samples': samples}
 
 
-def _runs(call: Callable[[], Any], form: str, model: str) -> bool:
-    """Whether a batch fits into the memory; a form that cannot be made is refused before an hour of timing."""
+def _fits(call: Callable[[], Any]) -> bool:
+    """Whether a batch fits into the GPU's memory."""
     try:
         with torch.no_grad():
             call()
-    except Exception as error:  # compilers have errors of every kind
-        if form == 'batch' and isinstance(error, torch.cuda.OutOfMemoryError):
-            torch.cuda.empty_cache()
-            return False
-        if form == 'batch':
-            raise
-        said = ' '.join(str(error).split())[:300]
-        raise RuntimeError(f'{model} cannot be timed in the form {form} ({said}); leave it out of --forms') from error
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
     return True
