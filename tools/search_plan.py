@@ -21,7 +21,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--max-drop', type=points, default=0.5, help='percent points to lose (default: %(default)s)')
     parser.add_argument('--metric', help="title of the metric, as 'mIoU' or 'segm mAP' (default: the task's first)")
     parser.add_argument('--images', type=positive, default=200, help='images to compare on (default: %(default)s)')
-    parser.add_argument('--reductions', nargs='+', default=['prune', 'merge'], help='default: prune merge')
+    reductions = ['merge_neighbours', 'prune_merge']
+    parser.add_argument('--reductions', nargs='+', default=reductions, help=f'default: {" ".join(reductions)}')
     parser.add_argument('--restorations', nargs='+', default=['follow', 'hold'], help='default: follow hold')
     add_shape(parser, 'that of the first test image', 'image size in pixels at which FLOPs are counted')
     parser.add_argument('--out', type=Path, help='folder (default: work_dirs/search/<config name>)')

@@ -8,6 +8,8 @@ from itertools import product
 from typing import Any, Protocol
 
 from mmssmprune.models.plan_target import TargetOutOfReach
+from mmssmprune.pruning.pruner import SCORE_KEYS
+from mmssmprune.pruning.reduction import REDUCTION
 from mmssmprune.pruning.stage import Stage, default_layers
 
 # Shares of the dense backbone's FLOPs that are tried.
@@ -86,12 +88,18 @@ def make_arms(
     restorations: Sequence[str],
     shared: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """`pruning` dicts without a level, the likeliest first. A restoration goes with `prune`; others bring their own."""
+    """`pruning` dicts without a level, the likeliest first.
+
+    Of the restorations only reductions that leave cells without a token make use, and of a score only those that go by
+    one: another reduction gets neither.
+    """
     arms = []
     for reduction, where in product(reductions, layers):
-        for restoration in restorations if reduction == 'prune' else (None,):
+        needs = REDUCTION.needs_of(reduction)
+        kept = {key: value for key, value in shared.items() if 'score' in needs or key not in SCORE_KEYS}
+        for restoration in restorations if 'restoration' in needs else (None,):
             own = {} if restoration is None else {'restoration': restoration}
-            arms.append({**shared, 'layers': list(where), 'reduction': reduction, **own})
+            arms.append({**kept, 'layers': list(where), 'reduction': reduction, **own})
     return arms
 
 

@@ -85,11 +85,17 @@ def test_candidates_can_be_pruned_at(kind: str):
         model.set_pruning(dict(layers=layers, keep_ratio=0.5))
 
 
-def test_arms():
-    arms = make_arms([[5], [2]], ['prune', 'merge'], ['follow', 'hold'], dict(alignment='bias'))
-    assert len(arms) == 6
-    assert arms[0] == dict(alignment='bias', layers=[5], reduction='prune', restoration='follow')
+def test_arms_have_what_their_reduction_makes_use_of():
+    reductions, restorations = ['prune', 'merge_neighbours', 'merge'], ['follow', 'hold']
+    arms = make_arms([[5], [2]], reductions, restorations, dict(alignment='bias', importance='l1', unit=(2, 2)))
+    assert len(arms) == 10
+    shared = dict(alignment='bias', importance='l1', unit=(2, 2))
+    assert arms[0] == shared | dict(layers=[5], reduction='prune', restoration='follow')
+    assert arms[4] == dict(alignment='bias', layers=[5], reduction='merge_neighbours', restoration='follow')
     assert arms[-1] == dict(alignment='bias', layers=[2], reduction='merge')
+    model = make('vim_seg')
+    for arm in arms:
+        model.set_pruning(arm | dict(keep_ratio=0.5, layers=[0]))
 
 
 @pytest.mark.parametrize('own', ['', 'pruning=None', 'pruning=dict(flops_reduction=0.1, layers=[7])'])
