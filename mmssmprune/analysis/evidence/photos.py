@@ -140,6 +140,7 @@ STUDIES = [
         {
             'ours': OURS,
             'no conv_fill': OURS | dict(conv_fill='zero'),
+            'conv_fill hold': OURS | dict(conv_fill='hold'),
             'no scan_fill': OURS | dict(scan_fill='zero'),
             'neither': OURS | dict(conv_fill='zero', scan_fill='zero'),
             'no alignment': OURS | dict(alignment='none'),
@@ -201,6 +202,14 @@ STUDIES = [
         | {'learned': trained(FOLDED | dict(importance='learned', scan_fill='neighbours'))}
         | {'learned, 2x2': trained(FOLDED | dict(importance='learned', scan_fill='neighbours', unit=(2, 2)))},
         reference='random',
+    ),
+    Study(
+        'restoration',
+        'What heads read at pruned cells',
+        'What a cell without a token shows to the head; `mask_token` has to be trained.',
+        vary('restoration', 'follow hold drift nearest interpolate zero', OURS)
+        | {'mask_token': trained(OURS | dict(restoration='mask_token'))},
+        reference='follow',
     ),
     Study(
         'reduction',

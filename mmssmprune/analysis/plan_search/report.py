@@ -84,13 +84,15 @@ def plot(trials: Sequence[Trial], metric: str, max_drop: float) -> bytes:
     """The trace over what is saved: small marks on the part of the test set, large ones on all of it; a PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout='constrained')
+    figure = Figure(figsize=(9, 4.2), layout='constrained')
     axes = figure.add_subplot()
     images = max(trial.images for trial in trials)
-    for arm in dict.fromkeys(trial.arm for trial in trials):
+    for number, arm in enumerate(dict.fromkeys(trial.arm for trial in trials)):
         points = sorted((t for t in trials if t.arm == arm), key=lambda t: t.saved)
         size = [70 if t.images == images else 20 for t in points]
-        axes.scatter([100 * t.saved for t in points], [t.drop for t in points], s=size, label=arm, zorder=2)
+        shape = 'osD^'[number // 10 % 4]  # ten colours, then once more with another shape
+        values = [100 * t.saved for t in points], [t.drop for t in points]
+        axes.scatter(*values, s=size, marker=shape, label=arm, zorder=2)
     best = winner(trials)
     ring = {'s': 220, 'facecolors': 'none', 'edgecolors': 'black'}
     axes.scatter([100 * best.saved], [best.drop], **ring, label='winner', zorder=3)
@@ -98,7 +100,7 @@ def plot(trials: Sequence[Trial], metric: str, max_drop: float) -> bytes:
     axes.invert_yaxis()
     axes.set_xlabel('backbone FLOPs saved (%)')
     axes.set_ylabel(f'{metric} lost (points)')
-    axes.legend(fontsize='small', loc='lower left')
+    figure.legend(fontsize='small', loc='outside right upper')
     file = BytesIO()
     figure.savefig(file, format='png', dpi=120)
     return file.getvalue()
