@@ -1,17 +1,13 @@
 """Depthwise convolutions over tokens: every neighbour stands at its own cell, pruned ones included.
 
 What a pruned neighbour contains is the choice named ``conv_fill``. It is asked once per pruning, gets the `TokenState`
-and the remembered features of every position, per stream (B, L, C), and returns the state with what it wants shown
-(`TokenState.losing` and ``shows_leaders``). Features go through each layer's norm and the x-half of its in_proj.
-
-Outputs are computed at the tokens at hand only; FLOP counters see the projections of pruned cells.
+and returns it with what convolutions are to know. Outputs are computed at the tokens at hand only.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from mmssmprune.ops import kept_conv
@@ -25,25 +21,19 @@ register_conv_fill = CONV_FILL.register
 
 
 @register_conv_fill
-def zero(tokens: TokenState, remembered: tuple[Tensor, ...]) -> TokenState:
+def zero(tokens: TokenState) -> TokenState:
     """A pruned neighbour is zero, as the padding is."""
     return tokens
 
 
 @register_conv_fill(needs='sequence')
-def compact(tokens: TokenState, remembered: tuple[Tensor, ...]) -> TokenState:
+def compact(tokens: TokenState) -> TokenState:
     """There are no pruned neighbours: the kept tokens close ranks, as in the released code of arXiv 2409.18962."""
     return tokens
 
 
-@register_conv_fill(needs='remembered')
-def hold(tokens: TokenState, remembered: tuple[Tensor, ...]) -> TokenState:
-    """A pruned neighbour has its last known features; it thereby costs about a fifth of a kept one in each layer."""
-    return tokens.losing(sum(remembered))
-
-
 @register_conv_fill(needs='leader')
-def leader(tokens: TokenState, remembered: tuple[Tensor, ...]) -> TokenState:
+def leader(tokens: TokenState) -> TokenState:
     """A pruned neighbour has what its leader, the kept token that resembled it most or that it went into, has now.
 
     Ours. It costs a copy and no arithmetic, and the sums of a convolution stay what they are in the dense model.
@@ -51,34 +41,27 @@ def leader(tokens: TokenState, remembered: tuple[Tensor, ...]) -> TokenState:
     return replace(tokens, shows_leaders=True)
 
 
-def conv_over_grid(x: Tensor, conv: nn.Conv2d, tokens: TokenState, fill: Tensor | None = None) -> Tensor:
+def conv_over_grid(x: Tensor, conv: nn.Conv2d, tokens: TokenState) -> Tensor:
     """Apply the depthwise ``conv``, which keeps the grid's size, to tokens at their places on the grid.
 
     Args:
         x: (B, K, C) the tokens at hand.
         conv: of stride 1.
         tokens: where they stand.
-        fill: (B, P, C) what the pruned cells ``tokens.lost.cells`` contain; None for zero, or for
-            what their leaders do, where the state says so.
 
     Returns:
         (B, K, C).
     """
     origin = (-conv.padding[0], -conv.padding[1])
-    return _at_tokens(x, conv.weight, conv.bias, tokens, fill, tokens.hw_shape, origin)
+    return _at_tokens(x, conv.weight, conv.bias, tokens, tokens.hw_shape, origin)
 
 
-def causal_conv_over_sequence(
-    x: Tensor, conv: nn.Conv1d, backward: bool, tokens: TokenState, fill: Tensor | None = None
-) -> Tensor:
-    """Apply a causal depthwise ``conv`` along the sequence, or against it: (B, K, C) -> (B, K, C).
-
-    ``fill`` as in `conv_over_grid`.
-    """
+def causal_conv_over_sequence(x: Tensor, conv: nn.Conv1d, backward: bool, tokens: TokenState) -> Tensor:
+    """Apply a causal depthwise ``conv`` along the sequence, or against it: (B, K, C) -> (B, K, C)."""
     weight, first = (conv.weight.flip(-1), 0) if backward else (conv.weight, 1 - conv.weight.shape[-1])
     if tokens.closes_ranks:
         return kept_conv(x, weight, conv.bias, hw_shape=(1, x.shape[1]), origin=(0, first))
-    return _at_tokens(x, weight, conv.bias, tokens, fill, (1, tokens.length), (0, first))
+    return _at_tokens(x, weight, conv.bias, tokens, (1, tokens.length), (0, first))
 
 
 def module_over_grid(x: Tensor, module: nn.Module, tokens: TokenState) -> Tensor:
@@ -96,19 +79,14 @@ def _at_tokens(
     weight: Tensor,
     bias: Tensor | None,
     tokens: TokenState,
-    fill: Tensor | None,
     hw_shape: tuple[int, int],
     origin: tuple[int, int],
 ) -> Tensor:
     grid = dict(hw_shape=hw_shape, origin=origin)
     if tokens.kept is None:
         return kept_conv(x, weight, bias, **grid)
-    places = at = tokens.places
+    places = tokens.places
     if tokens.shows_leaders:  # every position has a token then
         x = gather_rows(x, tokens.leader)
         return kept_conv(x, weight, bias, out_cells=places.cells, out_slot=places.slot, **grid)
-    if fill is not None:
-        at = tokens.lost.behind_kept
-        x = torch.cat([x, fill.to(x.dtype)], 1)
-    grid |= dict(cells=at.cells, slot=at.slot, out_cells=places.cells, out_slot=places.slot)
-    return kept_conv(x, weight, bias, **grid)
+    return kept_conv(x, weight, bias, cells=places.cells, slot=places.slot, **grid)

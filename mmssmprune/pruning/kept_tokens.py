@@ -40,12 +40,6 @@ class KeptTokens:
         full = base.to(dtype).flatten(0, 1).index_copy(0, self._rows, compact.to(dtype).flatten(0, 1))
         return full.unflatten(0, (batch, self.length))
 
-    def complement(self) -> KeptTokens:
-        """The cells that are not kept, (B, L - K)."""
-        batch, kept = self.index.shape
-        gone = torch.ones(batch, self.length, device=self.index.device).scatter(1, self.index, 0.0)
-        return KeptTokens(choose_tokens(gone, self.length - kept), self.length)
-
     def subset(self, chosen: Tensor) -> KeptTokens:
         """Keep only the positions ``chosen`` (B, K') of the compact sequence, ascending."""
         return KeptTokens(self.index.gather(1, chosen), self.length)

@@ -330,12 +330,12 @@ class TokenPruner(nn.Module):
         if leader is not None and tokens.leader is not None:
             leader = leader.gather(1, tokens.leader)
         fused = reduced.into is not None
-        if fused and not self.needs('remembered', 'conv_fill'):
+        if fused:
             remembered = ()  # every position shows its leader
         tokens = replace(
             tokens.keeping(kept), remembered=remembered, alive_units=kept_units, leader=leader, fused=fused
         )
-        tokens = choices.conv_fill(replace(tokens, lost=None, shows_leaders=False), remembered)
+        tokens = choices.conv_fill(tokens)
         tokens = replace(tokens, input_weight=choices.scan_fill(tokens))
         gate = Gate.of(score, reduced.chosen, reduced.streams) if score.requires_grad else None
         tokens = replace(tokens, gate=gate)
@@ -354,16 +354,12 @@ class TokenPruner(nn.Module):
 
     def _remembered(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
         """Every position of every stream: the tokens at hand as they are, the others as they are remembered."""
-        remembers = self.needs('remembered', 'restoration')
-        if not (remembers and not tokens.fused) and not self.needs('remembered', 'conv_fill'):
+        if tokens.fused or not self.needs('remembered'):
             return ()
         if tokens.kept is None:
             return streams
         restoration = self.stages[tokens.stage].restoration
-        return tuple(
-            restoration(x, tokens, remembered, None) if remembers else tokens.kept.scatter(x, remembered)
-            for x, remembered in zip(streams, tokens.remembered, strict=True)
-        )
+        return tuple(restoration(x, tokens, h, None) for x, h in zip(streams, tokens.remembered, strict=True))
 
     def _reopen(
         self, streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor

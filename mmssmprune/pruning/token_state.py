@@ -14,21 +14,6 @@ from .scan_order import ScanOrder
 
 
 @dataclass(frozen=True)
-class LostTokens:
-    """What the pruned cells still contribute.
-
-    Attributes:
-        cells: the pruned cells.
-        features: (B, P, C) what the next layer would have read there.
-        behind_kept: where everything stands, the kept tokens first, then these.
-    """
-
-    cells: KeptTokens
-    features: Tensor
-    behind_kept: Places
-
-
-@dataclass(frozen=True)
 class TokenState:
     """Which tokens are at hand, and how the scan walks over them.
 
@@ -48,7 +33,6 @@ class TokenState:
         wants_directions: whether that layer is to show the output of every direction.
         pos_embed: (1, L, C) the position embedding, where a restoration needs it.
         remembered: per stream (B, L, C), every position as it was when it was pruned; empty where no choice needs it.
-        lost: the pruned cells with their features, where the conv_fill shows them to convolutions.
         shows_leaders: whether convolutions find at each pruned position what its leader has.
         input_weight: (B, K) how many cells the input of each token stands for in the scan (see `scan_fill`); None
             where each stands for its own.
@@ -74,7 +58,6 @@ class TokenState:
     wants_directions: bool = False
     pos_embed: Tensor | None = None
     remembered: tuple[Tensor, ...] = ()
-    lost: LostTokens | None = None
     shows_leaders: bool = False
     input_weight: Tensor | None = None
     alive_units: tuple[int, ...] = ()
@@ -99,12 +82,6 @@ class TokenState:
         """The same with only these positions alive. All indices of a pruning stage are made here, once."""
         places = Places.of(kept.index, self.length)
         return replace(self, kept=kept, places=places, scan_order=self.dense_order.over(kept))
-
-    def losing(self, features: Tensor) -> TokenState:
-        """The same where pruned positions still show ``features`` (B, L, C) to convolutions."""
-        cells = self.kept.complement()
-        everything = Places.of(torch.cat([self.kept.index, cells.index], 1), self.length)
-        return replace(self, lost=LostTokens(cells, cells.gather(features), everything))
 
     @property
     def led(self) -> Tensor:

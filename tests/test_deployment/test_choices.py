@@ -18,7 +18,7 @@ from mmssmprune.pruning.pruner import CHOICES
 CASES = {
     'held': (
         'plain_mamba',
-        dict(restoration='hold', conv_fill='hold', scan_fill='neighbours', alignment='bias', importance='l2'),
+        dict(restoration='hold', conv_fill='zero', scan_fill='neighbours', alignment='bias', importance='l2'),
     ),
     'evit': ('vim_cls', dict(reduction='evit', alignment='none', importance='l1')),
     'merged': ('vmamba', dict(reduction='merge')),

@@ -30,7 +30,7 @@ PRUNINGS = {
     'carry': dict(layers=[1, 2], keep_ratio=0.6),
     'none': dict(layers=[1], keep_ratio=0.5, alignment='none'),
     'per stage, bias, filled': dict(
-        layers=[0, 2], keep_ratio=0.7, alignment='bias', regime='per_stage', conv_fill='hold', restoration='zero'
+        layers=[0, 2], keep_ratio=0.7, alignment='bias', regime='per_stage', conv_fill='leader', restoration='zero'
     ),
 }
 EVERY = [(kind, name) for kind in MAKERS for name in PRUNINGS if (kind, name) != ('vim_cls', 'per stage, bias, filled')]

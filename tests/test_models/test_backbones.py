@@ -202,16 +202,15 @@ def test_vector_at_keep_ratio_1_is_the_dense_one(kind):
 
 
 @pytest.mark.parametrize('kind', VECTOR_MAKERS)
-@pytest.mark.parametrize('conv_fill', ['zero', 'hold'])
-def test_vector_restores_nothing_and_trains_every_parameter(kind, conv_fill, monkeypatch):
-    model = make(kind, pruning=PRUNING | DROPPED | dict(conv_fill=conv_fill, alignment='learned')).train()
+def test_vector_restores_nothing_and_trains_every_parameter(kind, monkeypatch):
+    model = make(kind, pruning=PRUNING | DROPPED | dict(alignment='learned')).train()
     states, restores = [], len(model.stages) > 1  # at the end of a stage every cell returns by necessity
     if not restores:
         monkeypatch.setattr(type(model.pruner), 'restore', lambda *args, **kwargs: pytest.fail('restored'))
     layers_of(model)[-1].register_forward_pre_hook(lambda _, args: states.append(args[-1]))
     model(torch.randn(2, 3, 64, 64))[0].square().sum().backward()
     assert (states[-1].leader is None) == (not restores or states[-1].kept is None)
-    assert bool(states[-1].remembered) == (states[-1].kept is not None and (restores or conv_fill == 'hold'))
+    assert bool(states[-1].remembered) == (states[-1].kept is not None and restores)
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 

@@ -244,7 +244,7 @@ AUTOCAST = [
     {},
     dict(reduction='merge', conv_fill='leader', scan_fill='leader'),
     dict(scan_fill='neighbours'),
-    dict(conv_fill='hold', restoration='follow'),
+    dict(conv_fill='leader', restoration='follow'),
     dict(restoration='mask_token'),
 ]
 
@@ -328,7 +328,7 @@ def test_a_cell_that_comes_back_brings_what_its_map_showed():
     'names',
     [
         dict(conv_fill='leader', scan_fill='leader'),
-        pytest.param(dict(conv_fill='hold', restoration='follow', alignment='calibrated'), marks=pytest.mark.slow),
+        pytest.param(dict(conv_fill='zero', restoration='follow', alignment='calibrated'), marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls', 'vmamba'])

@@ -51,7 +51,7 @@ def mirrored_scan(height: int, width: int, device: str = 'cpu') -> ScanOrder:
     return ScanOrder.of(order, path.move)
 
 
-@pytest.mark.parametrize('conv_fill', ['zero', 'hold'])
+@pytest.mark.parametrize('conv_fill', ['zero', 'leader'])
 @pytest.mark.parametrize('alignment', ['none', 'carry', 'bias'])
 def test_plain_mamba_left_right(alignment, conv_fill, monkeypatch):
     model = make('plain_mamba', pruning=dict(PRUNING, alignment=alignment, conv_fill=conv_fill)).double()
@@ -66,7 +66,7 @@ def test_plain_mamba_left_right(alignment, conv_fill, monkeypatch):
     assert_mirrored(seen, kept_cells(mirrored, TOKENS.flip(2)), [2])
 
 
-@pytest.mark.parametrize('conv_fill', ['zero', 'hold'])
+@pytest.mark.parametrize('conv_fill', ['zero', 'leader'])
 @pytest.mark.parametrize('alignment', ['none', 'carry', 'bias'])
 def test_vim_upside_down(alignment, conv_fill):
     """Vim's walks are the raster and its reverse, so a half turn swaps its two branches."""

@@ -6,6 +6,7 @@ The masked scan below is written anew, cell by cell along the dense path, from t
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -32,7 +33,7 @@ from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
 ALIGNMENTS = ['none', 'carry', 'bias', 'calibrated', 'learned']
 
 
-FILLS = ['zero', 'hold', 'leader']
+FILLS = ['zero', 'leader']
 
 
 def keep(
@@ -45,7 +46,7 @@ def keep(
         made.double().stored_delta.data[0] = torch.rand(sets, 16, dtype=torch.float64) + 0.1
     tokens = TokenState.dense(path, hw, alignment=made).keeping(kept)
     if fill != 'leader':
-        return tokens.losing(torch.empty(len(rows), kept.length, 0)) if fill == 'hold' else tokens
+        return tokens
     leader = torch.randint(len(rows[0]), (len(rows), kept.length))
     leader = leader.scatter(1, kept.index, torch.arange(len(rows[0])).expand(kept.index.shape))
     weight = 1 + 3 * torch.rand(kept.index.shape).double()
@@ -93,10 +94,9 @@ def randomise(module: torch.nn.Module) -> torch.nn.Module:
     return module.double()
 
 
-def compare(module, x, lost, tokens, compact, full) -> None:
+def compare(module, x, tokens, compact, full) -> None:
     weight = torch.randn_like(compact)
-    leaves = {'x': x, 'lost': lost, **dict(module.named_parameters())}
-    leaves = {name: leaf for name, leaf in leaves.items() if leaf is not None}
+    leaves = {'x': x, **dict(module.named_parameters())}
     if name_of(tokens) == 'learned':
         leaves['stored'] = tokens.alignment.stored_delta
     # Without gaps the naive scan never touches the stored delta.
@@ -118,29 +118,16 @@ def test_plain_mamba_mixer_equals_masked_scan(alignment, pattern, fill):
     path = snake_scan(*hw)
     tokens = keep(rows, path, hw, alignment, fill=fill)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
-    lost = lost_features(rows, fill)
-    compact, _ = mixer(x, tokens, lost)
-    compare(mixer, x, lost, tokens, compact, plain_mamba_by_cells(mixer, x, lost, tokens, hw, alignment))
+    compact, _ = mixer(x, tokens)
+    compare(mixer, x, tokens, compact, plain_mamba_by_cells(mixer, x, tokens, hw, alignment))
 
 
-def lost_features(rows: list[list[int]], fill: str) -> torch.Tensor | None:
-    if fill != 'hold':
-        return None
-    return torch.randn(2, 15 - len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
-
-
-def fill_of(mixer, lost, inner, tokens):
-    """What convolutions find at the pruned cells: the x-half of the whole projection, or that of the leaders."""
-    if tokens.shows_leaders:
-        return gather_rows(inner, tokens.leader.gather(1, tokens.kept.complement().index))
-    return None if lost is None else mixer.in_proj(lost)[..., : mixer.d_inner]
-
-
-def filled(tokens):
-    """The same where convolutions read what they are given instead of leaders."""
+def by_whole_grid(convolve, inner, tokens):
+    """``convolve(x, tokens)`` at the tokens; where leaders are shown, all cells are given, as in the dense model."""
     if not tokens.shows_leaders:
-        return tokens
-    return replace(tokens, shows_leaders=False).losing(torch.empty(len(tokens.kept.index), tokens.length, 0))
+        return convolve(inner, tokens)
+    every = TokenState.dense(tokens.dense_order, tokens.hw_shape)
+    return tokens.kept.gather(convolve(gather_rows(inner, tokens.leader), every))
 
 
 def by_cell(tokens, *of_tokens):
@@ -149,10 +136,9 @@ def by_cell(tokens, *of_tokens):
     return [tokens.kept.scatter(t) for t in (*of_tokens, weight.double().unsqueeze(-1))]
 
 
-def plain_mamba_by_cells(mixer, x, lost, tokens, hw, alignment):
+def plain_mamba_by_cells(mixer, x, tokens, hw, alignment):
     inner, z = mixer.in_proj(x).chunk(2, -1)
-    fill = fill_of(mixer, lost, inner, tokens)
-    u = F.silu(conv_over_grid(inner, mixer.conv2d, filled(tokens), fill))
+    u = F.silu(by_whole_grid(lambda x, tokens: conv_over_grid(x, mixer.conv2d, tokens), inner, tokens))
     dt, B, C = mixer.x_proj(u).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
     delta = F.softplus(mixer.dt_proj(dt) + mixer.dt_proj.bias)
     at_zero = fixed_delta(tokens, 0, 2 * mixer.dt_proj.bias)
@@ -178,14 +164,13 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
     mixer = randomise(VimMixer(8, d_state=3))
     tokens = keep(rows, sequence_scan(15), (1, 15), alignment, 2, fill)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
-    lost = lost_features(rows, fill)
-    compact, _ = mixer(x, tokens, lost)
+    compact, _ = mixer(x, tokens)
     inner, z = mixer.in_proj(x).chunk(2, -1)
-    fill = fill_of(mixer, lost, inner, tokens)
     total = 0
     for direction, s in enumerate(('', '_b')):
         part = {k: getattr(mixer, f'{k}{s}') for k in ('conv1d', 'x_proj', 'dt_proj', 'D')}
-        u = F.silu(causal_conv_over_sequence(inner, part['conv1d'], bool(direction), filled(tokens), fill))
+        conv = partial(causal_conv_over_sequence, conv=part['conv1d'], backward=bool(direction))
+        u = F.silu(by_whole_grid(lambda x, tokens, conv=conv: conv(x, tokens=tokens), inner, tokens))
         dt, B, C = part['x_proj'](u).split([mixer.dt_rank, 3, 3], -1)
         delta = F.softplus(part['dt_proj'](dt))
         A = -torch.exp(mixer.A_b_log if direction else mixer.A_log)
@@ -208,7 +193,7 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
             for u_b, d_b, B_b, C_b, w_b, cells in zip(*spread, tokens.kept.index.tolist(), strict=True)
         ]
         total = total + tokens.kept.gather(torch.stack(scans))
-    compare(mixer, x, lost, tokens, compact, mixer.out_proj(total * F.silu(z) / 2))
+    compare(mixer, x, tokens, compact, mixer.out_proj(total * F.silu(z) / 2))
 
 
 @pytest.mark.parametrize('fill', FILLS)
@@ -220,10 +205,9 @@ def test_ss2d_equals_masked_scan(gated, alignment, pattern, fill):
     mixer = randomise(SS2D(8, d_state=3 if gated else 1, gated=gated))
     tokens = keep(rows, line_scan(*hw), hw, alignment, 4, fill)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
-    lost = lost_features(rows, fill)
-    compact, _ = mixer(x, tokens, lost)
+    compact, _ = mixer(x, tokens)
     inner, *z = mixer.in_proj(x).split(mixer.d_inner, -1)
-    u = F.silu(conv_over_grid(inner, mixer.conv2d, filled(tokens), fill_of(mixer, lost, inner, tokens)))
+    u = F.silu(by_whole_grid(lambda x, tokens: conv_over_grid(x, mixer.conv2d, tokens), inner, tokens))
     total = 0
     for r, order in enumerate(tokens.dense_order.order.tolist()):
         own = slice(16 * r, 16 * (r + 1))
@@ -237,7 +221,7 @@ def test_ss2d_equals_masked_scan(gated, alignment, pattern, fill):
         ]
         total = total + tokens.kept.gather(torch.stack(scans))
     y = mixer.out_norm(total)
-    compare(mixer, x, lost, tokens, compact, mixer.out_proj(y * F.silu(z[0]) if gated else y))
+    compare(mixer, x, tokens, compact, mixer.out_proj(y * F.silu(z[0]) if gated else y))
 
 
 @pytest.mark.parametrize('param_order', ['raster', 'scan'])

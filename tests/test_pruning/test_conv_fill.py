@@ -13,6 +13,7 @@ from mmssmprune.pruning import (
     TokenState,
     causal_conv_over_sequence,
     conv_over_grid,
+    gather_rows,
     module_over_grid,
     sequence_scan,
 )
@@ -72,19 +73,20 @@ def test_compact_is_the_convolution_of_the_kept_sequence(kept):
         assert torch.allclose(out, expected.flip(1) if backward else expected, rtol=1e-12, atol=1e-14)
 
 
-def test_filled_cells_count_as_neighbours():
+def test_leaders_are_seen_at_their_cells():
     hw, kept = (3, 5), KeptTokens(torch.tensor([[0, 3, 8, 14], [1, 2, 3, 7]]), 15)
-    x = torch.randn(2, 15, 4, dtype=torch.float64)
-    tokens = state(kept, hw).losing(x)
+    leader = torch.randint(4, (2, 15)).scatter(1, kept.index, torch.arange(4).expand(2, -1))
+    x = torch.randn(2, 4, 4, dtype=torch.float64)
+    tokens = replace(state(kept, hw), leader=leader, shows_leaders=True)
     grid, line = nn.Conv2d(4, 4, 7, padding=3, groups=4).double(), nn.Conv1d(4, 4, 4, padding=3, groups=4).double()
     every = TokenState.dense(tokens.dense_order, hw)
     for apply in (
-        lambda x, tokens, fill: conv_over_grid(x, grid, tokens, fill),
-        lambda x, tokens, fill: causal_conv_over_sequence(x, line, False, tokens, fill),
-        lambda x, tokens, fill: causal_conv_over_sequence(x, line, True, tokens, fill),
+        lambda x, tokens: conv_over_grid(x, grid, tokens),
+        lambda x, tokens: causal_conv_over_sequence(x, line, False, tokens),
+        lambda x, tokens: causal_conv_over_sequence(x, line, True, tokens),
     ):
-        filled = apply(kept.gather(x), tokens, tokens.lost.features)
-        assert torch.allclose(filled, kept.gather(apply(x, every, None)), rtol=1e-12, atol=1e-14)
+        expected = kept.gather(apply(gather_rows(x, leader), every))
+        assert torch.allclose(apply(x, tokens), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_a_whole_module_sees_a_grid_of_zeros():

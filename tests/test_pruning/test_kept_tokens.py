@@ -50,13 +50,6 @@ def test_gather_rows_may_repeat():
     assert gather_rows(x, torch.tensor([[2, 2, 0, 1], [0, 0, 0, 0]])).flatten().tolist() == [2, 2, 0, 1, 3, 3, 3, 3]
 
 
-def test_complement_is_what_is_not_kept():
-    kept = KeptTokens(torch.tensor([[0, 3, 4], [1, 2, 5]]), 6)
-    assert kept.complement().index.tolist() == [[1, 2, 5], [0, 3, 4]]
-    everything = KeptTokens(torch.arange(6).expand(2, -1), 6)
-    assert everything.complement().index.shape == (2, 0)
-
-
 def test_most_similar_by_brute_force():
     x, chosen = torch.randn(2, 9, 5), torch.tensor([[0, 4, 7], [2, 3, 8]])
     leader = most_similar(x, chosen)

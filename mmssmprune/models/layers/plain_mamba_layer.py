@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmssmprune._values import flag, whole
 from mmssmprune.models.layers.drop_path import DropPath
-from mmssmprune.models.layers.projection import mixer_sizes, project_x_half
+from mmssmprune.models.layers.projection import mixer_sizes
 from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, module_over_grid, scan_over_tokens
 
 PARAM_ORDERS = ('raster', 'scan')
@@ -62,14 +62,10 @@ class PlainMambaMixer(nn.Module):
         self.direction_Bs = nn.Parameter(torch.zeros(5, d_state))
         self.out_proj = nn.Linear(d_inner, embed_dims, bias=bias)
 
-    def forward(self, x: Tensor, tokens: TokenState, lost: Tensor | None = None) -> tuple[Tensor, LayerTrace]:
-        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from.
-
-        ``lost`` (B, P, C) is what the layer would read at the pruned cells, for its convolution only.
-        """
+    def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
+        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        fill = None if lost is None else project_x_half(lost, self.in_proj)
-        u = F.silu(conv_over_grid(x, self.conv2d, tokens, fill))
+        u = F.silu(conv_over_grid(x, self.conv2d, tokens))
         delta, B, C = self.parameters_of(u)
         # Official: dt_proj was called with its bias, and the scan adds the bias once more.
         raw_delta = RawDelta(delta, self.dt_proj.bias, 2 * self.dt_proj.bias)
@@ -116,8 +112,7 @@ class PlainMambaLayer(nn.Module):
 
     def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
         """Return the tokens (B, K, C) and what importance is read from."""
-        lost = None if tokens.lost is None else self.norm(tokens.lost.features)
-        mixed, trace = self.mamba(self.norm(x), tokens, lost)
+        mixed, trace = self.mamba(self.norm(x), tokens)
         x = x + self.drop_path(mixed)
         if self.replaces_tokens:
             x = module_over_grid(x, self.dw, tokens)

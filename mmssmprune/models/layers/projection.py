@@ -1,11 +1,10 @@
-"""The widths of a Mamba mixer, its input projection in parts, and where its step sizes start."""
+"""The widths of a Mamba mixer, and where its step sizes start."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssmprune._values import whole
@@ -24,12 +23,6 @@ def step_size_rank(embed_dims: int, dt_rank: int | str) -> int:
             raise ValueError(f"dt_rank must be 'auto' or a whole number from 1 on, got {dt_rank!r}")
         dt_rank = math.ceil(embed_dims / 16)
     return whole('dt_rank', dt_rank)
-
-
-def project_x_half(x: Tensor, in_proj: nn.Linear) -> Tensor:
-    """(..., C) -> (..., d_inner): the half of ``in_proj`` that feeds the convolution; the gate is left out."""
-    half = in_proj.out_features // 2
-    return F.linear(x, in_proj.weight[:half], None if in_proj.bias is None else in_proj.bias[:half])
 
 
 def start_step_sizes(weight: Tensor, bias: Tensor, smallest: float = 1e-3, largest: float = 0.1) -> None:

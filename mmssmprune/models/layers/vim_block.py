@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmssmprune._values import flag, whole
 from mmssmprune.models.layers.drop_path import DropPath
-from mmssmprune.models.layers.projection import mixer_sizes, project_x_half, start_step_sizes
+from mmssmprune.models.layers.projection import mixer_sizes, start_step_sizes
 from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, causal_conv_over_sequence, scan_over_tokens
 
 
@@ -86,29 +86,20 @@ class VimMixer(nn.Module):
         for dt_proj in (self.dt_proj, self.dt_proj_b):
             start_step_sizes(dt_proj.weight, dt_proj.bias)
 
-    def forward(self, x: Tensor, tokens: TokenState, lost: Tensor | None = None) -> tuple[Tensor, LayerTrace]:
-        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from, both in sequence order.
-
-        ``lost`` (B, P, C) is what the block would read at the pruned cells, for its convolutions only.
-        """
+    def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
+        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from, both in sequence order."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        fill = None if lost is None else project_x_half(lost, self.in_proj)
-        branches = [self.branch(x, fill, tokens, direction) for direction in (0, 1)]
+        branches = [self.branch(x, tokens, direction) for direction in (0, 1)]
         trace = self.scan(*zip(*branches, strict=True), z, tokens)
         if self.if_divide_out:
             trace = replace(trace, y=trace.y / 2, directions=tuple(y / 2 for y in trace.directions))
         return self.out_proj(trace.y), trace
 
-    def branch(
-        self, x: Tensor, fill: Tensor | None, tokens: TokenState, direction: int
-    ) -> tuple[Tensor, RawDelta, Tensor, Tensor]:
-        """What the scan forward (0) or backward (1) reads, all in sequence order: u, its step sizes, B and C.
-
-        ``x`` (B, K, d_inner) are the tokens at hand, ``fill`` (B, P, d_inner) what is at the pruned cells.
-        """
+    def branch(self, x: Tensor, tokens: TokenState, direction: int) -> tuple[Tensor, RawDelta, Tensor, Tensor]:
+        """What the scan forward (0) or backward (1) reads of tokens (B, K, d_inner): u, its step sizes, B and C."""
         suffix = ('', '_b')[direction]
         dt_proj = getattr(self, f'dt_proj{suffix}')
-        u = F.silu(causal_conv_over_sequence(x, getattr(self, f'conv1d{suffix}'), bool(direction), tokens, fill))
+        u = F.silu(causal_conv_over_sequence(x, getattr(self, f'conv1d{suffix}'), bool(direction), tokens))
         dt, B, C = getattr(self, f'x_proj{suffix}')(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # Only the weight here: unlike in PlainMamba the bias is added once.
         return u, RawDelta(F.linear(dt, dt_proj.weight), dt_proj.bias, dt_proj.bias), B, C
@@ -163,9 +154,5 @@ class VimBlock(nn.Module):
         residual = hidden if residual is None else residual + self.drop_path(hidden)
         if residual.dtype in (torch.float16, torch.bfloat16):
             residual = residual.float()  # the stream sums up all layers; half precision loses the small ones
-        lost = None if tokens.lost is None else self._normed(tokens.lost.features)
-        hidden, trace = self.mixer(self._normed(residual), tokens, lost)
+        hidden, trace = self.mixer(self.norm(residual).to(self.norm.weight.dtype), tokens)
         return hidden, residual, trace
-
-    def _normed(self, x: Tensor) -> Tensor:
-        return self.norm(x).to(self.norm.weight.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmssmprune._values import flag, is_number, positive, whole
 from mmssmprune.models.layers.drop_path import DropPath
-from mmssmprune.models.layers.projection import project_x_half, start_step_sizes, step_size_rank
+from mmssmprune.models.layers.projection import start_step_sizes, step_size_rank
 from mmssmprune.pruning import LayerTrace, RawDelta, TokenState, conv_over_grid, scan_over_tokens
 
 
@@ -63,16 +63,11 @@ class SS2D(nn.Module):
         nn.init.uniform_(self.x_proj_weight, -(d_inner**-0.5), d_inner**-0.5)
         start_step_sizes(self.dt_projs_weight, self.dt_projs_bias)
 
-    def forward(self, x: Tensor, tokens: TokenState, lost: Tensor | None = None) -> tuple[Tensor, LayerTrace]:
-        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from.
-
-        ``lost`` (B, P, C) is what the block would read at the pruned cells, for its convolution only.
-        """
+    def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
+        """Mix tokens (B, K, C); returns (B, K, C) and what importance is read from."""
         x, z = self.in_proj(x).chunk(2, dim=-1) if self.gated else (self.in_proj(x), None)
         if hasattr(self, 'conv2d'):
-            if lost is not None:
-                lost = project_x_half(lost, self.in_proj) if self.gated else self.in_proj(lost)
-            x = conv_over_grid(x, self.conv2d, tokens, lost)
+            x = conv_over_grid(x, self.conv2d, tokens)
         u = F.silu(x)
         trace = self.scan(u, *self.parameters_of(u), tokens)
         y = self.out_norm(trace.y)
@@ -132,8 +127,7 @@ class VSSBlock(nn.Module):
 
     def forward(self, x: Tensor, tokens: TokenState) -> tuple[Tensor, LayerTrace]:
         """Return the tokens (B, K, C) and what importance is read from."""
-        lost = None if tokens.lost is None else self.norm(tokens.lost.features)
-        mixed, trace = self.op(self.norm(x), tokens, lost)
+        mixed, trace = self.op(self.norm(x), tokens)
         x = x + self.drop_path(mixed)
         if self.has_mlp:
             x = x + self.drop_path(self.mlp(self.norm2(x)))
