@@ -92,8 +92,7 @@ class DistillationHook(Hook):
             passes: list[tuple[tuple, Sequence[Tensor]]] = []
 
             def record(backbone: nn.Module, images: tuple, maps: Sequence[Tensor]) -> None:
-                if backbone.training:  # the passes in which a backbone calibrates itself are none of ours
-                    passes.append((images, maps))
+                passes.append((images, maps))
 
             handle = model.backbone.register_forward_hook(record)
             try:

@@ -86,7 +86,7 @@ class KeepRatioWarmupHook(_KeepRatioHook):
     counted from 0, also where the schedule counts epochs.
 
     In distributed training nothing is pruned at first, so parameters of the pruning itself (``mask_token``, a learned
-    delta) have no gradient then: such a config needs ``find_unused_parameters=True``.
+    score) have no gradient then: such a config needs ``find_unused_parameters=True``.
 
     Args:
         end: first iteration at the target.
@@ -120,7 +120,7 @@ class ElasticKeepRatioHook(_KeepRatioHook):
     communication, and the same after resuming. Slimmable networks (arXiv 1812.08928) train one set of weights for
     several widths in this spirit; the drawing of one at random is that of HAT (arXiv 2005.14187).
 
-    In distributed training, a 1 in the list and parameters of the pruning itself (``mask_token``, a learned delta)
+    In distributed training, a 1 in the list and parameters of the pruning itself (``mask_token``, a learned score)
     need ``find_unused_parameters=True``.
 
     Args:

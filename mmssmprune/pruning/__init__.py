@@ -1,6 +1,6 @@
 """Token pruning for selective scans: which cells live, how the state crosses the rest, how maps become full again."""
 
-from .alignment import ALIGNMENT, StoredDelta, register_alignment, time_at_pruned_cells
+from .alignment import ALIGNMENT, register_alignment, time_at_pruned_cells
 from .conv_fill import (
     CONV_FILL,
     causal_conv_over_sequence,
@@ -34,7 +34,6 @@ __all__ = [
     'Reduced',
     'ScanOrder',
     'Stage',
-    'StoredDelta',
     'TokenPruner',
     'TokenState',
     'causal_conv_over_sequence',

@@ -15,7 +15,6 @@ NEEDS = {
     'sequence': 'convolutions run along the sequence, and then along the tokens at hand as if there were no gaps; '
     'backbones that convolve over the grid refuse the choice',
     'directions': '`LayerTrace.directions`, the output of every direction of the scan, at the layers that are scored',
-    'calibration': 'passes over the dense model that measure the step sizes of cells which would be pruned',
     'remembered': 'the features that every position had when it was pruned',
     'leader': '`TokenState.leader`, for each position the kept token that resembled it most when it was pruned',
     'pos_embed': "the model's position embedding",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .alignment import ALIGNMENT
-from .calibration import DeltaRecorder
 from .choices import Choices
 from .conv_fill import CONV_FILL
 from .gate import Gate
@@ -56,8 +54,6 @@ DEFAULT_BY_SCORE = 'prune_merge'
 # What choices own stood in the pruner itself before there were stages.
 OLD_NAMES = {
     'mask_token': 'stages.0.restoration.mask_token',
-    'stored_delta': 'stages.0.alignment.stored_delta',
-    'calibrated_batches': 'stages.0.alignment.calibrated_batches',
 }
 
 
@@ -131,7 +127,6 @@ class TokenPruner(nn.Module):
         self.plan: PrunePlan | None = None
         self.target: PlanTarget | None = None
         self.observers: list[Observer] = []
-        self.recorder: DeltaRecorder | None = None  # while there is one, it looks at everything and nothing is pruned
         by_score = {'reduction': DEFAULT_BY_SCORE} if any(key in self.config for key in SCORE_KEYS) else {}
         self.names = DEFAULTS | by_score | {key: name for key, name in self.config.items() if key in DEFAULTS}
         self.names['regime'] = REGIME_ALIASES.get(self.names['regime'], self.names['regime'])
@@ -186,26 +181,6 @@ class TokenPruner(nn.Module):
         """Layers of all stages."""
         return sum(map(len, self.numbers))
 
-    @property
-    def calibrates(self) -> bool:
-        """Whether the alignment wants calibration passes."""
-        return self.plan is not None and self.needs('calibration')
-
-    @property
-    def learns_delta(self) -> bool:
-        """Whether what calibration stores is only the start of something that is trained."""
-        return any(alignment.learns for alignment in self.alignments)
-
-    @property
-    def calibrated_batches(self) -> int:
-        """How many batches were measured."""
-        return max((int(alignment.calibrated_batches) for alignment in self.alignments), default=0)
-
-    @property
-    def alignments(self) -> list[nn.Module]:
-        """Those that calibration passes write to, of every stage that prunes."""
-        return [choices.alignment for choices in self.stages if choices.prunes]
-
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
         """Change the ratios of an existing plan; raises ValueError where nothing is pruned or a ratio is wrong."""
         if self.plan is None:
@@ -235,8 +210,6 @@ class TokenPruner(nn.Module):
         alignment = None if self.plan is None else self.stages[stage].alignment
         choices = dict(alignment=alignment, closes_ranks=self.plan is not None and self.needs('sequence'))
         tokens = TokenState.dense(order, hw_shape, protected, stage=stage, pos_embed=pos_embed, **choices)
-        if self.recorder is not None:
-            self.recorder.start()
         for observer in self.observers:
             observer.started(tokens)
         return self._for_layer(self.numbers[stage][0], tokens)
@@ -257,8 +230,6 @@ class TokenPruner(nn.Module):
         """
         for observer in self.observers:
             observer.ran(layer, trace.y.shape[1])
-        if self.recorder is not None:
-            self.recorder.note(layer, tokens, trace)
         if tokens.gate is not None:
             streams, gate = tokens.gate.passed(streams)
             tokens = replace(tokens, gate=gate)
@@ -267,8 +238,6 @@ class TokenPruner(nn.Module):
             score = score_tokens(self.stages[tokens.stage].importance, trace, tokens, self.needs('gradient'))
             if layer in self.stage_ends:
                 tokens = replace(tokens, score=_of_every_position(score, tokens))  # for `begin`
-            elif self.recorder is not None:
-                self.recorder.choose(layer, score, tokens)
             else:
                 if tokens.reopened:
                     streams, tokens, trace, score = self._reopen(streams, tokens, trace, score)
@@ -295,9 +264,6 @@ class TokenPruner(nn.Module):
             return streams, tokens
         scores = before.score.transpose(1, 2).unflatten(2, before.hw_shape)
         score = F.adaptive_avg_pool2d(scores, tokens.hw_shape).flatten(1)
-        if self.recorder is not None:
-            self.recorder.choose(layer, score, tokens)
-            return streams, tokens
         # No layer has run on these tokens: where a reduction compares outputs it compares the features themselves.
         streams, tokens = self._reduce(layer, streams, tokens, LayerTrace(sum(streams), ()), score)
         return streams, self._for_layer(layer + 1, tokens)
@@ -376,14 +342,13 @@ class TokenPruner(nn.Module):
         return tokens
 
     def _for_layer(self, layer: int, tokens: TokenState) -> TokenState:
-        """Tell the layer what it has to know of itself, or to show."""
+        """Tell the layer what it has to show."""
         if self.plan is None or layer not in self.numbers[tokens.stage]:
             return tokens
         wants_directions = layer in self.plan.layers and self.needs('directions')
-        place = layer - self.numbers[tokens.stage][0] if isinstance(tokens.alignment, nn.Module) else 0
-        if (place, wants_directions) == (tokens.layer, tokens.wants_directions):
+        if wants_directions == tokens.wants_directions:
             return tokens
-        return replace(tokens, layer=place, wants_directions=wants_directions)
+        return replace(tokens, wants_directions=wants_directions)
 
     def restore(self, streams: tuple[Tensor, ...], tokens: TokenState) -> tuple[Tensor, ...]:
         """(B, K, C) each -> (B, L, C): every cell again; this is the line where tokens return.
@@ -410,26 +375,6 @@ class TokenPruner(nn.Module):
         """Every cell alive again, as the strided convolution between two stages needs it."""
         full = self.restore(streams, tokens)
         return full, tokens if tokens.kept is None else replace(tokens.all_alive(), score=tokens.score)
-
-    @contextmanager
-    def measuring(self, output_layers: Collection[int]) -> Iterator[DeltaRecorder]:
-        """Within the block nothing is pruned, and the step sizes of cells that would be are measured."""
-        self.recorder = DeltaRecorder(self.plan, self.numbers, self.reopened_after(output_layers))
-        try:
-            yield self.recorder
-        finally:
-            self.recorder = None
-
-    def forget_calibration(self) -> None:
-        """Start the averages anew."""
-        for alignment in self.alignments:
-            alignment.forget()
-
-    def average_in(self, recorder: DeltaRecorder) -> None:
-        """Average what a calibration pass measured into what is stored; a stage without a pruning keeps its own."""
-        for choices, measured in zip(self.stages, recorder.measured, strict=True):
-            if measured:
-                choices.alignment.average_in(measured)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """As torch's; `OLD_NAMES` are understood."""

@@ -15,7 +15,6 @@ class Stage:
         layers: the modules, in the order in which they run.
         embed_dims: channels C of their tokens.
         d_inner: channels D of their scans.
-        param_sets: sets S of scan parameters in a layer: 1 where all directions share one, else one per direction.
         first: number of the first layer; layers are counted from 0 through all stages.
         along_sequence: whether all its convolutions run along the sequence, none over the grid.
         scored: numbers of its layers after which tokens are scored; known where choices are made.
@@ -24,7 +23,6 @@ class Stage:
     layers: Sequence[Any]
     embed_dims: int
     d_inner: int
-    param_sets: int = 1
     first: int = 0
     along_sequence: bool = False
     scored: tuple[int, ...] = ()

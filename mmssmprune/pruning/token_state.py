@@ -29,8 +29,7 @@ class TokenState:
         alignment: the choice of that name, how the state moves over pruned cells; None lets no time pass.
         closes_ranks: whether convolutions along the sequence skip pruned positions, where the conv_fill wants it.
         stage: number of the stage.
-        layer: place in the stage of the layer that comes next, where the alignment asks for it.
-        wants_directions: whether that layer is to show the output of every direction.
+        wants_directions: whether the layer that comes next is to show the output of every direction.
         pos_embed: (1, L, C) the position embedding, where a restoration needs it.
         remembered: per stream (B, L, C), every position as it was when it was pruned; empty where no choice needs it.
         shows_leaders: whether convolutions find at each pruned position what its leader has.
@@ -54,7 +53,6 @@ class TokenState:
     alignment: Callable | None = None
     closes_ranks: bool = False
     stage: int = 0
-    layer: int = 0
     wants_directions: bool = False
     pos_embed: Tensor | None = None
     remembered: tuple[Tensor, ...] = ()
@@ -74,7 +72,7 @@ class TokenState:
 
     def all_alive(self) -> TokenState:
         """The same with every cell alive again and nothing remembered."""
-        names = ('alignment', 'closes_ranks', 'stage', 'layer', 'wants_directions', 'pos_embed')
+        names = ('alignment', 'closes_ranks', 'stage', 'wants_directions', 'pos_embed')
         same = {name: getattr(self, name) for name in names}
         return TokenState.dense(self.dense_order, self.hw_shape, self.protected, **same)
 

@@ -6,8 +6,6 @@ from torch import Tensor
 
 OLDER = {
     'stages.0.restoration.mask_token': 'mask_token',
-    'stages.0.alignment.stored_delta': 'stored_delta',
-    'stages.0.alignment.calibrated_batches': 'calibrated_batches',
 }
 
 
@@ -16,5 +14,5 @@ def older(state: dict[str, Tensor]) -> dict[str, Tensor]:
     names = {key: key for key in state}
     for new, old in OLDER.items():
         names |= {key: key.replace(new, old) for key in state if key.endswith(f'pruner.{new}')}
-    assert sum(key != name for key, name in names.items()) == 3
+    assert sum(key != name for key, name in names.items()) == 1
     return {names[key]: value for key, value in state.items()}

@@ -155,20 +155,6 @@ def test_a_free_run_of_many_levels(folder: Path, tmp_path: Path):
     assert not work_dir(places, run).exists()
 
 
-def test_a_calibrated_alignment_is_measured_before_its_fine_tuning(folder: Path, tmp_path: Path):
-    setting, places = small_setting(folder, 'seg'), tmp_path
-    dense = save_dense(setting, places)
-    assert runs.start_checkpoint(Run(setting, StudyRow(PRUNING), 'tuned', 0), places) == dense
-    row = StudyRow(PRUNING | {'alignment': 'calibrated'})
-    start = runs.start_checkpoint(Run(setting, row, 'tuned', 0), places)
-    weights, before = (torch.load(path)['state_dict'] for path in (start, dense))
-    assert all(torch.equal(weights.pop(name), value) for name, value in before.items())
-    assert weights['backbone.pruner.stages.0.alignment.stored_delta'].max() > 0
-    free = Run(setting, row, 'free', 0)
-    runs.execute(free, places)  # without a checkpoint that holds it
-    assert read_result(result_file(places, free))['tests'][0]['tokens'] == [36, 36, 26, 26]
-
-
 def test_random_importance_follows_the_seed(folder: Path, tmp_path: Path):
     setting, places = small_setting(folder, 'seg'), tmp_path
     pruning, dense = PRUNING | {'importance': 'random'}, save_dense(setting, places)

@@ -99,16 +99,6 @@ def test_loss_is_zero_where_nothing_is_pruned():
         assert model(**batch_of(model), mode='loss')['loss_distill'] < 1e-9
 
 
-def test_passes_in_which_a_backbone_calibrates_itself_do_not_count():
-    model = build(segmentor_cfg(backbone_cfg('Vim', pruning=dict(PRUNING, alignment='calibrated')))).train()
-    hook = distilled(model)
-    batch = batch_of(model)
-    loss = model(**batch, mode='loss')['loss_distill']
-    assert int(model.backbone.pruner.calibrated_batches) == 1
-    maps = model.backbone(batch['inputs'])
-    torch.testing.assert_close(loss, feature_distance(maps, hook.teacher(batch['inputs'])))
-
-
 def test_only_the_student_gets_gradients_through_gradient_checkpointing_too():
     gradients = []
     for with_cp in (False, True):

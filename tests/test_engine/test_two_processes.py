@@ -56,7 +56,7 @@ def test_two_ranks_are_one_process_with_their_batches(ranks: list[dict[str, Any]
 
 
 def test_ranks_may_keep_different_numbers_of_tokens(ranks: list[dict[str, Any]]):
-    for name in ('calibrated', 'learned', 'detector'):
+    for name in ('pruned', 'learned', 'detector'):
         tokens = [rank[name]['tokens'] for rank in ranks]
         assert all(small[-1] < large[-1] for small, large in zip(*tokens, strict=True)), name
 
@@ -68,26 +68,7 @@ def test_last_batches_may_differ(ranks: list[dict[str, Any]]):
     assert padded == [[2, 1, 2, 1]] * 2
 
 
-def test_calibration_counts_the_cells_of_all_ranks(ranks: list[dict[str, Any]]):
-    for name in ('calibrated', 'calibrated near 1'):
-        state = ranks[0][name]['state']
-        assert (state['backbone.pruner.stages.0.alignment.stored_delta'][-1] > 0).all(), name
-        assert int(state['backbone.pruner.stages.0.alignment.calibrated_batches']) == 1
-
-
-def test_a_calibration_without_pruned_cells_does_not_count(ranks: list[dict[str, Any]]):
-    """At the start of a warm-up nothing is pruned; the zeros stored until then must not enter the mean."""
-    assert int(ranks[0]['warm-up, calibrated']['state']['backbone.pruner.stages.0.alignment.calibrated_batches']) == 0
-
-
-def test_near_1_only_one_rank_prunes(ranks: list[dict[str, Any]]):
-    """The rank without pruned cells has to join the others' mean of step sizes all the same."""
-    small, large = (rank['calibrated near 1']['tokens'][0] for rank in ranks)
-    assert small == [64] * 4
-    assert large == [96, 95, 95, 94]
-
-
-@pytest.mark.parametrize('name', ['elastic', 'elastic, learned', 'warm-up, calibrated'])
+@pytest.mark.parametrize('name', ['elastic', 'elastic, learned', 'warm-up'])
 def test_hooks_set_the_same_ratio_on_all_ranks(ranks: list[dict[str, Any]], name: str):
     first, second = (rank[name]['ratios'] for rank in ranks)
     assert first == second

@@ -14,7 +14,7 @@ from mmssmprune.models.layers.plain_mamba_layer import PlainMambaMixer
 from mmssmprune.models.layers.vim_block import VimMixer
 from mmssmprune.models.layers.vss_block import SS2D
 from mmssmprune.ops import aligned_selective_scan, selective_scan
-from mmssmprune.pruning import KeptTokens, Stage, TokenState, causal_conv_over_sequence, conv_over_grid
+from mmssmprune.pruning import KeptTokens, TokenState, causal_conv_over_sequence, conv_over_grid
 from mmssmprune.pruning.alignment import ALIGNMENT
 from mmssmprune.pruning.scan_order import ScanOrder, line_scan, sequence_scan, snake_scan
 
@@ -29,18 +29,13 @@ def bring_home(y: Tensor, order: Tensor) -> Tensor:
     return visit(y.transpose(1, 2), order.argsort(-1)).transpose(1, 2)
 
 
-def scan_once(u, raw, bias, at_zero, A, B, C, D, gap, alignment, stored) -> Tensor:
+def scan_once(u, raw, bias, at_zero, A, B, C, D, gap, alignment) -> Tensor:
     """One direction over (B, D, K), in scan order, by the naive loop."""
     if gap is None or alignment == 'none':
         return selective_scan(u, raw, A, B, C, D, None, bias, True, backend='naive')
     delta = F.softplus(raw + bias[:, None])
     carried = F.pad(delta[:, :, :-1], (1, 0))
-    size = {
-        'carry': lambda: carried,
-        'bias': lambda: F.softplus(at_zero),
-        'calibrated': lambda: torch.where(stored[:, None] > 0, stored[:, None], carried),
-        'learned': lambda: F.softplus(at_zero + stored),
-    }[alignment]()
+    size = {'carry': carried, 'bias': F.softplus(at_zero)}[alignment]
     return aligned_selective_scan(u, delta, A, B, C, D, gap=gap, delta_gap=size, backend='naive')
 
 
@@ -49,7 +44,7 @@ def plain_mamba(mixer: PlainMambaMixer, x: Tensor, tokens: TokenState) -> Tensor
     u = F.silu(conv_over_grid(x, mixer.conv2d, tokens))
     dt, B, C = mixer.x_proj(u).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
     delta, bias = mixer.dt_proj(dt), mixer.dt_proj.bias
-    walk, stored = tokens.scan_order, getattr(tokens.alignment, 'stored_delta', [[None]])[0][0]
+    walk = tokens.scan_order
     total = 0
     for r in range(4):
         order, move = (t.expand(len(x), 4, -1)[:, r] for t in (walk.order, walk.move))
@@ -58,7 +53,7 @@ def plain_mamba(mixer: PlainMambaMixer, x: Tensor, tokens: TokenState) -> Tensor
         B_r = visit(B, of_params) + mixer.direction_Bs[move].transpose(1, 2)
         gap = None if walk.gap is None else walk.gap[:, r]
         operands = (visit(u, order), visit(delta, of_params), bias, 2 * bias, -torch.exp(mixer.A_log), B_r)
-        y = scan_once(*operands, visit(C, of_params), mixer.D, gap, name_of(tokens), stored)
+        y = scan_once(*operands, visit(C, of_params), mixer.D, gap, name_of(tokens))
         total = total + bring_home(y, order)
     return mixer.out_proj(total * F.silu(z))
 
@@ -75,9 +70,8 @@ def vim(mixer: VimMixer, x: Tensor, tokens: TokenState) -> Tensor:
         order = torch.arange(x.shape[1]).expand(len(x), -1)
         order = order.flip(1) if r else order
         gap = None if tokens.scan_order.gap is None else tokens.scan_order.gap[:, r]
-        stored = getattr(tokens.alignment, 'stored_delta', [[None] * 2])[0][r]
         u, delta, B, C = (visit(t, order) for t in (u, delta, B, C))
-        total = total + bring_home(scan_once(u, delta, bias, bias, A, B, C, D, gap, name_of(tokens), stored), order)
+        total = total + bring_home(scan_once(u, delta, bias, bias, A, B, C, D, gap, name_of(tokens)), order)
     return mixer.out_proj(total * F.silu(z) / 2)
 
 
@@ -89,31 +83,27 @@ def ss2d(mixer: SS2D, x: Tensor, tokens: TokenState) -> Tensor:
         own = slice(r * mixer.d_inner, (r + 1) * mixer.d_inner)
         order = tokens.scan_order.order.expand(len(x), 4, -1)[:, r]
         gap = None if tokens.scan_order.gap is None else tokens.scan_order.gap[:, r]
-        stored = getattr(tokens.alignment, 'stored_delta', [[None] * 4])[0][r]
         dt, B, C = F.linear(u, mixer.x_proj_weight[r]).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
         delta, bias = F.linear(dt, mixer.dt_projs_weight[r]), mixer.dt_projs_bias[r]
         at_step = [visit(t, order) for t in (u, delta, B, C)]
         A, D = -torch.exp(mixer.A_logs[own]), mixer.Ds[own]
-        y = scan_once(*at_step[:2], bias, bias, A, *at_step[2:], D, gap, name_of(tokens), stored)
+        y = scan_once(*at_step[:2], bias, bias, A, *at_step[2:], D, gap, name_of(tokens))
         total = total + bring_home(y, order)
     y = mixer.out_norm(total)
     return mixer.out_proj(y if z is None else y * F.silu(z))
 
 
 def name_of(tokens: TokenState) -> str:
-    return next(name for name, made in ALIGNMENT.items() if tokens.alignment is made or type(tokens.alignment) is made)
+    return next(name for name, made in ALIGNMENT.items() if tokens.alignment is made)
 
 
-def tokens_over(path: ScanOrder, kept: int | None, alignment: str, sets: int) -> TokenState:
-    """All cells of a 3 x 5 grid, or ``kept`` random ones of each of two images, with a stored delta that has zeros."""
-    made = ALIGNMENT.make(alignment, Stage([None], 6, 12, sets))
+def tokens_over(path: ScanOrder, kept: int | None, alignment: str) -> TokenState:
+    """All cells of a 3 x 5 grid, or ``kept`` random ones of each of two images."""
+    made = ALIGNMENT[alignment]
     if kept is None:
         return TokenState.dense(path, (3, 5), alignment=made)
     index = torch.stack([torch.randperm(15)[:kept].sort().values for _ in range(2)])
     chosen = KeptTokens(index, 15)
-    stored = torch.rand(sets, 12).double() * (torch.arange(12) % 3 > 0)
-    if 'calibration' in ALIGNMENT.needs_of(alignment):
-        made.double().stored_delta.data[0] = stored
     return TokenState.dense(path, (3, 5), alignment=made).keeping(chosen)
 
 
@@ -137,13 +127,13 @@ def assert_same_mixing(mixer, step_by_step, tokens) -> None:
 @pytest.mark.parametrize('param_order', ['raster', 'scan'])
 def test_plain_mamba_mixer_step_by_step(param_order, alignment, kept):
     mixer = PlainMambaMixer(6, d_state=3, conv_size=3, param_order=param_order).double()
-    assert_same_mixing(mixer, plain_mamba, tokens_over(snake_scan(3, 5), kept, alignment, 1))
+    assert_same_mixing(mixer, plain_mamba, tokens_over(snake_scan(3, 5), kept, alignment))
 
 
 @pytest.mark.parametrize('kept', [None, 8])
 @pytest.mark.parametrize('alignment', ALIGNMENT)
 def test_vim_mixer_step_by_step(alignment, kept):
-    assert_same_mixing(VimMixer(6, d_state=3).double(), vim, tokens_over(sequence_scan(15), kept, alignment, 2))
+    assert_same_mixing(VimMixer(6, d_state=3).double(), vim, tokens_over(sequence_scan(15), kept, alignment))
 
 
 @pytest.mark.parametrize('kept', [None, 8])
@@ -151,4 +141,4 @@ def test_vim_mixer_step_by_step(alignment, kept):
 @pytest.mark.parametrize('settings', [dict(), dict(d_state=3, gated=True, conv_bias=True)], ids=['one state', 'gated'])
 def test_ss2d_step_by_step(settings, alignment, kept):
     mixer = SS2D(6, ssm_ratio=2.0, **settings).double()
-    assert_same_mixing(mixer, ss2d, tokens_over(line_scan(3, 5), kept, alignment, 4))
+    assert_same_mixing(mixer, ss2d, tokens_over(line_scan(3, 5), kept, alignment))

@@ -140,18 +140,6 @@ def test_unless_told_the_deepest_stage_and_those_after_it_begin_pruned_for_a_tar
     assert shares == pytest.approx([1 - 0.2 * 10 / 6] * 2, abs=0.01)
 
 
-@pytest.mark.parametrize('alignment', ['calibrated', 'learned'])
-def test_every_stage_measures_its_own_deltas(alignment):
-    model = make_four_stages(pruning=dict(layers=[0, 4, 7], keep_ratio=0.5, alignment=alignment))
-    model.calibrate(images())
-    assert model.pruner.stages[1].alignment is None  # nothing is pruned there
-    stored = {i: model.pruner.stages[i].alignment.stored_delta.detach() for i in (0, 2, 3)}
-    assert [tuple(s.shape) for s in stored.values()] == [(DEPTHS[i], 1, model.stages[i].d_inner) for i in stored]
-    measured = [[bool(layer.abs().sum() > 0) for layer in s] for s in stored.values()]
-    assert measured == [[False, True], [False, True, True, True], [True, True]]
-    assert model.pruner.plan.keep_ratios == (0.5, 0.5, 0.5)
-
-
 def test_depths_for_layer_decay_count_through_the_stages():
     model = make_four_stages(pruning=dict(layers=LAYERS, keep_ratio=0.6))
     depth = {name: model.get_layer_depth(name)[0] for name, _ in model.named_parameters()}
@@ -172,7 +160,7 @@ def test_records_have_a_grid_per_stage():
 
 
 def test_all_states_of_a_checkpoint_come_back():
-    pruning = dict(layers=LAYERS, keep_ratio=0.6, alignment='learned', restoration='mask_token')
+    pruning = dict(layers=LAYERS, keep_ratio=0.6, importance='learned', restoration='mask_token')
     model, again = make_four_stages(pruning=pruning), make_four_stages(pruning=pruning)
     for name, parameter in model.named_parameters():
         if name.startswith('pruner.'):

@@ -20,7 +20,6 @@ from mmssmprune.models.layers.vss_block import SS2D
 from mmssmprune.pruning import (
     ALIGNMENT,
     KeptTokens,
-    Stage,
     TokenState,
     conv_over_grid,
     gather_rows,
@@ -30,21 +29,16 @@ from mmssmprune.pruning import (
 )
 from mmssmprune.pruning.conv_fill import causal_conv_over_sequence
 
-ALIGNMENTS = ['none', 'carry', 'bias', 'calibrated', 'learned']
+ALIGNMENTS = ['none', 'carry', 'bias']
 
 
 FILLS = ['zero', 'leader']
 
 
-def keep(
-    rows: list[list[int]], path, hw: tuple[int, int], alignment: str, sets: int = 1, fill: str = 'zero'
-) -> TokenState:
+def keep(rows: list[list[int]], path, hw: tuple[int, int], alignment: str, fill: str = 'zero') -> TokenState:
     """Some cells alive; with the fill 'leader' each pruned cell has one, and inputs count several times."""
     kept = KeptTokens(torch.tensor(rows), path.order.shape[1])
-    made = ALIGNMENT.make(alignment, Stage([None], 8, 16, sets))
-    if alignment in ('calibrated', 'learned'):
-        made.double().stored_delta.data[0] = torch.rand(sets, 16, dtype=torch.float64) + 0.1
-    tokens = TokenState.dense(path, hw, alignment=made).keeping(kept)
+    tokens = TokenState.dense(path, hw, alignment=ALIGNMENT[alignment]).keeping(kept)
     if fill != 'leader':
         return tokens
     leader = torch.randint(len(rows[0]), (len(rows), kept.length))
@@ -54,16 +48,12 @@ def keep(
 
 
 def name_of(tokens: TokenState) -> str:
-    return next(name for name, made in ALIGNMENT.items() if tokens.alignment is made or type(tokens.alignment) is made)
+    return next(name for name, made in ALIGNMENT.items() if tokens.alignment is made)
 
 
-def fixed_delta(tokens: TokenState, direction: int, raw_at_zero: torch.Tensor) -> torch.Tensor | None:
+def fixed_delta(tokens: TokenState, raw_at_zero: torch.Tensor) -> torch.Tensor | None:
     """The delta (D,) of every pruned cell, or None where it depends on the kept ones."""
-    name = name_of(tokens)
-    if name == 'calibrated':
-        return tokens.alignment.stored_delta[0, direction]
-    offset = tokens.alignment.stored_delta[0, direction] if name == 'learned' else 0
-    return F.softplus(raw_at_zero + offset) if name in ('learned', 'bias') else None
+    return F.softplus(raw_at_zero) if name_of(tokens) == 'bias' else None
 
 
 def masked_scan(u, delta, A, B, C, weight, D, order, kept_cells, alignment, delta_of_pruned):
@@ -97,11 +87,7 @@ def randomise(module: torch.nn.Module) -> torch.nn.Module:
 def compare(module, x, tokens, compact, full) -> None:
     weight = torch.randn_like(compact)
     leaves = {'x': x, **dict(module.named_parameters())}
-    if name_of(tokens) == 'learned':
-        leaves['stored'] = tokens.alignment.stored_delta
-    # Without gaps the naive scan never touches the stored delta.
-    options = dict(allow_unused=True, materialize_grads=True)
-    grads = [torch.autograd.grad((out * weight).sum(), list(leaves.values()), **options) for out in (compact, full)]
+    grads = [torch.autograd.grad((out * weight).sum(), list(leaves.values())) for out in (compact, full)]
     assert_same({'out': compact}, {'out': full}, rtol=1e-11)
     assert_same(*(dict(zip(leaves, g, strict=True)) for g in grads), rtol=1e-10)
 
@@ -116,7 +102,7 @@ def test_plain_mamba_mixer_equals_masked_scan(alignment, pattern, fill):
     hw, rows = (5, 3), PATTERNS[pattern]
     mixer = randomise(PlainMambaMixer(8, d_state=3, conv_size=3, param_order='scan'))
     path = snake_scan(*hw)
-    tokens = keep(rows, path, hw, alignment, fill=fill)
+    tokens = keep(rows, path, hw, alignment, fill)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
     compact, _ = mixer(x, tokens)
     compare(mixer, x, tokens, compact, plain_mamba_by_cells(mixer, x, tokens, hw, alignment))
@@ -141,7 +127,7 @@ def plain_mamba_by_cells(mixer, x, tokens, hw, alignment):
     u = F.silu(by_whole_grid(lambda x, tokens: conv_over_grid(x, mixer.conv2d, tokens), inner, tokens))
     dt, B, C = mixer.x_proj(u).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
     delta = F.softplus(mixer.dt_proj(dt) + mixer.dt_proj.bias)
-    at_zero = fixed_delta(tokens, 0, 2 * mixer.dt_proj.bias)
+    at_zero = fixed_delta(tokens, 2 * mixer.dt_proj.bias)
     spread = by_cell(tokens, u, delta, B, C)
     total = 0
     for order, step in zip(tokens.dense_order.order.tolist(), tokens.dense_order.step, strict=True):
@@ -162,7 +148,7 @@ def plain_mamba_by_cells(mixer, x, tokens, hw, alignment):
 def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
     rows = PATTERNS[pattern]
     mixer = randomise(VimMixer(8, d_state=3))
-    tokens = keep(rows, sequence_scan(15), (1, 15), alignment, 2, fill)
+    tokens = keep(rows, sequence_scan(15), (1, 15), alignment, fill)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
     compact, _ = mixer(x, tokens)
     inner, z = mixer.in_proj(x).chunk(2, -1)
@@ -175,7 +161,7 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
         delta = F.softplus(part['dt_proj'](dt))
         A = -torch.exp(mixer.A_b_log if direction else mixer.A_log)
         spread = by_cell(tokens, u, delta, B, C)
-        at_zero = fixed_delta(tokens, direction, part['dt_proj'].bias)
+        at_zero = fixed_delta(tokens, part['dt_proj'].bias)
         scans = [
             masked_scan(
                 u_b,
@@ -203,7 +189,7 @@ def test_vim_mixer_equals_masked_scan(alignment, pattern, fill):
 def test_ss2d_equals_masked_scan(gated, alignment, pattern, fill):
     hw, rows = (5, 3), PATTERNS[pattern]
     mixer = randomise(SS2D(8, d_state=3 if gated else 1, gated=gated))
-    tokens = keep(rows, line_scan(*hw), hw, alignment, 4, fill)
+    tokens = keep(rows, line_scan(*hw), hw, alignment, fill)
     x = torch.randn(2, len(rows[0]), 8, dtype=torch.float64, requires_grad=True)
     compact, _ = mixer(x, tokens)
     inner, *z = mixer.in_proj(x).split(mixer.d_inner, -1)
@@ -214,7 +200,7 @@ def test_ss2d_equals_masked_scan(gated, alignment, pattern, fill):
         dt, B, C = F.linear(u, mixer.x_proj_weight[r]).split([mixer.dt_rank, mixer.d_state, mixer.d_state], -1)
         delta = F.softplus(F.linear(dt, mixer.dt_projs_weight[r]) + mixer.dt_projs_bias[r])
         spread = by_cell(tokens, u, delta, B, C)
-        at_zero, A, D = fixed_delta(tokens, r, mixer.dt_projs_bias[r]), -torch.exp(mixer.A_logs[own]), mixer.Ds[own]
+        at_zero, A, D = fixed_delta(tokens, mixer.dt_projs_bias[r]), -torch.exp(mixer.A_logs[own]), mixer.Ds[own]
         scans = [
             masked_scan(u_b, d_b, A, B_b, C_b, w_b, D, order, set(cells), alignment, at_zero)
             for u_b, d_b, B_b, C_b, w_b, cells in zip(*spread, tokens.kept.index.tolist(), strict=True)
@@ -239,18 +225,5 @@ def test_all_cells_kept_equals_dense(param_order):
 def test_alignment_changes_what_a_gap_means():
     mixer = randomise(VimMixer(8, d_state=3))
     x = torch.randn(1, 3, 8, dtype=torch.float64)
-    outs = [mixer(x, keep([[0, 6, 14]], sequence_scan(15), (1, 15), name, sets=2))[0] for name in ALIGNMENTS]
+    outs = [mixer(x, keep([[0, 6, 14]], sequence_scan(15), (1, 15), name))[0] for name in ALIGNMENTS]
     assert all(not torch.allclose(a, b) for a, b in combinations(outs, 2))
-
-
-def test_before_any_measurement_calibrated_is_carry_and_learned_is_bias():
-    mixer = randomise(VimMixer(8, d_state=3))
-    x = torch.randn(1, 3, 8, dtype=torch.float64)
-    outs = {}
-    for name in ALIGNMENTS:
-        tokens = keep([[0, 6, 14]], sequence_scan(15), (1, 15), name, sets=2)
-        if hasattr(tokens.alignment, 'stored_delta'):
-            tokens.alignment.stored_delta.data.zero_()
-        outs[name] = mixer(x, tokens)[0]
-    assert torch.equal(outs['calibrated'], outs['carry'])
-    assert torch.equal(outs['learned'], outs['bias'])

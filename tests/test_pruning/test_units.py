@@ -86,12 +86,6 @@ def test_units_of_one_cell_are_tokens():
     assert all(torch.equal(a, b) for a, b in zip(one, plain, strict=True))
 
 
-def test_calibration_measures_the_cells_that_would_die():
-    model = make('plain_mamba', pruning=dict(PRUNING, unit=(2, 2), alignment='calibrated', regime='per_output'))
-    model.calibrate(torch.randn(2, 3, 80, 112))
-    assert (model.pruner.stages[0].alignment.stored_delta[1:] > 0).all()
-
-
 @pytest.mark.parametrize('unit', [2, (2,), (2, 0), (2, 1.5), 'ab', (True, 2)])
 def test_a_unit_is_two_whole_numbers(unit):
     with pytest.raises(ValueError, match=r'pruning.unit must be \(h, w\) in cells, two whole numbers above 0'):

@@ -14,7 +14,6 @@ TOOLS = {
     'train.py': (CONFIG,),
     'test.py': (CONFIG, 'none.pth'),
     'compare.py': (CONFIG,),
-    'calibrate.py': (CONFIG, 'none.pth', 'out.pth'),
     'search_plan.py': (CONFIG, 'none.pth'),
     'analysis_tools/get_flops.py': (CONFIG,),
     'deployment/export.py': (CONFIG, '--format', 'torch', '--shape', '64', '64', '--out', 'out.pt2'),

@@ -83,8 +83,7 @@ def test_resume_with_nothing_to_resume_starts(seg_data: Path, tool, tmp_path: Pa
 
 # Six runs of tools, some seconds each.
 def test_what_diverged_or_is_damaged_is_neither_saved_nor_read(seg_data: Path, tool, tmp_path: Path, capsys):
-    pruning = dict(PRUNING, alignment='calibrated')
-    config = write_config(tmp_path / 'tiny_nan.py', SEG_CONFIG, seg_data, iters=4, interval=1, pruning=pruning)
+    config = write_config(tmp_path / 'tiny_nan.py', SEG_CONFIG, seg_data, iters=4, interval=1, pruning=PRUNING)
     work_dir = tmp_path / 'work'
     absurd = ('--cfg-options', 'optim_wrapper.optimizer.lr=1e30', 'default_hooks.checkpoint.max_keep_ckpts=1')
     assert tool('train.py', config, '--work-dir', work_dir, *absurd) == 2
@@ -106,9 +105,6 @@ def test_what_diverged_or_is_damaged_is_neither_saved_nor_read(seg_data: Path, t
     }.items():
         assert tool('test.py', config, tmp_path / name, '--work-dir', tmp_path / 'test') == 2
         assert f'{sentence}' in capsys.readouterr().err
-        assert tool('calibrate.py', config, tmp_path / name, tmp_path / 'out.pth') == 2
-        assert f'{sentence}' in capsys.readouterr().err
-    assert not list(tmp_path.glob('out.pth*'))
 
 
 def test_a_second_training_in_a_work_dir_is_refused(seg_data: Path, tool, tmp_path: Path, capsys):

@@ -188,7 +188,7 @@ STUDIES = [
         'Alignment of the hidden state, by the size of the gaps',
         'How much time passes at a pruned cell; `none` lets none pass. In an even pattern that kept tokens stand for '
         "and, marked `zero`, with the paper's score where pruned cells bring nothing.",
-        by_gap(FOLDED, 'none carry bias calibrated learned') | by_gap(ONCE, 'none carry', 'zero, '),
+        by_gap(FOLDED, 'none carry bias') | by_gap(ONCE, 'none carry', 'zero, '),
         settings=ON_CAMVID,
     ),
     Study(

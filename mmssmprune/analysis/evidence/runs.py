@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import set_random_seed
 
 from mmssmprune.analysis.comparison.entries import Entry
 from mmssmprune.analysis.comparison.measure import evaluate
@@ -28,15 +28,10 @@ from mmssmprune.analysis.results import digest, file_digest, without_nan
 from mmssmprune.analysis.software import software
 from mmssmprune.analysis.tasks import task_of
 from mmssmprune.checkpoints.reading import is_complete_checkpoint
-from mmssmprune.checkpoints.writing import save_checkpoint, write_whole
-from mmssmprune.engine.calibration import calibrate
-from mmssmprune.engine.loading import build_model
+from mmssmprune.checkpoints.writing import write_whole
 from mmssmprune.engine.runner_setup import load_config
-from mmssmprune.pruning import ALIGNMENT
 
 from .plan import REPO, TRAINING, Run, StudySetting, checkpoint_file, result_file, work_dir
-
-CALIBRATION_BATCHES = 25
 
 
 def execute(run: Run, root: Path) -> None:
@@ -52,12 +47,10 @@ def execute(run: Run, root: Path) -> None:
     setting, tests, dense = run.setting, range(len(run.row.tests)), checkpoint_file(root, run.dense)
     training = {'seconds': 0.0, 'iterations': 0}
     if run.phase == 'tuned':
-        start, begun = start_checkpoint(run, root), time.monotonic()
-        train(run, root, start)
+        begun = time.monotonic()
+        train(run, root, dense)
         training = {'seconds': round(time.monotonic() - begun, 1), 'iterations': run.schedule['iters']}
-        checkpoints = [checkpoint_file(root, run) for _ in tests]
-    else:
-        checkpoints = [start_checkpoint(run, root, test) for test in tests]
+    checkpoint = checkpoint_file(root, run) if run.phase == 'tuned' else dense
     logs = work_dir(root, run) / 'test'
     result = {
         **{key: getattr(run, key) for key in ('id', 'series', 'label', 'phase', 'seed', 'definition')},
@@ -66,12 +59,12 @@ def execute(run: Run, root: Path) -> None:
         'config_hash': digest(testing_config(setting).to_dict()),
         'data_hash': testing_entry(setting, None, dense).data_hash,
         'dense_checkpoint_hash': file_digest(dense),
-        'checkpoint_hash': file_digest(checkpoints[0]),
+        'checkpoint_hash': file_digest(checkpoint),
         'device': str(get_device()),
         'created': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
         **software(),
         'training': training,
-        'tests': [measure(setting, run.pruning_at(test), checkpoints[test], run.seed, logs) for test in tests],
+        'tests': [measure(setting, run.pruning_at(test), checkpoint, run.seed, logs) for test in tests],
         'seconds': round(time.monotonic() - started, 1),
     }
     write_whole(result_file(root, run), json.dumps(without_nan(result), indent=1, allow_nan=False))
@@ -196,18 +189,3 @@ def training_config(run: Run, start: Path | None = None) -> Config:
     cfg.merge_from_dict(changes | {'default_hooks.logger.interval': lines})
     cfg.merge_from_dict(dict(run.row.cfg))
     return cfg
-
-
-def start_checkpoint(run: Run, root: Path, test: int = 0) -> Path:
-    """The dense checkpoint, calibrated for one of the row's tests if its alignment stores what that one lacks."""
-    dense = checkpoint_file(root, run.dense)
-    if run.pruning is None or 'calibration' not in ALIGNMENT.needs_of(run.pruning.get('alignment')):
-        return dense
-    start = work_dir(root, run) / f'start{test}.pth'
-    if not is_complete_checkpoint(start):
-        cfg = testing_entry(run.setting, run.pruning_at(test), dense).cfg
-        with quiet():
-            model = build_model(cfg, str(dense), run.seed)
-            calibrate(model, Runner.build_dataloader(cfg.train_dataloader, seed=run.seed), CALIBRATION_BATCHES)
-        save_checkpoint({'state_dict': model.state_dict(), 'meta': {}}, start)
-    return start

@@ -77,16 +77,8 @@ STUDIES = [
         'alignment',
         'Alignment of the hidden state',
         'How much time passes at a pruned cell; `none` is plain compaction.',
-        vary('alignment', 'none carry bias calibrated learned'),
+        vary('alignment', 'none carry bias'),
         reference='none',
-        settings=SEGMENTATION,
-    ),
-    Study(
-        'conv_fill',
-        'What a convolution sees at pruned cells',
-        '`hold` computes its features there and pays for them, so it keeps fewer tokens at the same FLOPs.',
-        vary('conv_fill', 'zero hold'),
-        reference='zero',
         settings=SEGMENTATION,
     ),
     Study(

@@ -16,7 +16,7 @@ from mmssmprune._values import flag, is_list, is_whole, whole
 from mmssmprune.checkpoints.grids import GRID, recorded_grid, stored_grid, with_grid
 from mmssmprune.models.layers.patch_embed import resize_pos_embed
 from mmssmprune.models.plan_target import solve_for_target
-from mmssmprune.pruning import ALIGNMENT, ScanOrder, Stage, TokenPruner, TokenState
+from mmssmprune.pruning import ScanOrder, Stage, TokenPruner, TokenState
 
 
 def resolve_arch(
@@ -125,8 +125,6 @@ class PrunableBackbone(BaseModule):
     unused_in_checkpoint: tuple[str, ...] | None = None
     # 'featmap' is a map per out_index; the other names, as in mmpretrain, are one vector per image for a classifier.
     out_types: tuple[str, ...] = ('featmap',)
-    # In training every so many batches, one dense pass without gradients renews what `calibrated` has stored.
-    calibration_interval = 16
     # The grid (h, w) of `pos_embed`; None where a backbone has none.
     pos_hw: tuple[int, int] | None = None
 
@@ -139,7 +137,6 @@ class PrunableBackbone(BaseModule):
         self.with_cp = flag('with_cp', with_cp)
         self.out_type = out_type
         self.pruner = TokenPruner(None, ())
-        self._forwards = 0
 
     def set_pruning(self, pruning: Mapping[str, Any] | None) -> None:
         """Prune as a `pruning` dict says from now on; None is the dense model. See `TokenPruner` for the keys.
@@ -192,7 +189,6 @@ class PrunableBackbone(BaseModule):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> per out_index what `output` returns: a map (B, C, h, w), or as ``out_type`` says."""
-        self.calibrate_if_due(images)
         outs, stages, returned, tokens = [], self.stages, self.returned_layers, None
         x, hw_shape = self.embed(images)
         for number, stage in enumerate(stages):
@@ -325,40 +321,6 @@ class PrunableBackbone(BaseModule):
     def pos_embed_of(self, hw_shape: tuple[int, int]) -> Tensor | None:
         """Position embedding (1, L, C) of the first stage's sequence over a grid, or None where there is none."""
         return None
-
-    @torch.no_grad()
-    def calibrate(self, images: Tensor) -> None:
-        """Measure the delta of pruned cells on a batch (B, 3, H, W), preprocessed, and average it into what is stored.
-
-        Raises:
-            ValueError: the alignment at work stores nothing.
-        """
-        if not self.pruner.calibrates:
-            names = ' or '.join(map(repr, ALIGNMENT.needing('calibration')))
-            raise ValueError(f'pruning.alignment must be {names} to be calibrated')
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with self.pruner.measuring(self.output_layers) as recorder:
-                self(images)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        self.pruner.average_in(recorder)
-
-    def calibrate_if_due(self, images: Tensor) -> None:
-        """In training: a stored delta follows the model; a learned one is only given its start, once it can be."""
-        if self.training and self.pruner.calibrates:
-            self._calibrate_now_and_then(images)
-
-    @torch.compiler.disable
-    def _calibrate_now_and_then(self, images: Tensor) -> None:
-        due = self._forwards % self.calibration_interval == 0
-        if due and self.pruner.learns_delta:
-            due = self.pruner.calibrated_batches == 0
-        self._forwards += 1
-        if due:
-            self.calibrate(images)
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Fit the position embedding among a checkpoint's backbone weights to this model's grid.

@@ -165,7 +165,6 @@ class PlainMambaAdapter(PlainMamba):
             raise ValueError(
                 f'PlainMambaAdapter needs sides divisible by 32, got an image of {height}x{width}; {padding_advice(32)}'
             )
-        self.calibrate_if_due(images)
         c1, c, c_shapes = self._spatial_prior(images)
         x, hw_shape = self.embed(images)
         points_x = grid_reference_points([hw_shape], x)

@@ -171,7 +171,7 @@ class VMamba(PrunableBackbone):
         """Those up to the last one that is returned; each direction has parameters of its own."""
         firsts = (0, *accumulate(self.depths))
         return tuple(
-            Stage(blocks, self.embed_dims[i], blocks[0].op.d_inner, blocks[0].op.param_sets, firsts[i])
+            Stage(blocks, self.embed_dims[i], blocks[0].op.d_inner, firsts[i])
             for i, blocks in enumerate(layer['blocks'] for layer in self.layers[: self.out_indices[-1] + 1])
         )
 

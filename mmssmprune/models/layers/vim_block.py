@@ -44,8 +44,6 @@ class VimMixer(nn.Module):
         if_divide_out: halve the sum of the two branches, as every released model does.
     """
 
-    param_sets = 2
-
     def __init__(
         self,
         embed_dims: int,
@@ -131,7 +129,7 @@ class VimBlock(nn.Module):
         mixer_cfg: further arguments of ``mixer_class``.
         drop_path_rate: rate of stochastic depth on the *incoming* hidden state, as in the official model.
         mixer_class: called as ``mixer_class(embed_dims, **mixer_cfg)``; its objects are called as `VimMixer` is, and
-            have its attributes ``d_inner`` and ``param_sets`` and its `initialise`.
+            have its attributes ``d_inner`` and its `initialise`.
     """
 
     def __init__(

@@ -26,8 +26,6 @@ class SS2D(nn.Module):
             forward types without ``_noz``).
     """
 
-    param_sets = 4
-
     def __init__(
         self,
         embed_dims: int,
