@@ -140,7 +140,6 @@ STUDIES = [
         {
             'ours': OURS,
             'no conv_fill': OURS | dict(conv_fill='zero'),
-            'conv_fill hold': OURS | dict(conv_fill='hold'),
             'no scan_fill': OURS | dict(scan_fill='zero'),
             'neither': OURS | dict(conv_fill='zero', scan_fill='zero'),
             'no alignment': OURS | dict(alignment='none'),
