@@ -8,6 +8,7 @@ from io import BytesIO
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from .tables import Table
 
@@ -82,40 +83,60 @@ def _curves(tables: list[Table]) -> Figure:
     """A panel per table: accuracy over saved FLOPs, a curve per phase and group of rows."""
     columns = min(2, len(tables))
     rows = math.ceil(len(tables) / columns)
-    figure = _make_figure(4.6 * columns, 3.3 * rows + 0.4)
+    figure = _make_figure(4.6 * columns if columns > 1 else 6.2, 3.3 * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(tables) :]:
         axes.remove()
     for axes, table in zip(grid.flat, tables, strict=False):
         _draw_curves(axes, table)
-    handles = {
-        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles, loc='outside lower center', ncols=2 * columns, fontsize=9, frameon=False)
+    figure.legend(handles=_handles(tables), loc='outside lower center', ncols=4, fontsize=9, frameon=False)
     return figure
 
 
+def _handles(tables: list[Table]) -> list[Line2D]:
+    """A legend: the colours of the groups, then the looks of the phases, as far as anything of them was run."""
+    groups, phases = _groups(tables[0]), tables[0].study.phases
+    seen = {(p, g) for table in tables for p in phases for g in groups if _points(table, p, g)}
+    handles = []
+    if len(groups) > 1:
+        handles += [
+            Line2D([], [], color=_colour(groups, '', g), label=g) for g in groups if any((p, g) in seen for p in phases)
+        ]
+    if len(phases) > 1:
+        for phase in (p for p in phases if any((p, g) in seen for g in groups)):
+            colour = '0.3' if len(groups) > 1 else _colour(groups, phase, '')
+            handles.append(Line2D([], [], color=colour, label=_PHASE_TITLES[phase], **_look(phase, colour)))
+    return handles
+
+
+def _groups(table: Table) -> list[str]:
+    return list(dict.fromkeys(row.group for row in table.study.rows.values()))
+
+
+def _colour(groups: list[str], phase: str, group: str) -> str:
+    return _COLOURS[groups.index(group)] if len(groups) > 1 else _PHASE_COLOUR[phase]
+
+
+def _look(phase: str, colour: str) -> dict[str, object]:
+    """Hollow and dashed without fine-tuning, filled after it."""
+    hollow = phase == 'free'
+    face = 'white' if hollow else colour
+    return dict(marker='o', markersize=5, markerfacecolor=face, linestyle='--' if hollow else '-', linewidth=1.4)
+
+
 def _draw_curves(axes: Axes, table: Table) -> None:
-    phases, groups = table.study.phases, list(dict.fromkeys(row.group for row in table.study.rows.values()))
-    curves = [(phase, group) for phase in phases for group in groups]
+    groups = _groups(table)
+    curves = [(phase, group) for phase in table.study.phases for group in groups]
     for number, (phase, group) in enumerate(curves):
         points = _points(table, phase, group)
         if not points:
             continue
         saved, means, deviations = zip(*points, strict=True)
-        colour = _COLOURS[groups.index(group)] if len(groups) > 1 else _PHASE_COLOUR[phase]
+        colour = _colour(groups, phase, group)
+        # A little apart, so that error bars do not cover each other.
+        apart = min(0.5, 1 / len(curves)) * (number - (len(curves) - 1) / 2)
         axes.errorbar(
-            # A little apart, so that error bars do not cover each other.
-            [x + min(0.5, 1 / len(curves)) * (number - (len(curves) - 1) / 2) for x in saved],
-            means,
-            yerr=deviations,
-            fmt='o--' if phase == 'free' else 'o-',
-            color=colour,
-            markerfacecolor='white' if phase == 'free' else colour,
-            markersize=5,
-            capsize=3,
-            linewidth=1.4,
-            label=', '.join(filter(None, [group, _PHASE_TITLES[phase] if len(phases) > 1 else ''])),
+            [x + apart for x in saved], means, yerr=deviations, color=colour, capsize=3, **_look(phase, colour)
         )
     axes.set_title(table.setting.title, fontsize=9)
     axes.set_xlabel('backbone FLOPs saved (%) at {} x {}'.format(*table.setting.shape), fontsize=9)
