@@ -36,7 +36,7 @@ class Reduced:
         streams: their features (B, K', C) each.
         into: (B, K) which of the remaining tokens each token went into; None where tokens were dropped.
         score: (B, K) what decided instead of the importance, and None where the importance did or nothing was scored.
-        score_name: says so in pictures: what ``score`` is, or why the importance decides nothing.
+        score_name: what ``score`` is, for pictures.
         leader: (B, K) which of the remaining tokens resembled each one most, by the cosine of the features, where the
             reduction has found out and dropped the others all the same: restorations that ask need no second matrix.
     """
@@ -120,7 +120,7 @@ def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sc
     As in ToMe the tokens at even places may join those at odd ones, and a class token at the head counts as place 0;
     elsewhere class tokens are not counted. ``score`` is not used; class tokens are never merged.
     """
-    return _merged(streams, tokens, wide(trace.y), keep, 'unused by merge', _halves(tokens))
+    return _merged(streams, tokens, wide(trace.y), keep, _halves(tokens))
 
 
 @register_reduction
@@ -132,7 +132,7 @@ def merge_features(
     What is left stays in the order of the sequence. R-MeeTo takes as many tokens away in each layer, which a plan does
     with ``start=0, every=1, equal_steps=True``.
     """
-    return _merged(streams, tokens, wide(sum(streams)), keep, 'unused by merge_features', _halves(tokens))
+    return _merged(streams, tokens, wide(sum(streams)), keep, _halves(tokens))
 
 
 @register_reduction(needs='restoration')
@@ -146,7 +146,7 @@ def merge_neighbours(
     turn, and so on (`neighbour_levels`). In each round the pairs of the highest cosine join. A cell that has joined
     another keeps its own features in mind, which a restoration such as `follow` starts from.
     """
-    merged = _merged(streams, tokens, wide(sum(streams)), keep, 'unused by merge_neighbours', _neighbours(tokens))
+    merged = _merged(streams, tokens, wide(sum(streams)), keep, _neighbours(tokens))
     return replace(merged, into=None, leader=merged.into)
 
 
@@ -155,9 +155,7 @@ def merge_neighbours(
 Match = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
-def _merged(
-    streams: tuple[Tensor, ...], tokens: TokenState, metric: Tensor, keep: int, score_name: str, match: Match
-) -> Reduced:
+def _merged(streams: tuple[Tensor, ...], tokens: TokenState, metric: Tensor, keep: int, match: Match) -> Reduced:
     size = _sizes(tokens, metric)
     place = torch.arange(metric.shape[1], device=metric.device).expand(metric.shape[:2])  # of each one left
     into = None
@@ -169,7 +167,7 @@ def _merged(
         size = torch.zeros_like(chosen, dtype=size.dtype).scatter_add(1, step, size)
         place = place.gather(1, chosen)
         into = step if into is None else step.gather(1, into)
-    return Reduced(place, streams, into, score_name=score_name)
+    return Reduced(place, streams, into)
 
 
 def _sizes(tokens: TokenState, y: Tensor) -> Tensor:

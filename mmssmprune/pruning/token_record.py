@@ -22,17 +22,18 @@ class Pruning:
         layer: 0-based, the layer that had just run.
         candidates: bool, cells that still had a token of their own.
         kept: bool, cells that have one afterwards; with `merge` and `evit` the others went into some of these.
-        score: float32, NaN where there was no candidate.
-        score_name: what the score is: the name of the importance for `prune`, the similarity by which `evit` chooses,
-            and for `merge` the importance again, with the remark that it decides nothing.
+        score: float32, NaN where there was no candidate; None where the reduction goes by no score.
+        score_name: what the score is: the name of the importance, or the similarity by which `evit` chooses; or ``''``.
+        leader: int64, the raster number of the cell whose token stands for each cell; None where nobody asked.
         stage: 0-based, whose grid this is; one that begins pruned is the next one after the layer's.
     """
 
     layer: int
     candidates: Tensor
     kept: Tensor
-    score: Tensor
+    score: Tensor | None
     score_name: str
+    leader: Tensor | None
     stage: int
 
 
@@ -76,7 +77,7 @@ def recorded(pruner: TokenPruner) -> Iterator[list[TokenRecord]]:
 
     Everything recorded is on the CPU and detached. Sliding windows make several passes for an image.
     """
-    watch = _Watch(pruner.names['importance'])
+    watch = _Watch(pruner.names['importance'] if pruner.needs('score', 'reduction') else None)
     pruner.observers.append(watch)
     try:
         yield watch.records
@@ -85,9 +86,9 @@ def recorded(pruner: TokenPruner) -> Iterator[list[TokenRecord]]:
 
 
 class _Watch:
-    """An `Observer` that keeps what it is told."""
+    """An `Observer` that keeps what it is told; ``importance`` is that by which tokens are chosen, if one is."""
 
-    def __init__(self, importance: str) -> None:
+    def __init__(self, importance: str | None) -> None:
         self.importance = importance
         self.records: list[TokenRecord] = []
         self._layer = -1
@@ -107,14 +108,15 @@ class _Watch:
     ) -> None:
         candidates = torch.ones_like(score, dtype=torch.bool)
         left = candidates[:, : score.shape[1] if reduced is None else reduced.chosen.shape[1]]
-        name, shown = self.importance, score
+        name, shown = self.importance or '', score if self.importance else None
         if reduced is not None and reduced.score is not None:
             name, shown = reduced.score_name, reduced.score
-        elif reduced is not None and reduced.score_name is not None:
-            name = f'{name}, {reduced.score_name}'
         maps = (_to_map(candidates, before, False), _to_map(left, after, False))
-        pruning = Pruning(layer, *maps, _to_map(shown.float(), before, torch.nan), name, before.stage)
-        self.records[-1].prunings.append(pruning)
+        shown = None if shown is None else _to_map(shown.float(), before, torch.nan)
+        leader = None
+        if after.leader is not None:
+            leader = _whole_to_map(after.cells.gather(1, after.leader), after)
+        self.records[-1].prunings.append(Pruning(layer, *maps, shown, name, leader, before.stage))
 
     @torch.no_grad()
     def restored(self, full: tuple[Tensor, ...], tokens: TokenState) -> None:

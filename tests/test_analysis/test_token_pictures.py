@@ -165,10 +165,12 @@ def test_pictures_show_each_stage_where_it_is(tmp_path: Path):
     assert [panel.title for panel in panels] == [
         'after layer 0: 36 of 60 kept',
         'after layer 0: score (clip)',
+        'after layer 0: cells of a token',
         'after layer 2: 22 of 36 kept',
         'after layer 2: score (clip)',
+        'after layer 2: cells of a token',
     ]
-    shown, score = panels[2].content, panels[3].content
+    shown, score, blended = (panel.content for panel in panels[3:])
     factor = shown.shape[0] // 48
     image = seen.image.repeat(factor, 0).repeat(factor, 1)
     for row in range(6):
@@ -183,8 +185,10 @@ def test_pictures_show_each_stage_where_it_is(tmp_path: Path):
                 assert np.abs(shown[at].astype(float) - image[at]).mean() > 20
             expected = float(stage.score[0, row, column])
             assert np.array_equal(np.unique(score[at]), [expected], equal_nan=True)
-    assert panels[2].grid[0].tolist() == pytest.approx([i / 6 for i in range(1, 6)])
-    assert panels[2].grid[1].tolist() == pytest.approx([i / 10 for i in range(1, 10)])
+            same = (stage.leader[0] == stage.leader[0, row, column]).repeat_interleave(8, 0).repeat_interleave(8, 1)
+            assert np.abs(blended[at] - seen.image[same.numpy()].mean(0)).max() <= 0.5
+    assert panels[3].grid[0].tolist() == pytest.approx([i / 6 for i in range(1, 6)])
+    assert panels[3].grid[1].tolist() == pytest.approx([i / 10 for i in range(1, 10)])
 
 
 @pytest.mark.parametrize('detector', [False, True])

@@ -55,7 +55,7 @@ def test_kept_cells_are_those_that_the_next_layer_gets(kind: str, options: dict)
     for stage in record.prunings:
         index = seen[stage.layer + 1]
         assert stage.kept.tolist() == [cell_map(kind, row.tolist()) for row in index]
-        assert torch.equal(stage.candidates, ~stage.score.isnan())
+        assert stage.score is None or torch.equal(stage.candidates, ~stage.score.isnan())
         assert stage.candidates[stage.kept].all()
     first, second = record.prunings
     assert first.candidates.all()
@@ -100,11 +100,19 @@ def test_what_decides_is_named(reduction: str):
     record, _ = run(make('vim_cls', pruning=dict(PRUNING, reduction=reduction)))
     stage = record.prunings[0]
     if reduction == 'merge':
-        assert stage.score_name == 'grid, unused by merge'
+        assert stage.score is None and stage.score_name == ''
         return
     assert stage.score_name == 'similarity to image'
     best = [row.flatten().topk(int(kept.sum()) - 1).indices for row, kept in zip(stage.score, stage.kept, strict=True)]
     assert all(kept.flatten()[i].all() for i, kept in zip(best, stage.kept, strict=True))  # one more is the fused one
+
+
+def test_leaders_are_cells_that_kept_a_token():
+    record, _ = run(make('vim_cls', pruning=dict(PRUNING, reduction='merge_neighbours', conv_fill='leader')))
+    for stage in record.prunings:
+        raster = torch.arange(stage.leader[0].numel()).view(stage.leader.shape[1:])
+        for leader, kept in zip(stage.leader, stage.kept, strict=True):
+            assert kept.flatten()[leader.flatten()].all() and torch.equal(leader[kept], raster[kept])
 
 
 def test_norms_are_those_of_the_maps_before_the_norm_layers():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -81,7 +81,10 @@ def draw_observation(seen: Observation, title: str, dataset_meta: dict[str, Any]
     sections = [
         Section('Predictions', prediction_panels(seen, dataset_meta, score_thr), 3, ratio, legend),
         Section(
-            'Kept tokens (other cells are dark, darkest if pruned before) and scores', pruning_panels(seen), 4, ratio
+            'Kept tokens (other cells are dark, darkest if pruned before), and what they stand for',
+            pruning_panels(seen),
+            4,
+            ratio,
         ),
         Section(
             'Norm of the restored features (red: around cells that still have a token)', tap_panels(seen), 4, ratio
@@ -191,8 +194,12 @@ def pruning_panels(seen: Observation) -> list[Panel]:
         before = sum(int(part.candidates.sum()) for part in windows)
         where = seen.where(windows)
         panels.append(Panel(f'{where}: {left} of {before} kept', _dimmed(canvas, kept, candidates), kept, line, grid))
-        score = place.paint([part.score[0].numpy() for part in windows], canvas.shape[:2])
-        panels.append(Panel(f'{where}: score ({windows[0].score_name})', score, kept, line))
+        if windows[0].score is not None:
+            score = place.paint([part.score[0].numpy() for part in windows], canvas.shape[:2])
+            panels.append(Panel(f'{where}: score ({windows[0].score_name})', score, kept, line))
+        if windows[0].leader is not None:
+            leaders = [part.leader[0].numpy() for part in windows]
+            panels.append(Panel(f'{where}: cells of a token', _blended(canvas, place, leaders)))
     return panels
 
 
@@ -220,6 +227,19 @@ def _line_width(place: Placement) -> float:
     """Points: thinner around small cells, which lines would hide."""
     cells_across = place.image_hw[1] * place.scale[1] / place.stride
     return min(max(13 / cells_across, 0.2), 0.7)
+
+
+def _blended(canvas: np.ndarray, place: Placement, leaders: Sequence[np.ndarray]) -> np.ndarray:
+    """The image with one colour for all cells that a token stands for; of windows that overlap the first is shown."""
+    blended, bare = canvas.astype(float), np.ones(canvas.shape[:2], dtype=bool)
+    for window, leader in zip(place.windows, leaders, strict=True):
+        painted = replace(place, windows=(window,)).paint([leader], canvas.shape[:2])
+        at = bare & ~np.isnan(painted)
+        token = painted[at].astype(int)
+        pixels = np.bincount(token).clip(1)
+        blended[at] = np.stack([np.bincount(token, canvas[at][:, c]) / pixels for c in range(3)], -1)[token]
+        bare &= ~at
+    return blended.round().astype(np.uint8)
 
 
 def _dimmed(canvas: np.ndarray, kept: np.ndarray, candidates: np.ndarray) -> np.ndarray:

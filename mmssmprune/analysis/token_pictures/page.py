@@ -15,9 +15,10 @@ from .observe import Observation
 
 ABOUT = (
     'Dense is the same checkpoint at keep ratio 1. Under "kept tokens" the cells of tokens that were pruned after this '
-    'layer are dark, and those pruned before are darkest. A score is shown where a token could still be pruned. The '
-    'restored features are what the heads read, before any norm. Padding is not part of the image, so some cells may '
-    'lie beyond it. Where an image is cut into sliding windows, counts are over all windows and maps are their mean.'
+    'layer are dark, and those pruned before are darkest. A score is shown where a token could still be pruned. All '
+    '"cells of a token" are shown in their mean colour. The restored features are what the heads read, before any '
+    'norm. Padding is not part of the image, so some cells may lie beyond it. Where an image is cut into sliding '
+    'windows, counts are over all windows and maps are their mean.'
 )
 
 
@@ -59,11 +60,13 @@ def _pruning_table(seen: Observation) -> str:
     for windows in seen.prunings:
         kept, candidates = _flat(part.kept for part in windows), _flat(part.candidates for part in windows)
         beyond = kept & ~_on_image(seen, windows)
-        score = _flat(part.score for part in windows)
         counts = (int(candidates.sum()), int(kept.sum()), f'{100 * kept.sum() / candidates.sum():.1f}')
         pruned = candidates & ~kept
-        means = (_mean(score, kept), _mean(score, pruned))
-        rows.append((windows[0].layer, *counts, int(beyond.sum()), windows[0].score_name, *means))
+        means = ('-', '-')
+        if windows[0].score is not None:
+            score = _flat(part.score for part in windows)
+            means = (_mean(score, kept), _mean(score, pruned))
+        rows.append((windows[0].layer, *counts, int(beyond.sum()), windows[0].score_name or 'none', *means))
     columns = ('after layer', 'tokens', 'kept', '%', 'kept beyond the image', 'score', 'mean, kept', 'mean, pruned')
     return html_page.table('Prunings', columns, rows)
 
