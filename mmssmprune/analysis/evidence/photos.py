@@ -77,6 +77,8 @@ FAR = {f'-{share} %': share / 100 for share in (10, 20, 30, 40, 50, 60)}
 # Units of cells make the gaps long, and a small keep ratio does too.
 GAPS = {'keep 0.7': dict(keep_ratio=0.7), 'keep 0.3': dict(keep_ratio=0.3)}
 GAPS |= {f'{name}, 4x4 cells': dict(ratio, unit=(4, 4)) for name, ratio in GAPS.items()}
+LAYER_WISE = {'optim_wrapper.constructor': 'LayerDecayOptimWrapperConstructor'}
+LAYER_WISE |= {'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.8}
 # R-MeeTo: r tokens after every layer, by the features before the mixer.
 EVERY_LAYER = dict(start=0, every=1, equal_steps=True, reduction='merge_features', importance='clip')
 
@@ -86,9 +88,9 @@ def vary(key: str, values: str, base: dict[str, Any], prefix: str = '') -> dict[
     return {prefix + value: base | {key: value} for value in values.split()}
 
 
-def trained(pruning: dict[str, Any]) -> StudyRow:
-    """A row that means nothing without fine-tuning."""
-    return StudyRow(pruning, ('tuned',))
+def trained(pruning: dict[str, Any] | None, against: str | None = None, iters: int | None = None, **cfg) -> StudyRow:
+    """A row that means nothing without fine-tuning; ``cfg`` are changes of its config."""
+    return StudyRow(pruning, ('tuned',), against, cfg, iters)
 
 
 def by_gap(base: dict[str, Any], names: str, prefix: str = '') -> dict[str, StudyRow]:
@@ -231,5 +233,22 @@ STUDIES = [
         },
         reference='after 0',
         settings=('vim-camvid', 'plain_mamba-camvid'),
+    ),
+    Study(
+        'retraining',
+        'How to retrain',
+        'Our recipe, fine-tuned in several ways, and four times as long; each against the dense model after the same '
+        'number of iterations.',
+        {
+            'dense': trained(None),
+            'ours': trained(OURS),
+            'ratio warm-up': trained(OURS, custom_hooks=[dict(type='KeepRatioWarmupHook', end=75)]),
+            'layer-wise rates': trained(OURS, **LAYER_WISE),
+            'maps distilled': trained(OURS, custom_hooks=[dict(type='DistillationHook')]),
+            'dense, 600': trained(None, iters=600),
+            'ours, 600': trained(OURS, 'dense, 600', 600),
+        },
+        reference='dense',
+        settings=('vim-camvid',),
     ),
 ]
