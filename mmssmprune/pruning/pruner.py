@@ -278,36 +278,34 @@ class TokenPruner(nn.Module):
             for observer in self.observers:
                 observer.reduced(layer, tokens, tokens, score, None)
             return streams, tokens
-        before, choices = tokens, self.stages[tokens.stage]
+        before = tokens
         if self.names['regime'] == 'per_output':
             column = score.unsqueeze(-1)
             tokens = replace(tokens, score=tokens.kept.scatter(column, tokens.score) if tokens.kept else column)
-        ranks = score
-        if self.plan.unit != (1, 1):
-            ranks = choose_units(score, tokens, self.plan.unit, kept_units)
-        reduced = choices.reduction(streams, tokens, trace, ranks, keep)
-        remembered = self._remembered(streams, tokens)
+        ranks = score if self.plan.unit == (1, 1) else choose_units(score, tokens, self.plan.unit, kept_units)
+        reduced = self.stages[tokens.stage].reduction(streams, tokens, trace, ranks, keep)
+        gate = Gate.of(score, reduced.chosen, reduced.streams) if score.requires_grad else None
+        tokens = replace(self._left(streams, tokens, reduced), alive_units=kept_units, gate=gate)
+        for observer in self.observers:
+            observer.reduced(layer, before, tokens, score, reduced)
+        return reduced.streams, tokens
+
+    def _left(self, streams: tuple[Tensor, ...], tokens: TokenState, reduced: Reduced) -> TokenState:
+        """The state of what a reduction leaves of ``tokens``, whose features were ``streams``."""
+        choices, alive = self.stages[tokens.stage], streams[0].shape[1]
+        remembered, fused = self._remembered(streams, tokens), reduced.into is not None
         kept = KeptTokens(reduced.chosen, alive) if tokens.kept is None else tokens.kept.subset(reduced.chosen)
         if reduced.leader is not None:  # a kept one that took others up moves from there
             remembered = tuple(kept.scatter(x, h) for x, h in zip(reduced.streams, remembered, strict=False))
         leader = reduced.into
         if leader is None and self.needs('leader'):
-            leader = self._leader(streams, before, reduced)
+            leader = self._leader(streams, tokens, reduced)
         if leader is not None and tokens.leader is not None:
             leader = leader.gather(1, tokens.leader)
-        fused = reduced.into is not None
-        if fused:
-            remembered = ()  # every position shows its leader
-        tokens = replace(
-            tokens.keeping(kept), remembered=remembered, alive_units=kept_units, leader=leader, fused=fused
-        )
+        # Where tokens were fused every position shows its leader.
+        tokens = replace(tokens.keeping(kept), remembered=() if fused else remembered, leader=leader, fused=fused)
         tokens = choices.conv_fill(tokens)
-        tokens = replace(tokens, input_weight=choices.scan_fill(tokens))
-        gate = Gate.of(score, reduced.chosen, reduced.streams) if score.requires_grad else None
-        tokens = replace(tokens, gate=gate)
-        for observer in self.observers:
-            observer.reduced(layer, before, tokens, score, reduced)
-        return reduced.streams, tokens
+        return replace(tokens, input_weight=choices.scan_fill(tokens))
 
     def _leader(self, streams: tuple[Tensor, ...], tokens: TokenState, reduced: Reduced) -> Tensor:
         """(B, K) which of the remaining tokens resembles each one most; class tokens stand for themselves only."""
