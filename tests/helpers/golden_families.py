@@ -246,7 +246,7 @@ def build_vim_mixer(config: dict, meta: dict, arrays: dict, dtype: torch.dtype) 
 
     def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         x, z = module.in_proj(inputs['input']).chunk(2, dim=-1)
-        forward, backward = (alone(r, z, *module.branch(x, None, tokens, r)) for r in (0, 1))
+        forward, backward = (alone(r, z, *module.branch(x, tokens, r)) for r in (0, 1))
         out, _ = module(inputs['input'], tokens)
         named = {'out': out, 'branch_forward': forward.transpose(1, 2)}
         return named | {'branch_backward': backward.flip(1).transpose(1, 2)}
