@@ -95,7 +95,7 @@ def test_there_and_back_is_exact(tmp_path: Path, name: str):
 
 @pytest.mark.parametrize('kind', ['vim_cls', 'vim_seg', 'plain_mamba', 'adapter'])
 def test_a_pruned_model_of_ours_leaves_only_its_pruning_behind(kind: str):
-    pruned = make(kind, pruning=dict(layers=[1], keep_ratio=0.5, alignment='learned', restoration='mask_token'))
+    pruned = make(kind, pruning=dict(layers=[1], keep_ratio=0.5, restoration='mask_token'))
     weights = {f'backbone.{k}': v for k, v in pruned.state_dict().items()}
     back = report('mmssmprune to official')
     ((container, official),) = convert_to_official({'state_dict': weights}, back).items()

@@ -9,7 +9,7 @@ from mmengine_state import forget_earlier_runs
 from older_files import older
 from tiny_training import backbone_cfg, build, make_runner, segmentor_cfg
 
-PRUNING = dict(layers=[1], keep_ratio=0.5, alignment='learned', restoration='mask_token')
+PRUNING = dict(layers=[1], keep_ratio=0.5, restoration='mask_token')
 
 
 def save(path: Path, content: dict) -> str:

@@ -16,7 +16,7 @@ import mmssmprune
 from mmssmprune.models import PlainMamba, Vim, VMamba, set_keep_ratio
 from mmssmprune.models.create import CONFIG_FILE, WEIGHTS_FILE
 
-PRUNING = dict(layers=[1], keep_ratio=0.5, alignment='learned', restoration='mask_token')
+PRUNING = dict(layers=[1], keep_ratio=0.5, restoration='mask_token')
 SMALL = {
     'plain_mamba_l1': dict(num_layers=3, embed_dims=32, out_indices=(0, 2), img_size=(32, 64)),
     'vim_tiny': dict(num_layers=3, embed_dims=32, out_indices=(1, 2), img_size=(32, 64)),
