@@ -51,10 +51,8 @@ PRUNING_KEYS = (*PLAN_KEYS, *DEFAULTS)  # all that a `pruning` dict may have
 # Of a dict that names one of these keys: it asks for tokens that are chosen by scores.
 SCORE_KEYS = ('importance', 'unit')
 DEFAULT_BY_SCORE = 'prune_merge'
-# What choices own stood in the pruner itself before there were stages.
-OLD_NAMES = {
-    'mask_token': 'stages.0.restoration.mask_token',
-}
+# What a choice owns stood in the pruner itself before there were stages.
+OLD_NAMES = {'mask_token': 'stages.0.restoration.mask_token'}
 
 
 class Observer(Protocol):

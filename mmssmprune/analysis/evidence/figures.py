@@ -96,14 +96,13 @@ def _curves(tables: list[Table]) -> Figure:
 def _handles(tables: list[Table]) -> list[Line2D]:
     """A legend: the colours of the groups, then the looks of the phases, as far as anything of them was run."""
     groups, phases = _groups(tables[0]), tables[0].study.phases
-    seen = {(p, g) for table in tables for p in phases for g in groups if _points(table, p, g)}
+    run = [(phase, group) for phase in phases for group in groups if any(_points(t, phase, group) for t in tables)]
     handles = []
     if len(groups) > 1:
-        handles += [
-            Line2D([], [], color=_colour(groups, '', g), label=g) for g in groups if any((p, g) in seen for p in phases)
-        ]
+        seen = [group for group in groups if group in {of for _, of in run}]
+        handles += [Line2D([], [], color=_colour(groups, '', group), label=group) for group in seen]
     if len(phases) > 1:
-        for phase in (p for p in phases if any((p, g) in seen for g in groups)):
+        for phase in dict.fromkeys(phase for phase, _ in run):
             colour = '0.3' if len(groups) > 1 else _colour(groups, phase, '')
             handles.append(Line2D([], [], color=colour, label=_PHASE_TITLES[phase], **_look(phase, colour)))
     return handles
