@@ -40,8 +40,8 @@ data: setup ## the small data sets, in data/
 	@"$(PY)" tools/dataset_tools/make_mini.py
 
 real: setup ## photographs: train a dense Vim on data/camvid (docs/data.md) and prune it in six ways
-	@"$(PY)" tools/evidence.py recipes --plan mmssmprune/analysis/evidence/photos.py --settings vim-camvid --seeds 0 \
-		--phase free --work-dir work_dirs/photos --out work_dirs/photos/report
+	@"$(PY)" tools/evidence.py recipes --settings vim-camvid --seeds 0 --phase free \
+		--out work_dirs/evidence/report
 
 bench: setup ## speed of every scan backend and of the convolution over kept tokens; BENCH_ARGS='...' adds arguments
 	@"$(PY)" tools/benchmarks/benchmark_scan.py $(BENCH_ARGS)

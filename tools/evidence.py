@@ -1,7 +1,7 @@
 """Train and test the small models, dense and pruned in many ways, and write docs/results.
 
     python tools/evidence.py                                            # everything: many hours
-    python tools/evidence.py alignment --settings vim-seg --phase free --minutes 60
+    python tools/evidence.py alignment --settings vim-camvid --phase free --minutes 60
     python tools/evidence.py --report-only
 
 What has a result in DIR/<setting>/results is not run again, so an interrupted study goes on where it stopped; delete a
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add('studies', nargs='*', metavar='STUDY', help='which studies, by priority (default: all)')
-    add('--settings', nargs='+', metavar='NAME', help='which settings, such as vim-seg (default: all)')
+    add('--settings', nargs='+', metavar='NAME', help='which settings, such as vim-camvid (default: all)')
     add('--seeds', type=int, nargs='+', metavar='K', help='default: those of the plan, 0 1 2 if it says none')
     add(
         '--phase',

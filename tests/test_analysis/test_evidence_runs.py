@@ -36,7 +36,7 @@ from mmssmprune.analysis.per_class import split
 from mmssmprune.engine.runner_setup import build_runner, load_config
 
 LEVELS = (dict(keep_ratio=1.0), dict(keep_ratio=0.5))
-SMALL = dict(far_classes=('green',), shape=(96, 96), warmup=1, dense_interval=2, tune_interval=2, test_batch=3)
+SMALL = dict(small_classes=('green',), shape=(96, 96), warmup=1, dense_interval=2, tune_interval=2, test_batch=3)
 
 
 @pytest.fixture(scope='module')

@@ -46,7 +46,7 @@ def make_user_folder(root: Path) -> Path:
         (root / name).symlink_to(REPO / name)
     plans = 'mmssmprune/analysis/evidence'  # those that pages name
     (root / plans).mkdir(parents=True)
-    (root / plans / 'photos.py').symlink_to(REPO / plans / 'photos.py')
+    (root / plans / 'study.py').symlink_to(REPO / plans / 'study.py')
     shutil.copytree(REPO / 'docs', root / 'docs')  # evidence.py writes here
     for name, code in named_blocks(REPO / 'docs/extend.md').items():
         (root / name).write_text(code)

@@ -31,7 +31,7 @@ class StudySetting:
     dense_iters: int
     tune_iters: int  # of the fine-tuning that every row of the phase 'tuned' gets
     options: Mapping[str, Any] = field(default_factory=dict)  # changes of the config, as --cfg-options
-    far_classes: tuple[str, ...] = ()  # those that only a far marker tells apart, where there are any
+    small_classes: tuple[str, ...] = ()  # of small or thin objects, for segmentation; detectors have AP small
     shape: tuple[int, int] = (128, 128)  # (H, W) in pixels at which FLOPs are counted
     flops_reduction: float = 0.4  # how much a row prunes that does not say it
     warmup: int = 10  # first iterations of a fine-tuning, with a growing learning rate

@@ -16,7 +16,8 @@ from .tables import Difference, Mean, Table, make_tables
 NOT_RUN, NOT_PLANNED = 'not run', '-'
 HOW_TO_READ = """\
 `free` is the dense model pruned as it is, without any training; `tuned` is after a short fine-tuning, the same for
-every row. Accuracies are percentages: mean ± sample standard deviation over seeds.{far}
+every row. Accuracies are percentages: mean ± sample standard deviation over seeds. `small` is the AP of
+small objects{small}.
 
 A difference (Δ) is paired: it is taken between two runs that started from the same dense checkpoint, then averaged
 over seeds; in brackets the 95 % t-interval of that mean. `better` and `worse` mean that the interval excludes zero; it
@@ -24,7 +25,7 @@ is not corrected for the number of comparisons on this page, so now and then one
 seeds there is no verdict. In figures, bars are standard deviations and a dotted line is the row that others are
 compared with.
 """
-FAR = ' `far` is the mean over the classes\nthat only a marker elsewhere in the image tells apart ({}).'
+SMALL_CLASSES = ', in segmentation the mean IoU over the classes\n{}'
 METHOD = """\
 An interrupted command goes on where it stopped; what has a result is not run again, and `--report-only` writes these
 pages anew. For every setting a dense model is trained with each of the seeds {seeds}. A row
@@ -70,8 +71,8 @@ def _pages(plan: StudyPlan) -> dict[str, str]:
 
 def page_text(page: str, plan: StudyPlan, tables: dict[str, list[Table]]) -> str:
     """All tables and figures of one page."""
-    far = ', '.join(dict.fromkeys(f'`{name}`' for setting in plan.settings for name in setting.far_classes))
-    parts = [f'# {_pages(plan)[page]}', HOW_TO_READ.format(far=far and FAR.format(far))]
+    small = ', '.join(dict.fromkeys(f'`{name}`' for setting in plan.settings for name in setting.small_classes))
+    parts = [f'# {_pages(plan)[page]}', HOW_TO_READ.format(small=small and SMALL_CLASSES.format(small))]
     for study in (study for study in plan.studies if study.page == page):
         parts += [f'## {study.title}', study.text]
         if not all(table.is_empty for table in tables[study.name]):
@@ -93,12 +94,12 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def table_text(table: Table) -> str:
     """One Markdown table."""
-    phases, far_classes = table.study.phases, table.setting.far_classes
+    phases = table.study.phases
     header, rule, lines = ['row', 'seeds', 'backbone GFLOPs', 'FLOPs'], ['---', '---:', '---:', '---:'], []
     for phase in phases:
-        far = [f'far {phase}'] if far_classes else []
-        header += [f'{table.metric} {phase}', *far, f'Δ {table.metric} {phase}']
-        rule += ['---:', *['---:'] * len(far), '---']
+        small = [f'small {phase}'] if table.has_small else []
+        header += [f'{table.metric} {phase}', *small, f'Δ {table.metric} {phase}']
+        rule += ['---:', *['---:'] * len(small), '---']
     for label, row in table.study.rows.items():
         flops, saved = table.costs.get(label, (None, None))
         runs = [str(table.cells[label, phase].runs) for phase in phases if phase in row.phases]
@@ -115,11 +116,11 @@ def _change(reduction: float) -> str:
 
 
 def _phase_cells(table: Table, label: str, phase: str) -> list[str]:
-    """The metric, its mean over far classes if there are any, and the difference."""
-    cell, against, far = table.cells.get((label, phase)), table.study.rows[label].against, table.setting.far_classes
+    """The metric, that of small objects if it is known, and the difference."""
+    cell, against = table.cells.get((label, phase)), table.study.rows[label].against
     if cell is None:
-        return [NOT_PLANNED] * (3 if far else 2)
-    means = [mean_text(mean) for mean in ([cell.mean, cell.far] if far else [cell.mean])]
+        return [NOT_PLANNED] * (3 if table.has_small else 2)
+    means = [mean_text(mean) for mean in ([cell.mean, cell.small] if table.has_small else [cell.mean])]
     if against is None:
         return [*means, 'reference']
     return [*means, difference_text(cell.difference) if (against, phase) in table.cells else NOT_PLANNED]

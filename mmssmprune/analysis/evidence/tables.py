@@ -43,7 +43,7 @@ class Cell(NamedTuple):
 
     runs: int
     mean: Mean | None
-    far: Mean | None  # over the classes that need a far marker
+    small: Mean | None  # over the classes of small objects, or the AP of small boxes or masks
     difference: Difference | None  # to the row that it is compared with
 
 
@@ -55,6 +55,11 @@ class Table(NamedTuple):
     metric: str
     costs: dict[str, tuple[float, float]]  # label -> backbone FLOPs and the share saved of the dense ones
     cells: dict[tuple[str, str], Cell]  # by label and phase
+
+    @property
+    def has_small(self) -> bool:
+        """Whether there is a column for small objects."""
+        return self.setting.task != 'seg' or bool(self.setting.small_classes)
 
     @property
     def is_empty(self) -> bool:
@@ -96,9 +101,14 @@ def make_tables(study: Study, settings: Iterable[StudySetting], records: Sequenc
         found = _records_of_rows(study, setting, records)
         costs = {label: (of[0]['flops'], of[0]['reduction']) for (label, _), of in reversed(found.items()) if of}
         for title, column, kind in _METRICS[setting.task]:
-            cells = _make_cells(study, found, column, [f'{kind}.{name}' for name in setting.far_classes])
+            cells = _make_cells(study, found, column, _columns_of_small(setting, column, kind))
             tables.append(Table(study, setting, title, costs, cells))
     return tables
+
+
+def _columns_of_small(setting: StudySetting, column: str, kind: str) -> list[str]:
+    """What the mean over small objects is taken of; nothing where a segmentation does not say which they are."""
+    return [f'{kind}.{name}' for name in setting.small_classes] if setting.task == 'seg' else [f'{column}_s']
 
 
 def _records_of_rows(study: Study, setting: StudySetting, records: Sequence[Record]) -> RecordsOfRows:
@@ -114,12 +124,12 @@ def _records_of_rows(study: Study, setting: StudySetting, records: Sequence[Reco
     }
 
 
-def _make_cells(study: Study, found: RecordsOfRows, column: str, far: Sequence[str]) -> dict[tuple[str, str], Cell]:
+def _make_cells(study: Study, found: RecordsOfRows, column: str, small: Sequence[str]) -> dict[tuple[str, str], Cell]:
     values = {key: _values(of, [column]) for key, of in found.items()}
     cells = {}
     for (label, phase), of in found.items():
         own, other = values[label, phase], values.get((study.rows[label].against, phase), {})
-        means = [mean_of(list(each.values())) for each in (own, _values(of, far))]
+        means = [mean_of(list(each.values())) for each in (own, _values(of, small))]
         cells[label, phase] = Cell(len(of), *means, paired_difference(own, other))
     return cells
 
