@@ -1,4 +1,4 @@
-"""What this project runs, on photographs: CamVid first, then nuclei and blood cells; `docs/data.md` says how to get them.
+"""What this project runs, on photographs: CamVid, then nuclei and blood cells; `docs/data.md` says how to get them.
 
 The first study alone, without fine-tuning and with one seed of Vim, is `make real`: about an hour on one core.
 """
