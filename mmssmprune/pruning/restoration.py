@@ -10,6 +10,7 @@ returns (B, L, C). Of several streams, which the reader adds up, only the last c
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .choices import Choices
@@ -49,6 +50,37 @@ def follow(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: 
     (ToMe) this keeps the idea that a similar token stands for a lost one, but not the loss of the cell's own features.
     """
     return _moved_with(x, tokens, remembered, tokens.leader)
+
+
+@register_restoration(needs=('remembered', 'leader'))
+def flow(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Tensor | None) -> Tensor:
+    """A pruned cell shows the value it had when it was pruned, moved as the 3x3 cells around it moved, its own most.
+
+    Ours: each of them moves as `follow` says. One token's change is a guess, and neighbours guess by other tokens.
+    """
+    change = x - tokens.kept.gather(remembered)
+    change = tokens.kept.scatter(change, gather_rows(change, tokens.leader))
+    return tokens.kept.scatter(x, remembered + _blurred(change, tokens))
+
+
+def _blurred(full: Tensor, tokens: TokenState) -> Tensor:
+    """Every cell of (B, L, C) as the mean over the 3x3 cells around it, weighted by a Gaussian one cell wide.
+
+    A class token, which is always kept, gets what some cell has.
+    """
+    starts, ends = (0, *(p + 1 for p in tokens.protected)), (*tokens.protected, tokens.length)
+    cells = torch.cat([full[:, start:end] for start, end in zip(starts, ends, strict=True)], 1)
+    grid = cells.mT.unflatten(2, tokens.hw_shape)
+    squared = torch.arange(-1, 2, dtype=full.dtype, device=full.device).square()
+    weights = torch.exp(-0.5 * (squared[:, None] + squared))[None, None]
+    inside = F.conv2d(grid.new_ones(1, 1, *tokens.hw_shape), weights, padding=1)
+    around = F.conv2d(grid, weights.expand(grid.shape[1], -1, -1, -1), padding=1, groups=grid.shape[1]) / inside
+    return around.flatten(2).mT.index_select(1, _whole(tokens).cells[0].clamp(min=0))
+
+
+def _whole(tokens: TokenState) -> TokenState:
+    """The same sequence with nothing pruned."""
+    return TokenState.dense(tokens.dense_order, tokens.hw_shape, tokens.protected)
 
 
 def _moved_with(x: Tensor, tokens: TokenState, remembered: Tensor, leader: Tensor) -> Tensor:
@@ -96,7 +128,7 @@ def interpolate(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_em
 
 def _nearest_kept(tokens: TokenState, count: int) -> tuple[Tensor, Tensor]:
     """Squared distances and compact places (B, L, count) of the kept patches nearest to every position."""
-    whole = TokenState.dense(tokens.dense_order, tokens.hw_shape, tokens.protected)
+    whole = _whole(tokens)
     width, kept = tokens.hw_shape[1], tokens.kept.index.shape[1]
     squared = 0
     for from_cell in (lambda cells: cells // width, lambda cells: cells % width):  # rows, then columns

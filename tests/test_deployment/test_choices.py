@@ -31,6 +31,7 @@ CASES = {
     'features': ('plain_mamba', dict(reduction='merge_features')),
     'neighbours': ('vim_seg', dict(reduction='merge_neighbours')),
     'units': ('plain_mamba', dict(unit=(2, 2))),
+    'flow': ('vim_cls', dict(restoration='flow', reduction='prune', importance='clip')),
     'zero': ('plain_mamba', dict(restoration='zero', importance='clip')),
     'follow': (
         'vim_seg',

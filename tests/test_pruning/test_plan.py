@@ -83,7 +83,7 @@ def test_number_of_ratios():
         (dict(layers=[1], keep_ratio=0.5, conv_fill='x'), 'the names are zero'),
         (
             dict(layers=[1], keep_ratio=0.5, restoration='x'),
-            'the names are hold, drift, follow, zero, mask_token, nearest, interpolate',
+            'the names are hold, drift, follow, flow, zero, mask_token, nearest, interpolate',
         ),
     ],
 )

@@ -94,7 +94,27 @@ def test_pruned_cells_move_with_their_neighbour_or_their_likeness():
             assert torch.allclose(followed[b, cell], remembered[b, cell] + step[b, tokens.leader[b, cell]], atol=1e-6)
 
 
-@pytest.mark.parametrize('name', ['hold', 'drift', 'follow', 'mask_token'])
+@pytest.mark.parametrize('protected', [(), (0,), (10,)], ids=['patches', 'class token first', 'class token amid'])
+def test_pruned_cells_flow_as_their_neighbours_follow(protected: tuple[int, ...]):
+    tokens = state([[0, 6, 10, 13, 19], [0, 2, 3, 10, 15]], protected)
+    length = tokens.length
+    cells = [position for position in range(length) if position not in protected]
+    remembered = torch.randn(2, length, 3, dtype=torch.float64)
+    step = torch.randn(2, 5, 3, dtype=torch.float64)
+    full = MADE['flow'](tokens.kept.gather(remembered) + step, tokens, remembered, None)
+    moved = step.gather(1, tokens.leader[..., None].expand(-1, -1, 3))[:, cells].unflatten(1, HW)
+    for b in range(2):
+        for number, position in enumerate(cells):
+            if position in tokens.kept.index[b]:
+                continue
+            y, x = divmod(number, HW[1])
+            around = [(i, j) for i in range(HW[0]) for j in range(HW[1]) if abs(i - y) <= 1 and abs(j - x) <= 1]
+            weights = torch.tensor([-((i - y) ** 2 + (j - x) ** 2) / 2 for i, j in around]).double().exp()
+            want = sum(w * moved[b, i, j] for w, (i, j) in zip(weights / weights.sum(), around, strict=True))
+            torch.testing.assert_close(full[b, position], remembered[b, position] + want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('name', ['hold', 'drift', 'follow', 'flow', 'mask_token'])
 def test_gradients_reach_what_stands_at_pruned_cells(name):
     tokens, x = state(PLAIN), torch.randn(2, 5, 3)
     remembered, pos_embed = torch.randn(2, 20, 3, requires_grad=True), torch.randn(1, 20, 3, requires_grad=True)

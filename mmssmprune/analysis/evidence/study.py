@@ -225,7 +225,7 @@ STUDIES = [
         'restoration',
         'What heads read at pruned cells',
         'What a cell without a token shows to the head; `mask_token` has to be trained.',
-        vary('restoration', 'follow hold drift nearest interpolate zero', OURS)
+        vary('restoration', 'follow flow hold drift nearest interpolate zero', OURS)
         | {'mask_token': trained(OURS | dict(restoration='mask_token'))},
         reference='follow',
         settings=OF_ONE_STAGE,
