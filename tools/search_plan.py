@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', type=positive, default=200, help='images to compare on (default: %(default)s)')
     reductions = ['merge_neighbours', 'prune_merge']
     parser.add_argument('--reductions', nargs='+', default=reductions, help=f'default: {" ".join(reductions)}')
-    parser.add_argument('--restorations', nargs='+', default=['follow', 'hold'], help='default: follow hold')
+    parser.add_argument('--restorations', nargs='+', default=['flow', 'hold'], help='default: flow hold')
     add_shape(parser, 'that of the first test image', 'image size in pixels at which FLOPs are counted')
     parser.add_argument('--out', type=Path, help='folder (default: work_dirs/search/<config name>)')
     return parser.parse_args()

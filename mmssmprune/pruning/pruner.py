@@ -44,7 +44,7 @@ DEFAULTS = {
     'alignment': 'carry',
     'conv_fill': 'leader',
     'scan_fill': 'leader',
-    'restoration': 'follow',
+    'restoration': 'flow',
     'regime': 'progressive',
 }
 PRUNING_KEYS = (*PLAN_KEYS, *DEFAULTS)  # all that a `pruning` dict may have

@@ -72,7 +72,7 @@ PAPER = ONCE | dict(layers=[2, 5, 8], restoration='hold')
 NAIVE = dict(alignment='none', conv_fill='compact')
 # The tokens that remain stand for the others: in their features, in convolutions, in the scan, and before the head.
 FILLED = dict(conv_fill='leader', scan_fill='leader')
-OURS = ONCE | FILLED | dict(reduction='merge_neighbours')
+OURS = ONCE | FILLED | dict(reduction='merge_neighbours', restoration='flow')
 FOLDED = OURS | dict(reduction='prune_merge', importance='grid')  # where an importance decides
 LEVELS = {f'-{share} %': share / 100 for share in (20, 30, 40, 50)}
 FAR = {f'-{share} %': share / 100 for share in (10, 20, 30, 40, 50, 60)}
@@ -225,9 +225,9 @@ STUDIES = [
         'restoration',
         'What heads read at pruned cells',
         'What a cell without a token shows to the head; `mask_token` has to be trained.',
-        vary('restoration', 'follow flow hold drift nearest interpolate zero', OURS)
+        vary('restoration', 'flow follow hold drift nearest interpolate zero', OURS)
         | {'mask_token': trained(OURS | dict(restoration='mask_token'))},
-        reference='follow',
+        reference='flow',
         settings=OF_ONE_STAGE,
     ),
     Study(

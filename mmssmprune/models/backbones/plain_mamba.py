@@ -64,7 +64,7 @@ class PlainMamba(PrunableBackbone):
             own (``norm_layer{i}``).
         embed_dims, num_layers, num_convs, layers_with_dwconv, mixer_cfg: override the settings of ``arch``.
         pruning: the `pruning` dict, or None for the dense model. E.g. ``dict(layers=[5, 11, 17], keep_ratio=0.7,
-            reduction='merge_neighbours', alignment='carry', conv_fill='leader', restoration='follow')``.
+            reduction='merge_neighbours', alignment='carry', conv_fill='leader', restoration='flow')``.
         with_cp: gradient checkpointing of every layer.
         init_cfg: as in mmengine; see `PrunableBackbone`.
         num_convs_patch_embed, layer_cfgs: the official names of ``num_convs``, and of ``mixer_cfg`` (inside
