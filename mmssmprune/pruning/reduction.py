@@ -144,7 +144,7 @@ def merge_neighbours(
     As `merge_features`, but the cost grows with the number of cells instead of its square. Of a chessboard each black
     cell may join a white one no more than two steps away; where these are not enough the white ones are a chessboard in
     turn, and so on (`neighbour_levels`). In each round the pairs of the highest cosine join. A cell that has joined
-    another keeps its own features in mind, which a restoration such as `follow` starts from.
+    another keeps its own features in mind, which a restoration such as `flow` starts from.
     """
     merged = _merged(streams, tokens, wide(sum(streams)), keep, _neighbours(tokens))
     return replace(merged, into=None, leader=merged.into)
