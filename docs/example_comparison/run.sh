@@ -24,7 +24,7 @@ add() { # add CHECKPOINT CONFIG...: each config with that checkpoint
 }
 for seed in 0 1 2; do
     add "vim-camvid/dense/seed$seed/iter_1200.pth" \
-        vim-mini12{,-flops20,-flops40,-merge-flops40,-top70}_upernet_1xb8-1200i_camvid-192x256
+        vim-mini12{,-flops20,-flops40,-top70}_upernet_1xb8-1200i_camvid-192x256
 done
 add vim-nuclei/dense/seed0/iter_1500.pth vim-mini12{,-flops40,-top70}_mask-rcnn_1xb4-1500i_nuclei
 # Latency wants a machine with nothing else to do.
