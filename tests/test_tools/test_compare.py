@@ -210,7 +210,7 @@ def test_seeds_references_batches_forms_and_classes(
 ):
     monkeypatch.setitem(FORMS, 'compile', Wrapped)  # a compiler takes minutes
     out, seeds = tmp_path / 'compare', [of_seed(models['pruned_seg'], seed, tmp_path) for seed in (0, 1)]
-    more = ('--batch-sizes', '2', '3', '--forms', 'eager', 'compile', 'torch', '--per-class')
+    more = ('--batch-sizes', '2', '3', '--forms', 'eager', 'compile', '--per-class')
     args = (models['dense_seg'], *seeds, swin, '--keep-ratio', '0.5', '--runs', '3', *more, '--out', out)
     assert tool('compare.py', *args) == 0
     dense, pruned, reference = report_of(out)['tables'][0]['rows']
@@ -222,7 +222,7 @@ def test_seeds_references_batches_forms_and_classes(
     assert reference['dense'] is None and reference['recipe'] is None
     for row in (dense, pruned, reference):
         latency = row['latency']
-        assert set(latency['batches']) == {'2', '3'} and set(latency['forms']) == {'compile', 'torch'}
+        assert set(latency['batches']) == {'2', '3'} and set(latency['forms']) == {'compile'}
         forms = [time for form in latency['forms'].values() for time in form.values()]
         times = [latency['model'], *latency['batches'].values(), *forms]
         assert {len(time['runs_ms']) for time in times} == {6 if row['runs'] else 3}
