@@ -1,7 +1,7 @@
 """Every green cell of the table in docs/export.md: small models of each family, exported, read back and compared.
 
 Tracing and translating costs seconds whatever the size of the model. The quick tests take of each family a pruned model
-with everything left open, which needs all that the other cells need, and of one family an ONNX file; the others are slow.
+with everything left open, which needs all that the other cells need, and of one an ONNX file; the others are slow.
 """
 
 from __future__ import annotations
