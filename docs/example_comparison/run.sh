@@ -29,6 +29,6 @@ done
 add vim-nuclei/dense/seed0/iter_1500.pth vim-mini12{,-flops40,-top70}_mask-rcnn_1xb4-1500i_nuclei
 # Latency wants a machine with nothing else to do.
 python tools/compare.py "${models[@]}" --per-class --untrained --runs 40 --out "$OUT/compare"
-cp "$OUT"/compare/compare.{csv,html,json,tex} "$OUT"/compare/*.png "$HERE"
+cp "$OUT"/compare/compare{,-classes}.csv "$OUT"/compare/compare.{html,json,tex} "$OUT"/compare/*.png "$HERE"
 sed -i "/written by tools\/compare.py/q" "$HERE/README.md"
 cat "$OUT/compare/compare.md" >>"$HERE/README.md"

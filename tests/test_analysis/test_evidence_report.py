@@ -191,7 +191,7 @@ def test_what_was_measured_is_found_again():
     plan = load_plan()
     planned = {(run.setting.name, run.series) for run in plan_runs(plan.studies, plan.settings, plan.seeds)}
     measured = {(record['setting'], record['series']) for record in read_records(Path('none'), RESULTS)}
-    assert len(measured - planned) == 5  # of choices that were removed, or tried once by hand
+    assert len(measured & planned) >= 51  # others are of earlier defaults, of removed choices, or tried by hand
     assert all((REPO / setting.config).is_file() for setting in plan.settings)
 
 
