@@ -52,6 +52,12 @@ def follow(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: 
     return _moved_with(x, tokens, remembered, tokens.leader)
 
 
+def _moved_with(x: Tensor, tokens: TokenState, remembered: Tensor, leader: Tensor) -> Tensor:
+    """``remembered``, plus at each pruned position the change since then of the token at hand ``leader`` (B, L)."""
+    change = x - tokens.kept.gather(remembered)
+    return tokens.kept.scatter(x, remembered + gather_rows(change, leader))
+
+
 @register_restoration(needs=('remembered', 'leader'))
 def flow(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Tensor | None) -> Tensor:
     """A pruned cell shows the value it had when it was pruned, moved as the 3x3 cells around it moved, its own most.
@@ -81,12 +87,6 @@ def _blurred(full: Tensor, tokens: TokenState) -> Tensor:
 def _whole(tokens: TokenState) -> TokenState:
     """The same sequence with nothing pruned."""
     return TokenState.dense(tokens.dense_order, tokens.hw_shape, tokens.protected)
-
-
-def _moved_with(x: Tensor, tokens: TokenState, remembered: Tensor, leader: Tensor) -> Tensor:
-    """``remembered``, plus at each pruned position the change since then of the token at hand ``leader`` (B, L)."""
-    change = x - tokens.kept.gather(remembered)
-    return tokens.kept.scatter(x, remembered + gather_rows(change, leader))
 
 
 @register_restoration

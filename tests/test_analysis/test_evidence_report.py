@@ -325,6 +325,17 @@ def test_an_undefined_class_gives_no_mean(places: Path):
     assert cells(table(places), 'none')[4:6] == ['34.3 ± 4.9', '15.0 ± 0.0']
 
 
+def test_a_set_without_small_objects_says_so(places: Path):
+    run = Run(DET, NONE, 'free', 0)
+    write(places, run, 40.0)
+    result = json.loads(result_file(places, run).read_text())
+    result['tests'][0]['metrics']['coco/bbox_mAP_s'] = -1.0  # as COCO has it
+    result_file(places, run).write_text(json.dumps(result))
+    text = table(places, DET)
+    assert cells(text, 'none')[4:6] == ['40.0', 'none']
+    assert cells(text, 'carry')[4:6] == ['not run', 'not run']
+
+
 def test_a_study_of_one_phase_shows_only_that(places: Path):
     levels = (dict(keep_ratio=0.9), dict(keep_ratio=0.5))
     elastic = StudyRow(NONE.pruning, ('tuned',), tests=levels, test=1)

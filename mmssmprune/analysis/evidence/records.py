@@ -74,7 +74,9 @@ def flatten(result: dict[str, Any]) -> list[Record]:
 def _of_test(test: dict[str, Any]) -> Record:
     record = {key: test[key] for key in _OF_TEST} | {key: json.dumps(test[key]) for key in _LISTS}
     for name, value in test['metrics'].items():
-        record[name] = 100 * value if name.startswith('coco/') and value is not None else value
+        if name.startswith('coco/') and value is not None:
+            value = 100 * value if value >= 0 else None  # -1: there are no such objects
+        record[name] = value
     for kind, classes in test['per_class'].items():
         record |= {f'{kind}.{name}': value for name, value in classes.items()}
     return record

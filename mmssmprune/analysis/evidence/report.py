@@ -13,7 +13,7 @@ from .plan import Study, StudyPlan, StudySetting, plan_runs
 from .records import Record, read_records, to_csv
 from .tables import Difference, Mean, Table, make_tables
 
-NOT_RUN, NOT_PLANNED = 'not run', '-'
+NOT_RUN, NOT_PLANNED, NO_SUCH = 'not run', '-', 'none'
 HOW_TO_READ = """\
 `free` is the dense model pruned as it is, without any training; `tuned` is after a short fine-tuning, the same for
 every row. Accuracies are percentages: mean ± sample standard deviation over seeds. `small` is the AP of
@@ -120,7 +120,9 @@ def _phase_cells(table: Table, label: str, phase: str) -> list[str]:
     cell, against = table.cells.get((label, phase)), table.study.rows[label].against
     if cell is None:
         return [NOT_PLANNED] * (3 if table.has_small else 2)
-    means = [mean_text(mean) for mean in ([cell.mean, cell.small] if table.has_small else [cell.mean])]
+    means = [mean_text(cell.mean)]
+    if table.has_small:
+        means.append(NO_SUCH if cell.runs and cell.small is None else mean_text(cell.small))
     if against is None:
         return [*means, 'reference']
     return [*means, difference_text(cell.difference) if (against, phase) in table.cells else NOT_PLANNED]
