@@ -54,8 +54,12 @@ def follow(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: 
 
 def _moved_with(x: Tensor, tokens: TokenState, remembered: Tensor, leader: Tensor) -> Tensor:
     """``remembered``, plus at each pruned position the change since then of the token at hand ``leader`` (B, L)."""
-    change = x - tokens.kept.gather(remembered)
-    return tokens.kept.scatter(x, remembered + gather_rows(change, leader))
+    return tokens.kept.scatter(x, remembered + _change_of(x, tokens, remembered, leader))
+
+
+def _change_of(x: Tensor, tokens: TokenState, remembered: Tensor, leader: Tensor) -> Tensor:
+    """(B, L, C): how much the token at hand ``leader`` (B, L) of each position changed since the pruning."""
+    return gather_rows(x - tokens.kept.gather(remembered), leader)
 
 
 @register_restoration(needs=('remembered', 'leader'))
@@ -64,8 +68,7 @@ def flow(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Te
 
     Ours: each of them moves as `follow` says. One token's change is a guess, and neighbours guess by other tokens.
     """
-    change = x - tokens.kept.gather(remembered)
-    change = tokens.kept.scatter(change, gather_rows(change, tokens.leader))
+    change = _change_of(x, tokens, remembered, tokens.leader)  # a token at hand leads itself
     return tokens.kept.scatter(x, remembered + _blurred(change, tokens))
 
 
