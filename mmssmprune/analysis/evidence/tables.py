@@ -55,11 +55,7 @@ class Table(NamedTuple):
     metric: str
     costs: dict[str, tuple[float, float]]  # label -> backbone FLOPs and the share saved of the dense ones
     cells: dict[tuple[str, str], Cell]  # by label and phase
-
-    @property
-    def has_small(self) -> bool:
-        """Whether there is a column for small objects."""
-        return self.setting.task != 'seg' or bool(self.setting.small_classes)
+    has_small: bool  # whether it is known what small objects have
 
     @property
     def is_empty(self) -> bool:
@@ -101,8 +97,9 @@ def make_tables(study: Study, settings: Iterable[StudySetting], records: Sequenc
         found = _records_of_rows(study, setting, records)
         costs = {label: (of[0]['flops'], of[0]['reduction']) for (label, _), of in reversed(found.items()) if of}
         for title, column, kind in _METRICS[setting.task]:
-            cells = _make_cells(study, found, column, _columns_of_small(setting, column, kind))
-            tables.append(Table(study, setting, title, costs, cells))
+            small = _columns_of_small(setting, column, kind)
+            cells = _make_cells(study, found, column, small)
+            tables.append(Table(study, setting, title, costs, cells, bool(small)))
     return tables
 
 
