@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import golden_weights as gw
@@ -86,7 +87,10 @@ def predict(model: torch.nn.Module, cfg: Config) -> None:
     assert sample.gt_label.item() == dataset.get_data_info(2)['gt_label']
 
 
-@pytest.mark.parametrize('name', IN1K)
+# Up to 10 s each; the larger models of a family are slow.
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=() if re.search('-(l1|t)[-_]', name) else pytest.mark.slow) for name in IN1K]
+)
 def test_trains_predicts_and_meets_its_target(name: str, stand_in: Path, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     monkeypatch.setenv('MMSSMPRUNE_DATA_ROOT', str(stand_in))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,12 @@ def shorten(cfg: Config, work_dir: Path) -> Config:
     return shrink(cfg, 64)
 
 
-# VMamba's other ones differ in the heads, which PlainMamba's try.
-REPEATS = [path for path in SHORT if path.stem.startswith('vmamba') and 'finetune_upernet' not in path.stem]
+# Up to 15 s each. Quick are both hooks with one family and detectors, and what another family starts from.
+QUICK = re.compile('l1-flops30-elastic_upernet|adapter-l1-flops30-finetune_mask|vmamba-t-flops30-finetune_upernet')
 
 
 @pytest.mark.parametrize(
-    'path', [pytest.param(p, id=p.stem, marks=pytest.mark.slow if p in REPEATS else ()) for p in SHORT]
+    'path', [pytest.param(p, id=p.stem, marks=() if QUICK.search(p.stem) else pytest.mark.slow) for p in SHORT]
 )
 def test_starts_from_a_dense_model(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     solve_each_target_once(monkeypatch)

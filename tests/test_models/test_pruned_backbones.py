@@ -323,14 +323,15 @@ def test_a_cell_that_comes_back_brings_what_its_map_showed():
     assert not torch.equal(tokens.kept.index, before.kept.index)
 
 
-@pytest.mark.parametrize(  # compiling takes 5 to 10 s
-    'names',
-    [
-        dict(conv_fill='leader', scan_fill='leader'),
-        pytest.param(dict(conv_fill='zero', restoration='follow', alignment='bias'), marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize('kind', ['plain_mamba', 'vim_cls', 'vmamba'])
+def compiled_cases() -> list:
+    """A family and its choices; compiling takes 5 to 10 s, so only the family with class tokens is quick."""
+    fills, zeros = dict(conv_fill='leader', scan_fill='leader'), dict(conv_fill='zero', alignment='bias')
+    cases = [(kind, names) for kind in ('plain_mamba', 'vim_cls', 'vmamba') for names in (fills, zeros)]
+    quick = ('vim_cls', fills)
+    return [pytest.param(*case, marks=() if case == quick else pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize(('kind', 'names'), compiled_cases())
 def test_torch_compile_gives_the_same(kind, names):
     images = torch.randn(2, 3, 64, 96)
     for model in (make(kind), make(kind, pruning=PRUNING | names)):
