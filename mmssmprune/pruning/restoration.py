@@ -24,6 +24,8 @@ register_restoration = RESTORATION.register
 FLOOR = 'zero'
 # Neighbours that 'interpolate' mixes, as many as bilinear resizing does.
 NEIGHBOURS = 4
+# Standard deviation of the Gaussian of 'flow', in cells: with 1 small objects run into what is around them.
+FLOW_SPREAD = 0.5
 
 
 @register_restoration(needs='remembered')
@@ -73,14 +75,14 @@ def flow(x: Tensor, tokens: TokenState, remembered: Tensor | None, pos_embed: Te
 
 
 def _blurred(full: Tensor, tokens: TokenState) -> Tensor:
-    """Every cell of (B, L, C) as the mean over the 3x3 cells around it, weighted by a Gaussian one cell wide.
+    """Every cell of (B, L, C) as the mean over the 3x3 cells around it, weighted by a Gaussian of `FLOW_SPREAD`.
 
     A class token, which is always kept, gets what some cell has.
     """
     starts, ends = (0, *(p + 1 for p in tokens.protected)), (*tokens.protected, tokens.length)
     cells = torch.cat([full[:, start:end] for start, end in zip(starts, ends, strict=True)], 1)
     grid = cells.mT.unflatten(2, tokens.hw_shape)
-    squared = torch.arange(-1, 2, dtype=full.dtype, device=full.device).square()
+    squared = (torch.arange(-1, 2, dtype=full.dtype, device=full.device) / FLOW_SPREAD).square()
     weights = torch.exp(-0.5 * (squared[:, None] + squared))[None, None]
     inside = F.conv2d(grid.new_ones(1, 1, *tokens.hw_shape), weights, padding=1)
     around = F.conv2d(grid, weights.expand(grid.shape[1], -1, -1, -1), padding=1, groups=grid.shape[1]) / inside

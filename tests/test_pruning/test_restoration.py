@@ -109,7 +109,7 @@ def test_pruned_cells_flow_as_their_neighbours_follow(protected: tuple[int, ...]
                 continue
             y, x = divmod(number, HW[1])
             around = [(i, j) for i in range(HW[0]) for j in range(HW[1]) if abs(i - y) <= 1 and abs(j - x) <= 1]
-            weights = torch.tensor([-((i - y) ** 2 + (j - x) ** 2) / 2 for i, j in around]).double().exp()
+            weights = torch.tensor([-((i - y) ** 2 + (j - x) ** 2) * 2 for i, j in around]).double().exp()
             want = sum(w * moved[b, i, j] for w, (i, j) in zip(weights / weights.sum(), around, strict=True))
             torch.testing.assert_close(full[b, position], remembered[b, position] + want, rtol=1e-12, atol=1e-12)
 
