@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from mmengine.config import Config
 
@@ -42,6 +44,15 @@ class Task:
         if negative:
             raise ValueError(f'{negative[0]} is undefined: the test set has no annotated object')
         return values
+
+
+def numbers_in(metrics: Mapping[Any, Any]) -> dict[str, float]:
+    """What an evaluator gave, as far as it is numbers: a metric of one's own may report lists and texts as well."""
+    numbers = {}
+    for name, value in metrics.items():
+        with suppress(TypeError, ValueError, RuntimeError):
+            numbers[str(name)] = float(value)
+    return numbers
 
 
 def task_of(cfg: Config, name: str) -> Task:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from mmengine.config import Config
 
-from mmssmprune.analysis.tasks import task_of
+from mmssmprune.analysis.tasks import numbers_in, task_of
 
 EVALUATORS_OF_OTHER_TASKS = [
     {'type': 'VOCMetric'},
@@ -60,3 +61,10 @@ def test_other_evaluators_are_refused(evaluator: dict):
 def test_first_known_evaluator_of_a_list():
     cfg = Config({'test_evaluator': [{'type': 'DumpResults'}, {'type': 'IoUMetric', 'iou_metrics': ['mIoU']}]})
     assert task_of(cfg, 'x').name == 'segmentation'
+
+
+def test_what_is_no_number_is_left_out():
+    found = numbers_in(
+        {'mIoU': torch.tensor(1.5), 'top': '2', 'curve': [0.1, 0.2], 'map': torch.zeros(2), 'note': 'none'}
+    )
+    assert found == {'mIoU': 1.5, 'top': 2.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -32,6 +32,7 @@ from mmssmprune.analysis.latency import describe_device, measure_latency, turns
 from mmssmprune.analysis.quiet import quiet
 from mmssmprune.analysis.results import ResultStore
 from mmssmprune.analysis.software import software, source_hash
+from mmssmprune.analysis.tasks import numbers_in
 from mmssmprune.engine.loading import build_model
 from mmssmprune.engine.runner_setup import build_runner
 from mmssmprune.models import set_keep_ratio
@@ -200,11 +201,7 @@ def evaluate(
         _apply_keep_ratio(runner.model, entry, keep_ratio)
         progress.report = partial(on_batch, keep_ratio)
         with quiet():
-            metrics = runner.test()
-        numbers = {}
-        for name, value in metrics.items():
-            with suppress(TypeError, ValueError, RuntimeError):  # a metric of one's own may report lists and texts
-                numbers[name] = float(value)
+            numbers = numbers_in(runner.test())
         images = len(runner.test_dataloader.dataset)
         on_result(keep_ratio, {'metrics': numbers, 'num_images': images, 'device': describe_device(get_device())})
 

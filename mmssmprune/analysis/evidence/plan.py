@@ -49,8 +49,7 @@ class StudyRow:
     phases: tuple[str, ...] = PHASES  # 'free': dense weights as they are; 'tuned': after the fine-tuning
     against: str | None = None  # label of the row that it is compared with, if not the study's reference
     cfg: Mapping[str, Any] = field(default_factory=dict)  # changes of the fine-tuning's config, such as custom_hooks
-    tune_iters: int | None = None  # instead of the setting's, as is lr_scale
-    lr_scale: float | None = None
+    tune_iters: int | None = None  # instead of the setting's
     tests: tuple[Mapping[str, Any], ...] = ({},)  # changes of pruning, such as dict(flops_reduction=0.2), to test at
     test: int = 0  # which of these the row shows
     group: str = ''  # rows of one group are joined in a figure of curves
@@ -145,8 +144,8 @@ class Run:
         setting, row = self.setting, self.row
         if self.phase == TRAINING:
             return {'iters': setting.dense_iters}
-        iters, lr_scale = row.tune_iters or setting.tune_iters, row.lr_scale or setting.lr_scale
-        return {'iters': iters, 'warmup': setting.warmup, 'lr_scale': lr_scale}
+        iters = row.tune_iters or setting.tune_iters
+        return {'iters': iters, 'warmup': setting.warmup, 'lr_scale': setting.lr_scale}
 
     @property
     def pruning(self) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from mmssmprune.analysis.latency import describe_device
 from mmssmprune.analysis.quiet import quiet
 from mmssmprune.analysis.results import ResultStore, digest, file_digest
 from mmssmprune.analysis.software import software
-from mmssmprune.analysis.tasks import Task
+from mmssmprune.analysis.tasks import Task, numbers_in
 from mmssmprune.engine import runner_setup
 from mmssmprune.models.flops import count_on_meta, on_meta
 
@@ -136,7 +136,7 @@ class PlanTester:
                 for metric, ids in whole:
                     if hasattr(metric, 'img_ids'):
                         metric.img_ids = ids
-        return {name: float(value) for name, value in metrics.items() if _is_number(value)}
+        return numbers_in(metrics)
 
     def _part(self, dataset: Any, chosen: Sequence[int]) -> Any:
         settings = copy.deepcopy(self.cfg.test_dataloader)
@@ -152,14 +152,6 @@ def spread(images: int, of: int) -> list[int]:
 
 def _metrics_in(value: Any) -> dict[str, float] | None:
     metrics = value.get('metrics') if isinstance(value, Mapping) else None
-    if not isinstance(metrics, Mapping) or not all(_is_number(number) for number in metrics.values()):
+    if not isinstance(metrics, Mapping) or len(numbers := numbers_in(metrics)) < len(metrics):
         return None
-    return {str(name): float(number) for name, number in metrics.items()}
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    return True
+    return numbers
