@@ -33,7 +33,7 @@ def shorten(cfg: Config, work_dir: Path) -> Config:
     return shrink(cfg, 64)
 
 
-# Up to 15 s each. Quick are both hooks with one family and detectors, and what another family starts from.
+# Up to 15 s each. Quick are elastic training, fine-tuning of a detector, and fine-tuning of another family.
 QUICK = re.compile('l1-flops30-elastic_upernet|adapter-l1-flops30-finetune_mask|vmamba-t-flops30-finetune_upernet')
 
 

@@ -324,7 +324,7 @@ def test_a_cell_that_comes_back_brings_what_its_map_showed():
 
 
 def compiled_cases() -> list:
-    """A family and its choices; compiling takes 5 to 10 s, so only the family with class tokens is quick."""
+    """A family and its choices; each takes 15 s to compile, so only the family with class tokens is quick."""
     fills = dict(conv_fill='leader', scan_fill='leader')
     zeros = dict(conv_fill='zero', restoration='follow', alignment='bias')
     cases = [(kind, names) for kind in ('plain_mamba', 'vim_cls', 'vmamba') for names in (fills, zeros)]
