@@ -195,13 +195,18 @@ def test_no_time_starts_nothing(folder: Path, tmp_path: Path):
 
 
 def test_a_process_that_dies_is_told(folder: Path, tmp_path: Path):
+    """And while it is tried again, nothing says that it failed."""
     setting = small_setting(folder, 'seg')
     save_dense(setting, tmp_path)
-    (tmp_path / 'dies.py').write_text('import os\nprint("the last words", flush=True)\nos._exit(9)')
+    errors = tmp_path / setting.name / 'errors'
+    last_words = f'print(len(list(Path({str(errors)!r}).glob("*.txt"))), "failed before", flush=True)'
+    (tmp_path / 'dies.py').write_text(f'import os\nfrom pathlib import Path\n{last_words}\nos._exit(9)')
     run = Run(dataclasses.replace(setting, config=str(tmp_path / 'dies.py')), StudyRow(None), 'free', 0)
-    failed = work([run], tmp_path)
-    assert failed[run.name].endswith('the last words\nits process ended with code 9')
-    assert error_file(tmp_path, run).read_text().endswith('the last words\n')
+    for _ in range(2):
+        failed = work([run], tmp_path)
+        assert failed[run.name].endswith('\n0 failed before\nits process ended with code 9')
+        assert [path.read_text()[-16:] for path in errors.iterdir()] == ['0 failed before\n']
+        assert error_file(tmp_path, run).exists()
 
 
 PLAN = """

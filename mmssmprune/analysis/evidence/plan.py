@@ -254,5 +254,10 @@ def result_file(root: Path, run: Run) -> Path:
 
 
 def error_file(root: Path, run: Run) -> Path:
-    """What a run prints; it stays where the run fails."""
+    """What a run that failed has printed."""
     return root / run.setting.name / 'errors' / f'{run.id}.txt'
+
+
+def printed_file(root: Path, run: Run) -> Path:
+    """What a run prints while it works; a file there says no more than that it began once."""
+    return error_file(root, run).with_suffix('.running')

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmssmprune.checkpoints.reading import is_complete_checkpoint
 
-from .plan import Run, checkpoint_file, error_file
+from .plan import Run, checkpoint_file, error_file, printed_file
 
 _CONTEXT = multiprocessing.get_context('spawn')  # a forked torch would share its parent's threads and locks
 
@@ -50,8 +50,9 @@ def _in_processes(
         while busy or (waiting and time.monotonic() < end):
             while waiting and len(busy) < jobs and time.monotonic() < end:
                 run = waiting.pop(0)
-                error_file(root, run).parent.mkdir(parents=True, exist_ok=True)
-                error_file(root, run).write_text('')
+                printed_file(root, run).parent.mkdir(parents=True, exist_ok=True)
+                printed_file(root, run).write_text('')
+                error_file(root, run).unlink(missing_ok=True)  # of an earlier try
                 process = _CONTEXT.Process(target=_do, args=(run, root))
                 process.start()
                 busy[process.sentinel] = process, run, time.monotonic()
@@ -59,10 +60,11 @@ def _in_processes(
                 process, run, begun = busy.pop(sentinel)
                 process.join()
                 if process.exitcode:
-                    printed = error_file(root, run).read_text(encoding='utf-8', errors='replace')
-                    failed[run.name] = f'{printed}its process ended with code {process.exitcode}'
+                    printed = printed_file(root, run).replace(error_file(root, run))
+                    said = printed.read_text(encoding='utf-8', errors='replace')
+                    failed[run.name] = f'{said}its process ended with code {process.exitcode}'
                 else:
-                    error_file(root, run).unlink()
+                    printed_file(root, run).unlink()
                 tell(f'{"FAILED" if process.exitcode else "done"}  {run.name}  ({time.monotonic() - begun:.0f} s)')
     finally:
         for process, run, _ in busy.values():
@@ -70,7 +72,7 @@ def _in_processes(
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()  # it may have had no group yet
             process.join()
-            error_file(root, run).unlink(missing_ok=True)
+            printed_file(root, run).unlink(missing_ok=True)
     return failed
 
 
@@ -78,7 +80,7 @@ def _do(run: Run, root: Path) -> None:
     """In its own process, a group with the training that it starts: end with the tool, print into a file."""
     os.setpgid(0, 0)
     threading.Thread(target=_end_with_the_tool, daemon=True).start()
-    with error_file(root, run).open('a') as file:
+    with printed_file(root, run).open('a') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 
