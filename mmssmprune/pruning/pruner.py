@@ -43,7 +43,7 @@ DEFAULTS = {
     'importance': 'grid',
     'alignment': 'carry',
     'conv_fill': 'leader',
-    'scan_fill': 'leader',
+    'scan_fill': None,  # each backbone states its own
     'restoration': 'flow',
     'regime': 'progressive',
 }
@@ -126,7 +126,9 @@ class TokenPruner(nn.Module):
         self.target: PlanTarget | None = None
         self.observers: list[Observer] = []
         by_score = {'reduction': DEFAULT_BY_SCORE} if any(key in self.config for key in SCORE_KEYS) else {}
-        self.names = DEFAULTS | by_score | {key: name for key, name in self.config.items() if key in DEFAULTS}
+        of_backbone = {'scan_fill': stages[0].scan_fill} if stages else {}
+        given = {key: name for key, name in self.config.items() if key in DEFAULTS}
+        self.names = DEFAULTS | of_backbone | by_score | given
         self.names['regime'] = REGIME_ALIASES.get(self.names['regime'], self.names['regime'])
         if not restores:
             self.names['restoration'] = FLOOR

@@ -7,9 +7,8 @@ copying each token back to these positions.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from .token_state import TokenState
 
 REDUCTION = Choices('reduction')
 register_reduction = REDUCTION.register
-REACH = 2  # how far `merge_neighbours` looks, in steps of its grid
+REACH = 2  # how far the cells of `cell_levels` look, in steps of their grid
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def merge(streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, sc
     As in ToMe the tokens at even places may join those at odd ones, and a class token at the head counts as place 0;
     elsewhere class tokens are not counted. ``score`` is not used; class tokens are never merged.
     """
-    return _merged(streams, tokens, wide(trace.y), keep, _halves(tokens))
+    return _merged(streams, tokens, wide(trace.y), keep)
 
 
 @register_reduction
@@ -132,7 +131,7 @@ def merge_features(
     What is left stays in the order of the sequence. R-MeeTo takes as many tokens away in each layer, which a plan does
     with ``start=0, every=1, equal_steps=True``.
     """
-    return _merged(streams, tokens, wide(sum(streams)), keep, _halves(tokens))
+    return _merged(streams, tokens, wide(sum(streams)), keep)
 
 
 @register_reduction(needs='restoration')
@@ -141,27 +140,54 @@ def merge_neighbours(
 ) -> Reduced:
     """Merge cells with one near them, by the features that the next layer reads: ours.
 
-    As `merge_features`, but the cost grows with the number of cells instead of its square. Of a chessboard each black
-    cell may join a white one no more than two steps away; where these are not enough the white ones are a chessboard in
-    turn, and so on (`neighbour_levels`). In each round the pairs of the highest cosine join. A cell that has joined
-    another keeps its own features in mind, which a restoration such as `flow` starts from.
+    Every cell but one has a host among a few cells near it, the most similar one of a coarser grid (`cell_levels`),
+    which has a host in turn: one tree of all cells. Those whose joining costs least join their hosts, and with them
+    what they are hosts of. The cost is 1 - cosine, times the square of how many cells a token of the level stands for:
+    groups grow large only where all is alike, and edges stay fine. A cell that has joined another keeps its own
+    features in mind, which a restoration such as `flow` starts from. The work grows with the number of cells, that of
+    `merge_features` with its square.
     """
-    merged = _merged(streams, tokens, wide(sum(streams)), keep, _neighbours(tokens))
-    return replace(merged, into=None, leader=merged.into)
+    x = wide(sum(streams))
+    with torch.no_grad():
+        host, cost = _hosts(x, tokens)
+        chosen = choose_tokens(cost, keep, tokens.is_protected)
+        leader = host.scatter(1, chosen, chosen)
+        for _ in range(max(tokens.hw_shape).bit_length()):  # to the host's host, then two further, four further, ...
+            leader = leader.gather(1, leader)
+        leader = torch.searchsorted(chosen, leader)
+    size = _sizes(tokens, x)
+    return Reduced(chosen, tuple(_average(x, size, leader, keep) for x in streams), leader=leader)
 
 
-# Of the tokens left, given what is compared (B, K, C), their places (B, K) among those at hand, and how many are too
-# many: the places among those left of pairs (B, m) each, those that leave and those that they join.
-Match = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+def _hosts(x: Tensor, tokens: TokenState) -> tuple[Tensor, Tensor]:
+    """Which of the tokens at hand (B, K, C) each would join, and what that costs: (B, K) each; class tokens join none.
+
+    A cell without a token of its own is as its leader is, here too.
+    """
+    cells = torch.tensor([p for p in range(tokens.length) if p not in tokens.protected], device=x.device)
+    place = cells.expand(x.shape[0], -1) if tokens.leader is None else tokens.leader[:, cells]
+    unit = gather_rows(F.normalize(x, dim=-1), place)
+    host, cost = torch.zeros_like(place), torch.full_like(unit[..., 0], torch.inf)
+    for number, (sources, targets) in enumerate(cell_levels(*tokens.hw_shape, x.device)):
+        near = targets.expand(x.shape[0], -1, -1)
+        around = gather_rows(unit, near.clamp(min=0).flatten(1)).unflatten(1, targets.shape)
+        cosine = (around @ unit[:, sources].unsqueeze(-1)).squeeze(-1)
+        best = cosine.masked_fill(near < 0, -torch.inf).max(dim=-1)
+        joined = place.gather(1, near.gather(2, best.indices.unsqueeze(-1)).squeeze(-1))
+        host = host.scatter(1, sources.expand_as(joined), joined)
+        # Two equal vectors have a cosine of 1 to rounding, which the factor would blow up.
+        cost = cost.scatter(1, sources.expand_as(joined), (1 - best.values).clamp(min=0) * 4.0**number)
+    at_hand = tokens.cells.clamp(min=0).expand(x.shape[:2])
+    return host.gather(1, at_hand), cost.gather(1, at_hand)
 
 
-def _merged(streams: tuple[Tensor, ...], tokens: TokenState, metric: Tensor, keep: int, match: Match) -> Reduced:
+def _merged(streams: tuple[Tensor, ...], tokens: TokenState, metric: Tensor, keep: int) -> Reduced:
     size = _sizes(tokens, metric)
     place = torch.arange(metric.shape[1], device=metric.device).expand(metric.shape[:2])  # of each one left
     into = None
     while metric.shape[1] > keep:
         with torch.no_grad():
-            chosen, step = _joined(*match(metric, place, metric.shape[1] - keep), metric)
+            chosen, step = _joined(*_pairs(metric, place, metric.shape[1] - keep, tokens), metric)
         streams = tuple(_average(x, size, step, chosen.shape[1]) for x in streams)
         metric = _average(metric, size, step, chosen.shape[1])
         size = torch.zeros_like(chosen, dtype=size.dtype).scatter_add(1, step, size)
@@ -175,62 +201,29 @@ def _sizes(tokens: TokenState, y: Tensor) -> Tensor:
     return torch.ones(y.shape[:2], device=y.device) if tokens.leader is None else tokens.led
 
 
-def _halves(tokens: TokenState) -> Match:
-    """Every other token may join the most similar of the rest, wherever it is."""
-    protected, first = tokens.is_protected, 1 if 0 in tokens.protected else 0
+def _pairs(metric: Tensor, place: Tensor, surplus: int, tokens: TokenState) -> tuple[Tensor, Tensor]:
+    """Of the tokens left, compared by metric (B, K, C): at most ``surplus`` that leave and those that they join (B, m).
 
-    def match(metric: Tensor, place: Tensor, surplus: int) -> tuple[Tensor, Tensor]:
-        count = metric.shape[1]
-        # Ascending places of the tokens that may merge: all but the protected ones.
-        spared = protected.expand(place.shape[0], -1).gather(1, place).long()
-        free = spared.argsort(dim=1, stable=True)[:, : count - len(tokens.protected)]
-        sources, targets = free[:, first::2], free[:, 1 - first :: 2]
-        unit = F.normalize(metric, dim=-1)
-        best = (gather_rows(unit, sources) @ gather_rows(unit, targets).transpose(1, 2)).max(dim=-1)
-        closest = highest(best.values, min(surplus, free.shape[1] // 2))
-        return sources.gather(1, closest), targets.gather(1, best.indices.gather(1, closest))
-
-    return match
-
-
-def _neighbours(tokens: TokenState) -> Match:
-    """One level of the grid after the other, where each token may join the most similar of those near it that stay."""
-    levels = _levels_left(tokens)  # shapes instead of len(): a program whose batch is open can be saved with these
-
-    def match(metric: Tensor, place: Tensor, surplus: int) -> tuple[Tensor, Tensor]:
-        sources, targets, alive = next(levels)
-        cells = tokens.cells.expand(place.shape[0], -1).gather(1, place)
-        slot = torch.arange(metric.shape[1], device=metric.device).expand_as(cells)
-        nowhere = slot.new_full((cells.shape[0], 1 + math.prod(tokens.hw_shape)), -1)
-        slot = nowhere.scatter(1, cells + 1, slot)[:, 1:]  # class tokens, at cell -1, are left out
-        leaving, joined = slot[:, sources], slot[:, targets.clamp(min=0)].masked_fill(targets < 0, -1)
-        unit = F.normalize(metric, dim=-1)
-        around = gather_rows(unit, joined.clamp(min=0).flatten(1)).unflatten(1, targets.shape)
-        cosine = (around @ gather_rows(unit, leaving.clamp(min=0)).unsqueeze(-1)).squeeze(-1)
-        best = cosine.masked_fill((joined < 0) | (leaving < 0).unsqueeze(-1), -torch.inf).max(dim=-1)
-        closest = highest(best.values, min(surplus, alive))
-        joined = joined.gather(2, best.indices.unsqueeze(-1)).squeeze(-1)
-        return leaving.gather(1, closest), joined.gather(1, closest)
-
-    return match
-
-
-def _levels_left(tokens: TokenState) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """`neighbour_levels` whose cells have not all joined others before, with how many of each have not."""
-    gone = math.prod(tokens.hw_shape) - tokens.positions.shape[1] + len(tokens.protected)
-    for sources, targets in neighbour_levels(*tokens.hw_shape, tokens.positions.device):
-        left = max(len(sources) - gone, 0)
-        gone -= len(sources) - left
-        if left:
-            yield sources, targets, left
+    Every other token may join the most similar of the rest, wherever it is. ``place`` (B, K) are their places among
+    the tokens at hand.
+    """
+    count, first = metric.shape[1], 1 if 0 in tokens.protected else 0
+    # Ascending places of the tokens that may merge: all but the protected ones.
+    spared = tokens.is_protected.expand(place.shape[0], -1).gather(1, place).long()
+    free = spared.argsort(dim=1, stable=True)[:, : count - len(tokens.protected)]
+    sources, targets = free[:, first::2], free[:, 1 - first :: 2]
+    unit = F.normalize(metric, dim=-1)
+    best = (gather_rows(unit, sources) @ gather_rows(unit, targets).transpose(1, 2)).max(dim=-1)
+    closest = highest(best.values, min(surplus, free.shape[1] // 2))
+    return sources.gather(1, closest), targets.gather(1, best.indices.gather(1, closest))
 
 
 @kept_constant
-def neighbour_levels(height: int, width: int, device: torch.device | str = 'cpu') -> tuple[tuple[Tensor, Tensor], ...]:
-    """The cells of a grid by rounds of merging: those that may leave (n,), and those that each may join (n, 12 or 4).
+def cell_levels(height: int, width: int, device: torch.device | str = 'cpu') -> tuple[tuple[Tensor, Tensor], ...]:
+    """The cells of a grid, level by level: those of the level (n,), and those of later ones near each (n, 12 or 4).
 
     First the black cells of a chessboard with the white ones up to two steps away, then every other white one with
-    those diagonal to it, which leaves a grid of half the sides; -1 is off the grid. Cell 0 stays to the end.
+    those diagonal to it, which leaves a grid of half the sides, and so on; -1 is off the grid. Cell 0 is of no level.
     """
     reach = range(-REACH, REACH + 1)
     white = [(down, right) for down in reach for right in reach if (down + right) % 2]

@@ -17,6 +17,8 @@ class Stage:
         d_inner: channels D of their scans.
         first: number of the first layer; layers are counted from 0 through all stages.
         along_sequence: whether all its convolutions run along the sequence, none over the grid.
+        scan_fill: what its scans take in for pruned cells unless a `pruning` dict says it; how long their states last
+            decides what suits them (docs/findings.md).
         scored: numbers of its layers after which tokens are scored; known where choices are made.
     """
 
@@ -25,6 +27,7 @@ class Stage:
     d_inner: int
     first: int = 0
     along_sequence: bool = False
+    scan_fill: str = 'leader'
     scored: tuple[int, ...] = ()
 
     @property

@@ -66,13 +66,15 @@ ON_CAMVID = ('vim-camvid', 'vmamba-camvid', 'plain_mamba-camvid')
 WITH_A_SEQUENCE, OF_ONE_STAGE = ('vim-camvid', 'vim-nuclei'), ('vim-camvid', 'plain_mamba-camvid')
 
 # The paper's choices, pruned once, where a target prunes by default, and restored by `follow`.
-ONCE: dict[str, Any] = dict(reduction='prune', importance='clip', alignment='carry', conv_fill='zero', scan_fill='zero')
+NO_FILLS = dict(conv_fill='zero', scan_fill='zero')
+ONCE: dict[str, Any] = dict(reduction='prune', importance='clip', alignment='carry', **NO_FILLS)
 ONCE |= dict(restoration='follow', layers='default')
 PAPER = ONCE | dict(layers=[2, 5, 8], restoration='hold')
 NAIVE = dict(alignment='none', conv_fill='compact')
-# The tokens that remain stand for the others: in their features, in convolutions, in the scan, and before the head.
-FILLED = dict(conv_fill='leader', scan_fill='leader')
-OURS = ONCE | FILLED | dict(reduction='merge_neighbours', restoration='flow')
+# The tokens that remain stand for the others: in their features, in convolutions, and before the head. What scans take
+# in for these is left to the backbone, as it is by default.
+OURS: dict[str, Any] = dict(reduction='merge_neighbours', alignment='carry', conv_fill='leader', restoration='flow')
+OURS |= dict(layers='default')
 FOLDED = OURS | dict(reduction='prune_merge', importance='grid')  # where an importance decides
 LEVELS = {f'-{share} %': share / 100 for share in (20, 30, 40, 50)}
 FAR = {f'-{share} %': share / 100 for share in (10, 20, 30, 40, 50, 60)}
@@ -84,7 +86,7 @@ LAYER_WISE |= {'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.8}
 # Every training step draws its own ratio; the levels lie between 0.8 and about 0.4.
 ELASTIC = dict(custom_hooks=[dict(type='ElasticKeepRatioHook', keep_ratios=[1.0, 0.85, 0.7, 0.55, 0.4])])
 # R-MeeTo: r tokens after every layer, by the features before the mixer.
-EVERY_LAYER = dict(start=0, every=1, equal_steps=True, reduction='merge_features', importance='clip')
+EVERY_LAYER = dict(start=0, every=1, equal_steps=True, reduction='merge_features')
 
 
 def vary(key: str, values: str, base: dict[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -157,11 +159,10 @@ STUDIES = [
         {
             'ours': OURS,
             'no conv_fill': OURS | dict(conv_fill='zero'),
-            'no scan_fill': OURS | dict(scan_fill='zero'),
-            'neither': OURS | dict(conv_fill='zero', scan_fill='zero'),
+            **vary('scan_fill', 'zero leader neighbours', OURS, 'scan_fill '),
+            'neither': OURS | NO_FILLS,
             'no alignment': OURS | dict(alignment='none'),
-            'none of the three': OURS | dict(conv_fill='zero', scan_fill='zero', alignment='none'),
-            'scan_fill neighbours': OURS | dict(scan_fill='neighbours'),
+            'none of the three': OURS | NO_FILLS | dict(alignment='none'),
             'prune': FOLDED | dict(reduction='prune'),
             'prune, no fills': ONCE | dict(importance='grid'),
             'prune, nothing': ONCE | dict(importance='grid', alignment='none'),
@@ -211,10 +212,8 @@ STUDIES = [
     Study(
         'tokens',
         'Which tokens stay',
-        'Folded and dropped by a score, single cells and blocks of 2x2; `random` is what any score has to beat. Where '
-        'a score leaves whole regions without a token, `neighbours` counts less on it than `leader`.',
+        'Folded and dropped by a score, single cells and blocks of 2x2; `random` is what any score has to beat.',
         vary('importance', 'clip l1 l2 delta random grid', FOLDED)
-        | vary('importance', 'clip l1 l2 delta random grid', FOLDED | dict(scan_fill='neighbours'), 'neighbours, ')
         | {f'{name}, 2x2': FOLDED | dict(importance=name, unit=(2, 2)) for name in ('clip', 'l2', 'random', 'grid')}
         | {'learned': trained(FOLDED | dict(importance='learned', scan_fill='neighbours'))}
         | {'learned, 2x2': trained(FOLDED | dict(importance='learned', scan_fill='neighbours', unit=(2, 2)))},
@@ -235,7 +234,7 @@ STUDIES = [
         'How tokens become fewer',
         'Dropped, folded and dropped, merged with any other or a near one, once or in every layer, or fused into one.',
         vary('reduction', 'prune prune_merge merge merge_features merge_neighbours evit', FOLDED)
-        | {'merge_features, every layer': EVERY_LAYER, 'merge_features, every layer, fills': FILLED | EVERY_LAYER},
+        | {'merge_features, every layer': EVERY_LAYER | NO_FILLS, 'merge_features, every layer, fills': EVERY_LAYER},
         reference='merge_neighbours',
         settings=OF_ONE_STAGE,
     ),

@@ -208,7 +208,7 @@ class PlainMamba(PrunableBackbone):
     @property
     def stages(self) -> tuple[Stage]:
         """One: every layer sees the same grid, and its four directions share their parameters."""
-        return (Stage(self.layers, self.embed_dims, self.layers[0].mamba.d_inner),)
+        return (Stage(self.layers, self.embed_dims, self.layers[0].mamba.d_inner, scan_fill='zero'),)
 
     def grids_of(self, hw: tuple[int, int]) -> list[tuple[int, int]]:
         """The token grid (h, w) of an image of (H, W) pixels, in a list."""

@@ -160,7 +160,7 @@ class Vim(PrunableBackbone):
     def stages(self) -> tuple[Stage]:
         """One: every block sees the same sequence, and each of its two directions has its own parameters."""
         mixer = self.layers[0].mixer
-        return (Stage(self.layers, self.embed_dims, mixer.d_inner, along_sequence=True),)
+        return (Stage(self.layers, self.embed_dims, mixer.d_inner, along_sequence=True, scan_fill='neighbours'),)
 
     def grids_of(self, hw: tuple[int, int]) -> list[tuple[int, int]]:
         """The token grid (h, w) of an image of (H, W) pixels, in a list."""
