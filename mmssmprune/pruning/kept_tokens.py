@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmssmprune.ops.derivatives import without_autocast
+
 
 @dataclass(frozen=True)
 class KeptTokens:
@@ -94,7 +96,8 @@ def most_similar(x: Tensor, chosen: Tensor, spared: Tensor | None = None) -> Ten
     ``spared`` (B, K') bool are chosen ones that stand for themselves only.
     """
     unit = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
-    similarity = unit @ gather_rows(unit, chosen).transpose(1, 2)
+    with without_autocast(x.device):
+        similarity = unit @ gather_rows(unit, chosen).transpose(1, 2)
     if spared is not None:
         similarity = similarity.masked_fill(spared.unsqueeze(1), -torch.inf)
     own_place = torch.arange(chosen.shape[1], device=x.device).expand_as(chosen)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssmprune.ops.constants import kept_constant
+from mmssmprune.ops.derivatives import without_autocast
 
 from .choices import Choices
 from .importance import LayerTrace, similarity_to_class, wide
@@ -134,7 +135,7 @@ def merge_features(
     return _merged(streams, tokens, wide(sum(streams)), keep)
 
 
-@register_reduction(needs='restoration')
+@register_reduction(needs=('restoration', 'leader'))
 def merge_neighbours(
     streams: tuple[Tensor, ...], tokens: TokenState, trace: LayerTrace, score: Tensor, keep: int
 ) -> Reduced:
@@ -164,21 +165,22 @@ def _hosts(x: Tensor, tokens: TokenState) -> tuple[Tensor, Tensor]:
 
     A cell without a token of its own is as its leader is, here too.
     """
-    cells = torch.tensor([p for p in range(tokens.length) if p not in tokens.protected], device=x.device)
-    place = cells.expand(x.shape[0], -1) if tokens.leader is None else tokens.leader[:, cells]
+    stands_for = tokens.positions.expand(x.shape[:2]) if tokens.leader is None else tokens.leader
+    place = tokens.without_protected(stands_for)  # of the token at each cell
     unit = gather_rows(F.normalize(x, dim=-1), place)
     host, cost = torch.zeros_like(place), torch.full_like(unit[..., 0], torch.inf)
     for number, (sources, targets) in enumerate(cell_levels(*tokens.hw_shape, x.device)):
         near = targets.expand(x.shape[0], -1, -1)
         around = gather_rows(unit, near.clamp(min=0).flatten(1)).unflatten(1, targets.shape)
-        cosine = (around @ unit[:, sources].unsqueeze(-1)).squeeze(-1)
+        with without_autocast(x.device):
+            cosine = (around @ unit[:, sources].unsqueeze(-1)).squeeze(-1)
         best = cosine.masked_fill(near < 0, -torch.inf).max(dim=-1)
         joined = place.gather(1, near.gather(2, best.indices.unsqueeze(-1)).squeeze(-1))
         host = host.scatter(1, sources.expand_as(joined), joined)
         # Two equal vectors have a cosine of 1 to rounding, which the factor would blow up.
         cost = cost.scatter(1, sources.expand_as(joined), (1 - best.values).clamp(min=0) * 4.0**number)
-    at_hand = tokens.cells.clamp(min=0).expand(x.shape[:2])
-    return host.gather(1, at_hand), cost.gather(1, at_hand)
+    cells = tokens.cells.clamp(min=0).expand(x.shape[:2])
+    return host.gather(1, cells), cost.gather(1, cells)
 
 
 def _merged(streams: tuple[Tensor, ...], tokens: TokenState, metric: Tensor, keep: int) -> Reduced:
@@ -213,7 +215,8 @@ def _pairs(metric: Tensor, place: Tensor, surplus: int, tokens: TokenState) -> t
     free = spared.argsort(dim=1, stable=True)[:, : count - len(tokens.protected)]
     sources, targets = free[:, first::2], free[:, 1 - first :: 2]
     unit = F.normalize(metric, dim=-1)
-    best = (gather_rows(unit, sources) @ gather_rows(unit, targets).transpose(1, 2)).max(dim=-1)
+    with without_autocast(metric.device):
+        best = (gather_rows(unit, sources) @ gather_rows(unit, targets).transpose(1, 2)).max(dim=-1)
     closest = highest(best.values, min(surplus, free.shape[1] // 2))
     return sources.gather(1, closest), targets.gather(1, best.indices.gather(1, closest))
 

@@ -79,9 +79,7 @@ def _blurred(full: Tensor, tokens: TokenState) -> Tensor:
 
     A class token, which is always kept, gets what some cell has.
     """
-    starts, ends = (0, *(p + 1 for p in tokens.protected)), (*tokens.protected, tokens.length)
-    cells = torch.cat([full[:, start:end] for start, end in zip(starts, ends, strict=True)], 1)
-    grid = cells.mT.unflatten(2, tokens.hw_shape)
+    grid = tokens.without_protected(full).mT.unflatten(2, tokens.hw_shape)
     squared = (torch.arange(-1, 2, dtype=full.dtype, device=full.device) / FLOW_SPREAD).square()
     weights = torch.exp(-0.5 * (squared[:, None] + squared))[None, None]
     inside = F.conv2d(grid.new_ones(1, 1, *tokens.hw_shape), weights, padding=1)

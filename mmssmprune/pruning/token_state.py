@@ -92,6 +92,11 @@ class TokenState:
         """Number of positions in the whole sequence."""
         return self.dense_order.order.shape[1]
 
+    def without_protected(self, full: Tensor) -> Tensor:
+        """(B, L, ...), something of every position -> (B, h*w, ...): that of the cells."""
+        starts, ends = (0, *(p + 1 for p in self.protected)), (*self.protected, self.length)
+        return torch.cat([full[:, start:end] for start, end in zip(starts, ends, strict=True)], 1)
+
     @property
     def positions(self) -> Tensor:
         """Places of the tokens at hand in the whole sequence: (B, K), or (1, L) while nothing is pruned."""

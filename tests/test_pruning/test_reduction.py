@@ -289,6 +289,17 @@ def test_merge_neighbours_goes_on_where_an_earlier_one_stopped():
             torch.testing.assert_close(second.streams[0][b, place], mean, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize('restoration', ['hold', 'zero', 'flow'])
+def test_merge_neighbours_goes_on_whatever_else_is_chosen(restoration):
+    """It has to know who stands for a cell where no other choice asks."""
+    pruning = dict(layers=[0, 1, 2], keep_ratio=0.6, reduction='merge_neighbours', restoration=restoration)
+    model = make('vim_cls', pruning=pruning | dict(conv_fill='zero', scan_fill='zero'))
+    with torch.no_grad():
+        maps = model(torch.randn(2, 3, 96, 128))
+    assert all(out.isfinite().all() for out in maps)
+    assert model.tokens_per_layer((96, 128)) == [49, 30, 19, 12]
+
+
 def test_merge_neighbours_makes_large_groups_only_where_all_is_alike():
     """Left half of one value, right half of noise: what leaves is on the left, and one token stands for many there."""
     hw = (8, 16)
@@ -300,6 +311,19 @@ def test_merge_neighbours_makes_large_groups_only_where_all_is_alike():
     stays = torch.zeros(128, dtype=torch.bool).index_fill(0, reduced.chosen[0], True)
     assert stays[~left].all()
     assert torch.bincount(reduced.leader[0]).max() >= 4
+
+
+@pytest.mark.parametrize('name', ['merge', 'merge_features', 'merge_neighbours', 'prune_merge'])
+def test_likeness_is_as_exact_under_autocast(name):
+    """Cosines near 1, as real features have: bfloat16 would take them for equal."""
+    x = 1 + 0.02 * torch.randn(2, 48, 16)
+    tokens, score = TokenState.dense(sequence_scan(48), (6, 8)), torch.randn(2, 48)
+    plain = reduce(name, x, x, tokens, 30, score)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        mixed = reduce(name, x, x, tokens, 30, score)
+    assert torch.equal(mixed.chosen, plain.chosen)
+    links = [plain.into if plain.leader is None else plain.leader, mixed.into if mixed.leader is None else mixed.leader]
+    assert torch.equal(*links)
 
 
 @pytest.mark.parametrize('hw', [(1, 1), (1, 7), (5, 3), (8, 8)])

@@ -246,9 +246,7 @@ class Vim(PrunableBackbone):
 
     def _to_map(self, x: Tensor, tokens: TokenState) -> Tensor:
         """Drop the class tokens of (B, L, C) and fold the patches into (B, C, h, w)."""
-        for position in reversed(tokens.protected):
-            x = torch.cat([x[:, :position], x[:, position + 1 :]], 1)
-        return x.transpose(1, 2).unflatten(2, tokens.hw_shape).contiguous()
+        return tokens.without_protected(x).transpose(1, 2).unflatten(2, tokens.hw_shape).contiguous()
 
     def _class_rows_of(self, state: Mapping[str, Tensor]) -> int:
         return sum(name in state for name in ('cls_token', 'cls_token_head', 'cls_token_tail'))
