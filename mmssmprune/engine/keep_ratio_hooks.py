@@ -85,8 +85,8 @@ class KeepRatioWarmupHook(_KeepRatioHook):
     the config says. Validation and test always use the target, and so does the model after training. Iterations are
     counted from 0, also where the schedule counts epochs.
 
-    In distributed training nothing is pruned at first, so parameters of the pruning itself (``mask_token``, a learned
-    score) have no gradient then: such a config needs ``find_unused_parameters=True``.
+    In distributed training nothing is pruned at first, so parameters of the pruning itself (``mask_token``) have no
+    gradient then: such a config needs ``find_unused_parameters=True``.
 
     Args:
         end: first iteration at the target.
@@ -120,8 +120,8 @@ class ElasticKeepRatioHook(_KeepRatioHook):
     communication, and the same after resuming. Slimmable networks (arXiv 1812.08928) train one set of weights for
     several widths in this spirit; the drawing of one at random is that of HAT (arXiv 2005.14187).
 
-    In distributed training, a 1 in the list and parameters of the pruning itself (``mask_token``, a learned score)
-    need ``find_unused_parameters=True``.
+    In distributed training, a 1 in the list and parameters of the pruning itself (``mask_token``) need
+    ``find_unused_parameters=True``.
 
     Args:
         keep_ratios: what is drawn from; each a number in (0, 1], or a list with one per pruning layer.

@@ -20,7 +20,6 @@ NEEDS = {
     'pos_embed': "the model's position embedding",
     'score': 'the scores of the importance decide; choices that go by something else refuse `unit`',
     'restoration': 'the restoration shows the cells whose token is gone; others show what their token went into',
-    'gradient': 'its scores are trained: gradients reach them through the tokens that stay (see `gate`)',
     'training': 'its parameters mean nothing before they are trained: loading says so where a checkpoint has none',
 }
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .choices import Choices
-from .stage import Stage
 from .token_state import TokenState
 
 IMPORTANCE = Choices('importance')
@@ -63,14 +62,12 @@ class LayerTrace:
         deltas: the step sizes, per set of scan parameters.
         directions: (B, K, D) each, what every direction adds to y; only where a choice needs ``'directions'``.
         A: (S, D, N), or (D, N) where all directions share it: the decay rates, negative; None where no scan has run.
-        layer: number of the layer through all stages, where an importance reads the trace.
     """
 
     y: Tensor
     deltas: tuple[RawDelta, ...]
     directions: tuple[Tensor, ...] = ()
     A: Tensor | None = None
-    layer: int | None = None
 
 
 @register_importance
@@ -146,44 +143,14 @@ def similarity_to_class(trace: LayerTrace, tokens: TokenState) -> Tensor:
     return F.cosine_similarity(y, cls, dim=-1)
 
 
-@register_importance(name='learned', needs=('gradient', 'training'))
-class LearnedScore(nn.Module):
-    """A small network per pruning reads y; the task trains it through straight-through gates (see `gate`).
-
-    In training Gumbel noise makes the choice a draw without replacement (arXiv 1903.06059), so that every kind of token
-    is kept now and then and can show what it is worth. The model itself gets no gradient from here.
-    """
-
-    def __init__(self, stage: Stage):
-        super().__init__()
-        # Heads that are made after this start as they do in the dense model of the same seed.
-        with torch.random.fork_rng(devices=[]):
-            self.scorers = nn.ModuleDict({str(layer): _scorer(stage.d_inner) for layer in stage.scored})
-
-    def forward(self, trace: LayerTrace, tokens: TokenState) -> Tensor:
-        """(B, K), float32 or wider."""
-        scorer = self.scorers[str(trace.layer)]
-        score = wide(scorer(trace.y.detach().to(scorer[0].weight.dtype)).squeeze(-1))
-        if not self.training:
-            return score
-        waits = torch.empty_like(score).exponential_()  # minus the logarithm of which is Gumbel noise
-        return score - waits.clamp(min=1e-12).log()
-
-
-def _scorer(d_inner: int) -> nn.Sequential:
-    width = max(d_inner // 4, 1)
-    # No bias at the end: only the order of the scores counts.
-    return nn.Sequential(nn.LayerNorm(d_inner), nn.Linear(d_inner, width), nn.GELU(), nn.Linear(width, 1, bias=False))
-
-
-def score_tokens(importance: Callable, trace: LayerTrace, tokens: TokenState, learns: bool = False) -> Tensor:
-    """The (B, K) scores of the tokens at hand by an importance; only where it ``learns`` they have a gradient.
+@torch.no_grad()  # which tokens stay is a choice, which has no gradient
+def score_tokens(importance: Callable, trace: LayerTrace, tokens: TokenState) -> Tensor:
+    """The (B, K) scores of the tokens at hand by an importance.
 
     Raises:
         ValueError: it does not return one number per token.
     """
-    with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-        score = importance(trace, tokens)
+    score = importance(trace, tokens)
     expected = tuple(trace.y.shape[:2])
     if not isinstance(score, Tensor) or tuple(score.shape) != expected:
         name = getattr(importance, '__name__', type(importance).__name__)

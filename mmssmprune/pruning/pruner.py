@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from .alignment import ALIGNMENT
 from .choices import Choices
 from .conv_fill import CONV_FILL
-from .gate import Gate
 from .importance import IMPORTANCE, LayerTrace, score_tokens
 from .kept_tokens import KeptTokens, gather_rows, most_similar
 from .plan import PLAN_KEYS, PlanTarget, PrunePlan, plan_from_config
@@ -86,11 +85,10 @@ class StageChoices(nn.Module):
     def __init__(self, names: Mapping[str, str], stage: Stage, layers: Collection[int], is_last: bool):
         super().__init__()
         first, last = stage.numbers[0], stage.numbers[-1]
-        stage = replace(stage, scored=tuple(layer for layer in layers if layer in stage.numbers))
         # What is scored last is for the stage after it, which then begins pruned.
         self.prunes = any(first - 1 <= layer < last + is_last for layer in layers)
         for kind in reversed(KINDS):  # the order of the parameters, by which optimizers of older trainings know them
-            is_used = bool(stage.scored) if kind == 'importance' else self.prunes
+            is_used = any(layer in stage.numbers for layer in layers) if kind == 'importance' else self.prunes
             setattr(self, kind, KINDS[kind].make(names[kind], stage) if is_used else None)
 
 
@@ -230,12 +228,8 @@ class TokenPruner(nn.Module):
         """
         for observer in self.observers:
             observer.ran(layer, trace.y.shape[1])
-        if tokens.gate is not None:
-            streams, gate = tokens.gate.passed(streams)
-            tokens = replace(tokens, gate=gate)
         if self.plan is not None and layer in self.plan.layers:
-            trace = replace(trace, layer=layer)
-            score = score_tokens(self.stages[tokens.stage].importance, trace, tokens, self.needs('gradient'))
+            score = score_tokens(self.stages[tokens.stage].importance, trace, tokens)
             if layer in self.stage_ends:
                 tokens = replace(tokens, score=_of_every_position(score, tokens))  # for `begin`
             else:
@@ -284,8 +278,7 @@ class TokenPruner(nn.Module):
             tokens = replace(tokens, score=tokens.kept.scatter(column, tokens.score) if tokens.kept else column)
         ranks = score if self.plan.unit == (1, 1) else choose_units(score, tokens, self.plan.unit, kept_units)
         reduced = self.stages[tokens.stage].reduction(streams, tokens, trace, ranks, keep)
-        gate = Gate.of(score, reduced.chosen, reduced.streams) if score.requires_grad else None
-        tokens = replace(self._left(streams, tokens, reduced), alive_units=kept_units, gate=gate)
+        tokens = replace(self._left(streams, tokens, reduced), alive_units=kept_units)
         for observer in self.observers:
             observer.reduced(layer, before, tokens, score, reduced)
         return reduced.streams, tokens

@@ -19,7 +19,6 @@ class Stage:
         along_sequence: whether all its convolutions run along the sequence, none over the grid.
         scan_fill: what its scans take in for pruned cells unless a `pruning` dict says it; how long their states last
             decides what suits them (docs/findings.md).
-        scored: numbers of its layers after which tokens are scored; known where choices are made.
     """
 
     layers: Sequence[Any]
@@ -28,7 +27,6 @@ class Stage:
     first: int = 0
     along_sequence: bool = False
     scan_fill: str = 'leader'
-    scored: tuple[int, ...] = ()
 
     @property
     def numbers(self) -> range:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .gate import Gate
 from .kept_tokens import KeptTokens, Places
 from .scan_order import ScanOrder
 
@@ -40,7 +39,6 @@ class TokenState:
             needs to know which one resembled it most.
         fused: whether pruned tokens went into their leaders, which then are what every position shows.
         score: (B, L, 1) the last score of each position, where pruned ones may come back (``regime='per_output'``).
-        gate: through which the scores of the tokens at hand learn, in training, where the importance does.
         reopened: whether all positions are candidates at the next pruning layer.
     """
 
@@ -62,7 +60,6 @@ class TokenState:
     leader: Tensor | None = None
     fused: bool = False
     score: Tensor | None = None
-    gate: Gate | None = None
     reopened: bool = False
 
     @classmethod

@@ -73,11 +73,6 @@ def test_older_names_of_another_shape_are_refused():
     assert not compare_state_dict(whole(), older(whole().state_dict()))
 
 
-def test_parameters_keep_the_order_in_which_optimizers_know_them():
-    learned = [name for name, _ in whole(importance='learned').named_parameters() if 'pruner.' in name]
-    assert [name.split('.')[4] for name in learned] == ['restoration', *['importance'] * 5]
-
-
 def test_converters_leave_older_names_behind():
     names = {f'backbone.pruner.{name}' for name in OLDER.values()}
     extra = {name: torch.ones(1) for name in names}

@@ -66,4 +66,9 @@ def test_the_page_lists_every_name_and_the_defaults():
         assert f'| `{name}`' in page, (key, name)
     for key, name in DEFAULTS.items():
         section = page.split(f'## `{key}`')[1].split('\n## ')[0]
-        assert f'| `{name}` (default)' in section, (key, name)
+        if name is None:  # each backbone states its own
+            for family in ('Vim', 'PlainMamba', 'VMamba'):
+                own = MODELS.build(dict(type=family, arch='tiny' if family != 'PlainMamba' else 'L1')).stages[0]
+                assert f'| `{getattr(own, key)}` (default of {family})' in section, family
+        else:
+            assert f'| `{name}` (default)' in section, (key, name)

@@ -27,7 +27,7 @@ CASES = {
     'learned': ('vim_double', dict(restoration='mask_token', importance='delta')),
     'drifting': ('vmamba', dict(restoration='drift', importance='sum')),
     'compact': ('vim_cls', dict(conv_fill='compact', alignment='none', importance='released')),
-    'folded': ('vmamba', dict(reduction='prune_merge', importance='learned', conv_fill='leader', scan_fill='leader')),
+    'folded': ('vmamba', dict(reduction='prune_merge', importance='l2', conv_fill='leader', scan_fill='leader')),
     'features': ('plain_mamba', dict(reduction='merge_features')),
     'neighbours': ('vim_seg', dict(reduction='merge_neighbours')),
     'units': ('plain_mamba', dict(unit=(2, 2))),

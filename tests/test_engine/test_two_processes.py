@@ -56,7 +56,7 @@ def test_two_ranks_are_one_process_with_their_batches(ranks: list[dict[str, Any]
 
 
 def test_ranks_may_keep_different_numbers_of_tokens(ranks: list[dict[str, Any]]):
-    for name in ('pruned', 'learned', 'detector'):
+    for name in ('pruned', 'mask token', 'detector'):
         tokens = [rank[name]['tokens'] for rank in ranks]
         assert all(small[-1] < large[-1] for small, large in zip(*tokens, strict=True)), name
 
@@ -68,7 +68,7 @@ def test_last_batches_may_differ(ranks: list[dict[str, Any]]):
     assert padded == [[2, 1, 2, 1]] * 2
 
 
-@pytest.mark.parametrize('name', ['elastic', 'elastic, learned', 'warm-up'])
+@pytest.mark.parametrize('name', ['elastic', 'elastic, mask token', 'warm-up'])
 def test_hooks_set_the_same_ratio_on_all_ranks(ranks: list[dict[str, Any]], name: str):
     first, second = (rank[name]['ratios'] for rank in ranks)
     assert first == second

@@ -70,10 +70,10 @@ def model_cfg(backbone: dict[str, Any], boxes: bool) -> dict[str, Any]:
 
 
 def training(
-    name: str, importance: str = 'clip', *, keep_ratio: float = 0.7, boxes: bool = False, **options: Any
+    name: str, restoration: str = 'flow', *, keep_ratio: float = 0.7, boxes: bool = False, **options: Any
 ) -> dict[str, Any]:
     """Arguments of `make_runner` for ranks whose images differ in size."""
-    pruning = dict(layers=[0, 2], importance=importance, keep_ratio=keep_ratio)
+    pruning = dict(layers=[0, 2], importance='clip', restoration=restoration, keep_ratio=keep_ratio)
     backbone = backbone_cfg(name, pruning=pruning)
     loader = dict(
         batch_size=2,
@@ -111,10 +111,10 @@ TRAININGS: dict[str, dict[str, Any]] = {
     'padded epochs': epochs(5),
     'unequal last batches': epochs(7, round_up=False),
     'pruned': training('PlainMamba'),
-    'learned': training('Vim', 'learned'),
+    'mask token': training('Vim', 'mask_token'),
     'detector': training('PlainMamba', boxes=True),
     'elastic': training('PlainMamba', custom_hooks=ELASTIC),
-    'elastic, learned': training('PlainMamba', 'learned', custom_hooks=ELASTIC, find_unused_parameters=True),
+    'elastic, mask token': training('PlainMamba', 'mask_token', custom_hooks=ELASTIC, find_unused_parameters=True),
     'warm-up': training('Vim', custom_hooks=WARMUP),
 }
 

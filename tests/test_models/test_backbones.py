@@ -203,7 +203,7 @@ def test_vector_at_keep_ratio_1_is_the_dense_one(kind):
 
 @pytest.mark.parametrize('kind', VECTOR_MAKERS)
 def test_vector_restores_nothing_and_trains_every_parameter(kind, monkeypatch):
-    model = make(kind, pruning=PRUNING | DROPPED | dict(importance='learned')).train()
+    model = make(kind, pruning=PRUNING | DROPPED).train()
     states, restores = [], len(model.stages) > 1  # at the end of a stage every cell returns by necessity
     if not restores:
         monkeypatch.setattr(type(model.pruner), 'restore', lambda *args, **kwargs: pytest.fail('restored'))

@@ -265,8 +265,8 @@ def test_autocast_is_close_to_float32(kind, names):
 
 
 IN_TRAINING = [
-    dict(importance='learned'),
-    dict(importance='learned', unit=(2, 2), regime='per_output'),
+    {},
+    dict(importance='l1', unit=(2, 2), regime='per_output'),
     dict(reduction='prune_merge', restoration='hold', unit=(1, 3)),
     dict(reduction='merge_features', equal_steps=True, conv_fill='leader', scan_fill='leader'),
     dict(importance='released', conv_fill='compact', alignment='none'),

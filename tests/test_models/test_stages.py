@@ -160,7 +160,7 @@ def test_records_have_a_grid_per_stage():
 
 
 def test_all_states_of_a_checkpoint_come_back():
-    pruning = dict(layers=LAYERS, keep_ratio=0.6, importance='learned', restoration='mask_token')
+    pruning = dict(layers=LAYERS, keep_ratio=0.6, restoration='mask_token')
     model, again = make_four_stages(pruning=pruning), make_four_stages(pruning=pruning)
     for name, parameter in model.named_parameters():
         if name.startswith('pruner.'):

@@ -214,9 +214,7 @@ STUDIES = [
         'Which tokens stay',
         'Folded and dropped by a score, single cells and blocks of 2x2; `random` is what any score has to beat.',
         vary('importance', 'clip l1 l2 delta random grid', FOLDED)
-        | {f'{name}, 2x2': FOLDED | dict(importance=name, unit=(2, 2)) for name in ('clip', 'l2', 'random', 'grid')}
-        | {'learned': trained(FOLDED | dict(importance='learned', scan_fill='neighbours'))}
-        | {'learned, 2x2': trained(FOLDED | dict(importance='learned', scan_fill='neighbours', unit=(2, 2)))},
+        | {f'{name}, 2x2': FOLDED | dict(importance=name, unit=(2, 2)) for name in ('clip', 'l2', 'random', 'grid')},
         reference='random',
         settings=ON_CAMVID,
     ),
