@@ -14,8 +14,9 @@ PARTS = ('backbone', 'model')
 _NOT_EXPORTED = {('importance', 'random'): 'it draws other tokens in every run'}
 # Choices whose operations are others for other numbers of tokens.
 _ROUNDS = 'how many rounds it takes, and of which pairs, depends on the number of tokens'
-_NOT_OPEN = {('reduction', name): _ROUNDS for name in ('merge', 'merge_features', 'merge_neighbours')}
-_NOT_OPEN |= {('importance', 'grid'): 'how often a grid can be halved depends on its size'}
+_HALVINGS = 'how often a grid can be halved depends on its size'
+_NOT_OPEN = {('reduction', name): _ROUNDS for name in ('merge', 'merge_features')}
+_NOT_OPEN |= {choice: _HALVINGS for choice in (('reduction', 'merge_neighbours'), ('importance', 'grid'))}
 
 
 class ExportedPart(nn.Module):
