@@ -244,7 +244,7 @@ def cell_levels(height: int, width: int, device: torch.device | str = 'cpu') -> 
         levels += [(black, _around(black, white, step, height, width))]
         levels += [(others, _around(others, diagonal, step, height, width))]
         step *= 2
-    return tuple(levels)
+    return tuple(level for level in levels if len(level[0]))  # a grid of one row has only every second of them
 
 
 def _cells(rows: Tensor, columns: Tensor, width: int) -> Tensor:

@@ -228,7 +228,7 @@ def hosts_by_hand(values: dict[int, torch.Tensor], hw: tuple[int, int]) -> dict[
                 cosine = {c: F.cosine_similarity(values[cell], values[c], dim=0).item() for c in near}
                 host = max(near, key=cosine.get)
                 found[cell] = (factor * (1 - cosine[host]), host)
-            factor *= 4
+            factor *= 4 if level else 1
         step *= 2
     return found
 
@@ -330,6 +330,7 @@ def test_likeness_is_as_exact_under_autocast(name):
 def test_every_cell_but_the_first_leaves_once_for_one_that_is_still_there(hw):
     gone: set[int] = set()
     for sources, targets in cell_levels(*hw):
+        assert len(sources)
         for near in targets.tolist():
             hosts = {cell for cell in near if cell >= 0}
             assert hosts and not hosts & (gone | set(sources.tolist()))
