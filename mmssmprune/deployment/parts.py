@@ -16,7 +16,7 @@ _NOT_EXPORTED = {('importance', 'random'): 'it draws other tokens in every run'}
 _ROUNDS = 'how many rounds it takes, and of which pairs, depends on the number of tokens'
 _HALVINGS = 'how often a grid can be halved depends on its size'
 _NOT_OPEN = {('reduction', name): _ROUNDS for name in ('merge', 'merge_features')}
-_NOT_OPEN |= {choice: _HALVINGS for choice in (('reduction', 'merge_neighbours'), ('importance', 'grid'))}
+_NOT_OPEN |= dict.fromkeys((('reduction', 'merge_neighbours'), ('importance', 'grid')), _HALVINGS)
 
 
 class ExportedPart(nn.Module):
