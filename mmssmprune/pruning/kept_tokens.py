@@ -89,6 +89,12 @@ def gather_rows(x: Tensor, index: Tensor) -> Tensor:
     return KeptTokens(index, x.shape[1]).gather(x)
 
 
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """(..., M, N) of unit vectors a (..., M, C) and b (..., N, C); half precision takes those near 1 for equal."""
+    with without_autocast(a.device):
+        return a @ b.mT
+
+
 @torch.no_grad()
 def most_similar(x: Tensor, chosen: Tensor, spared: Tensor | None = None) -> Tensor:
     """For each token of x (B, K, C) which of the ``chosen`` (B, K') has the highest cosine to it; itself if chosen.
@@ -96,8 +102,7 @@ def most_similar(x: Tensor, chosen: Tensor, spared: Tensor | None = None) -> Ten
     ``spared`` (B, K') bool are chosen ones that stand for themselves only.
     """
     unit = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
-    with without_autocast(x.device):
-        similarity = unit @ gather_rows(unit, chosen).transpose(1, 2)
+    similarity = cosines(unit, gather_rows(unit, chosen))
     if spared is not None:
         similarity = similarity.masked_fill(spared.unsqueeze(1), -torch.inf)
     own_place = torch.arange(chosen.shape[1], device=x.device).expand_as(chosen)

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssmprune.ops.constants import kept_constant
-from mmssmprune.ops.derivatives import without_autocast
 
 from .choices import Choices
 from .importance import LayerTrace, similarity_to_class, wide
-from .kept_tokens import choose_tokens, gather_rows, highest, most_similar
+from .kept_tokens import choose_tokens, cosines, gather_rows, highest, most_similar
 from .token_state import TokenState
 
 REDUCTION = Choices('reduction')
@@ -172,8 +171,7 @@ def _hosts(x: Tensor, tokens: TokenState) -> tuple[Tensor, Tensor]:
     for number, (sources, targets) in enumerate(cell_levels(*tokens.hw_shape, x.device)):
         near = targets.expand(x.shape[0], -1, -1)
         around = gather_rows(unit, near.clamp(min=0).flatten(1)).unflatten(1, targets.shape)
-        with without_autocast(x.device):
-            cosine = (around @ unit[:, sources].unsqueeze(-1)).squeeze(-1)
+        cosine = cosines(around, unit[:, sources].unsqueeze(2)).squeeze(-1)
         best = cosine.masked_fill(near < 0, -torch.inf).max(dim=-1)
         joined = place.gather(1, near.gather(2, best.indices.unsqueeze(-1)).squeeze(-1))
         host = host.scatter(1, sources.expand_as(joined), joined)
@@ -215,8 +213,7 @@ def _pairs(metric: Tensor, place: Tensor, surplus: int, tokens: TokenState) -> t
     free = spared.argsort(dim=1, stable=True)[:, : count - len(tokens.protected)]
     sources, targets = free[:, first::2], free[:, 1 - first :: 2]
     unit = F.normalize(metric, dim=-1)
-    with without_autocast(metric.device):
-        best = (gather_rows(unit, sources) @ gather_rows(unit, targets).transpose(1, 2)).max(dim=-1)
+    best = cosines(gather_rows(unit, sources), gather_rows(unit, targets)).max(dim=-1)
     closest = highest(best.values, min(surplus, free.shape[1] // 2))
     return sources.gather(1, closest), targets.gather(1, best.indices.gather(1, closest))
 

@@ -91,6 +91,8 @@ class TokenState:
 
     def without_protected(self, full: Tensor) -> Tensor:
         """(B, L, ...), something of every position -> (B, h*w, ...): that of the cells."""
+        if not self.protected:
+            return full
         starts, ends = (0, *(p + 1 for p in self.protected)), (*self.protected, self.length)
         return torch.cat([full[:, start:end] for start, end in zip(starts, ends, strict=True)], 1)
 

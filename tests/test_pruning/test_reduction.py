@@ -224,7 +224,7 @@ def hosts_by_hand(values: dict[int, torch.Tensor], hw: tuple[int, int]) -> dict[
             left -= level
             for cell in level:
                 i, j = lattice[cell]
-                near = [c for c in left if max(abs(lattice[c][0] - i), abs(lattice[c][1] - j)) <= 2 - (not black)]
+                near = [c for c in left if max(abs(lattice[c][0] - i), abs(lattice[c][1] - j)) <= (2 if black else 1)]
                 cosine = {c: F.cosine_similarity(values[cell], values[c], dim=0).item() for c in near}
                 host = max(near, key=cosine.get)
                 found[cell] = (factor * (1 - cosine[host]), host)
@@ -322,7 +322,7 @@ def test_likeness_is_as_exact_under_autocast(name):
     with torch.autocast('cpu', dtype=torch.bfloat16):
         mixed = reduce(name, x, x, tokens, 30, score)
     assert torch.equal(mixed.chosen, plain.chosen)
-    links = [plain.into if plain.leader is None else plain.leader, mixed.into if mixed.leader is None else mixed.leader]
+    links = [reduced.into if reduced.leader is None else reduced.leader for reduced in (plain, mixed)]
     assert torch.equal(*links)
 
 
@@ -346,5 +346,7 @@ def test_the_cost_of_neighbours_grows_with_the_cells_and_not_with_their_square()
             reduce(name, x, x, tokens, side * side // 2)
         return counter.get_total_flops()
 
+    for side in (16, 32):  # a product of two vectors for every pair that is compared
+        assert flops('merge_neighbours', side) == 2 * 8 * sum(near.numel() for _, near in cell_levels(side, side))
     assert flops('merge_neighbours', 32) < 4.1 * flops('merge_neighbours', 16) < 4.2 * 2 * 256 * (28 / 3) * 8
     assert flops('merge_features', 32) == 16 * flops('merge_features', 16)
