@@ -57,7 +57,7 @@ def main() -> None:
     os.environ['OMP_NUM_THREADS'] = '1'  # in every process: the scans loop in Python, and threads slow them down
     # Imported late: torch and the suites take seconds, and a typing mistake should show at once.
     from mmssmprune.analysis.evidence.plan import PHASES, error_file, load_plan, plan_runs
-    from mmssmprune.analysis.evidence.records import read_results
+    from mmssmprune.analysis.evidence.records import read_csv, read_results
     from mmssmprune.analysis.results import check_output
     from mmssmprune.engine.errors import sentence_errors
 
@@ -69,6 +69,7 @@ def main() -> None:
         runs = plan_runs(studies, settings, seeds, phases, args.only)
         if not args.list:
             check_output(args.out)
+            read_csv(args.out / 'results.csv')  # what the report is to keep: better refused now than after the runs
     for path, result in read_results(args.work_dir).items():
         if result is None:
             print(f'{path} is damaged and counts as not there: its run is still to be done.')

@@ -24,8 +24,10 @@ from mmssmprune.analysis.evidence.plan import (
     result_file,
 )
 from mmssmprune.analysis.evidence.records import (
+    COLUMNS,
     flatten,
     from_csv,
+    read_csv,
     read_records,
     read_result,
     read_results,
@@ -57,7 +59,7 @@ def write(root: Path, run: Run, main: float, small: tuple = (10.0, 20.0), reduct
         metrics, classes = {'mIoU': main}, {'IoU': {'red': small[0], 'blue': small[1]}}
     else:
         metrics = {'coco/bbox_mAP': main / 100, 'coco/segm_mAP': main / 200}
-        metrics |= {f'{name}_s': value / 2 for name, value in metrics.items()}
+        metrics |= {f'{name}_s': value / 2 for name, value in metrics.items()} | {'coco/bbox_mAP_l': -1.0}
         classes = {kind: {'red': 10.0, 'blue': 20.0} for kind in ('bbox', 'segm')}
     test = {
         'pruning': run.row.pruning,
@@ -190,7 +192,7 @@ def test_a_study_that_contradicts_itself_is_refused():
 def test_what_was_measured_is_found_again():
     plan = load_plan()
     planned = {(run.setting.name, run.series) for run in plan_runs(plan.studies, plan.settings, plan.seeds)}
-    measured = {(record['setting'], record['series']) for record in read_records(Path('none'), RESULTS)}
+    measured = {(record['setting'], record['series']) for record in read_csv(RESULTS)}
     assert len(measured & planned) >= 51  # others are of earlier defaults, of removed choices, or tried by hand
     assert all((REPO / setting.config).is_file() for setting in plan.settings)
 
@@ -281,7 +283,7 @@ def places(tmp_path: Path) -> Path:
 
 
 def table(places: Path, setting: StudySetting = SEG, study: Study = STUDY, metric: int = 0) -> str:
-    return table_text(make_tables(study, [setting], read_records(places, Path('none')))[metric])
+    return table_text(make_tables(study, [setting], read_records(places))[metric])
 
 
 def test_the_table_says_what_was_measured(places: Path):
@@ -368,11 +370,43 @@ def test_the_whole_report_and_again_from_its_csv_file(places: Path, tmp_path: Pa
     assert {path: path.read_bytes() for path in files} == first
 
 
+def test_a_study_goes_on_where_its_work_dir_is_not(places: Path, tmp_path: Path):
+    out, elsewhere = tmp_path / 'out', tmp_path / 'elsewhere'
+    plan, told = StudyPlan([SEG], [STUDY]), []
+    write_report(plan, plan.seeds, places, out)
+    write(elsewhere, Run(SEG, NONE, 'free', 3), 33.0)
+    write(elsewhere, Run(SEG, CARRY, 'free', 3), 35.3)
+    write(elsewhere, Run(SEG, CARRY, 'free', 0), 32.4)  # again, of the same dense model: replaces the earlier one
+    write_report(plan, plan.seeds, elsewhere, out, told.append)
+    page = (out / 'ablations.md').read_text()
+    assert cells(page, 'none')[1] == '4 / 3' and cells(page, 'carry')[1] == '4 / 2'
+    assert cells(page, 'carry')[6] == '+2.25 [+2.04, +2.46] better'  # 2.4, 2.1, 2.2, 2.3
+    assert len((out / 'results.csv').read_text().splitlines()) == 1 + 13 and not told
+
+
+def test_a_new_dense_model_replaces_all_results_of_its_seed(places: Path, tmp_path: Path):
+    out, elsewhere, told = tmp_path / 'out', tmp_path / 'elsewhere', []
+    write_report(StudyPlan([SEG], [STUDY]), [0, 1, 2], places, out)
+    write(elsewhere, Run(SEG, NONE, 'free', 1), 60.0, dense='other')
+    write_report(StudyPlan([SEG], [STUDY]), [0, 1, 2], elsewhere, out, told.append)
+    page = (out / 'ablations.md').read_text()
+    assert cells(page, 'none')[4] == '40.7 ± 16.8'  # 30, 60, 32
+    assert cells(page, 'carry')[1] == '2 / 1' and cells(page, 'carry')[6] == '+2.10 few seeds'
+    assert told == [f'tiny-seg, seed 1: 4 results in {out / "results.csv"} are of another dense model: left out.']
+
+
 def test_csv_keeps_every_value(places: Path):
-    records = read_records(places, Path('none'))
+    records = read_records(places)
     again = from_csv(to_csv(records))
     order = ('setting', 'phase', 'series', 'seed', 'test')
     assert again == sorted(records, key=lambda record: [record[key] for key in order])
+
+
+def test_csv_has_no_column_for_what_is_nowhere_defined(places: Path):
+    write(places, Run(DET, NONE, 'free', 0), 40.0)
+    text = to_csv(read_records(places))
+    assert 'coco/bbox_mAP_s' in text and 'coco/bbox_mAP_l' not in text
+    assert to_csv(from_csv(text)) == text
 
 
 def test_a_result_of_many_tests_is_many_records(places: Path):
@@ -389,7 +423,7 @@ def test_nothing_run_at_all(tmp_path: Path):
     tables = make_tables(STUDY, [SEG], [])
     assert 'Not run yet.' in page_text('ablations', PLAN, {STUDY.name: tables})
     assert draw(tables) is None
-    assert read_records(tmp_path / 'none', out / 'results.csv') == []
+    assert read_csv(out / 'results.csv') == []
 
 
 # Files from elsewhere -------------------------------------------------------------------------------------------------
@@ -421,7 +455,7 @@ def test_a_damaged_result_counts_as_not_done_and_is_told(damage, tmp_path: Path)
     result_file(places, run).write_text(damage(whole))
     assert read_result(result_file(places, run)) is None
     assert read_results(places) == {result_file(places, run): None}
-    assert read_records(places, tmp_path / 'none.csv') == []
+    assert read_records(places) == []
     files = write_report(PLAN, [0], places, tmp_path / 'out')
     assert 'Nothing was run yet' in (tmp_path / 'out/README.md').read_text() and len(files) > 1
 
@@ -432,14 +466,15 @@ def test_one_damaged_result_does_not_hide_the_others(tmp_path: Path):
     for i, run in enumerate(runs):
         write(places, run, 40.0 + i)
     result_file(places, runs[1]).write_text('{')
-    assert sorted(r['mIoU'] for r in read_records(places, tmp_path / 'none.csv')) == [40.0, 42.0, 43.0]
+    assert sorted(r['mIoU'] for r in read_records(places)) == [40.0, 42.0, 43.0]
     assert [run for run in runs if read_result(result_file(places, run)) is None] == [runs[1]]
 
 
-def test_a_damaged_csv_file_is_told_in_a_sentence(tmp_path: Path):
-    (tmp_path / 'results.csv').write_text('setting,seed\ntiny-seg,many\n')
+@pytest.mark.parametrize('damage', ['setting,seed\ntiny-seg,1\n', f'{",".join(COLUMNS)}\n{"many," * 30}\n', ''])
+def test_a_damaged_csv_file_is_told_in_a_sentence(damage: str, tmp_path: Path):
+    (tmp_path / 'results.csv').write_text(damage)
     with pytest.raises(ValueError, match=r'results.csv is damaged .*delete it'):
-        read_records(tmp_path / 'none', tmp_path / 'results.csv')
+        read_csv(tmp_path / 'results.csv')
 
 
 def test_texts_of_a_result_are_no_formula_and_no_html(tmp_path: Path):
@@ -447,7 +482,7 @@ def test_texts_of_a_result_are_no_formula_and_no_html(tmp_path: Path):
     evil = '=cmd|x\n<script>alert(1)</script>'
     content = json.loads(result_file(places, run).read_text()) | {'device': evil, 'versions': {evil: '1'}}
     result_file(places, run).write_text(json.dumps(content))
-    records = read_records(places, tmp_path / 'none.csv')
+    records = read_records(places)
     assert "'=cmd|x <script>" in to_csv(records)
     assert from_csv(to_csv(records))[0]['device'] == evil.replace('\n', ' ')
     write_report(PLAN, [0], places, tmp_path / 'out')

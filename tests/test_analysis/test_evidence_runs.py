@@ -241,7 +241,7 @@ def test_the_tool_from_nothing_to_the_report(folder: Path, tmp_path: Path):
     assert 'FAILED broken/tiny/pruned/free/seed0\nits dense training failed' in out
     assert '2 runs done, 0 were done before, 4 failed, 0 left' in out
     work = tmp_path / 'work'
-    free, tuned = sorted(read_records(work, Path('none')), key=lambda record: record['phase'])
+    free, tuned = sorted(read_records(work), key=lambda record: record['phase'])
     assert (free['phase'], tuned['phase']) == ('free', 'tuned')
     assert free['checkpoint_hash'] == free['dense_checkpoint_hash'] == tuned['dense_checkpoint_hash']
     assert tuned['checkpoint_hash'] != free['checkpoint_hash']

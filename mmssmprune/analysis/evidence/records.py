@@ -1,4 +1,4 @@
-"""Results as flat records, one per test of a run: read from JSON files, or from the CSV file beside the report."""
+"""Results as flat records, one per test of a run: read from JSON files, and from the CSV file beside the report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _HASHES = ('config_hash', 'data_hash', 'dense_checkpoint_hash', 'checkpoint_hash
 _OF_RUN = ('setting', 'label', 'phase', 'series', 'seed', 'device', 'source', 'created')
 _OF_TEST = ('flops', 'reduction', 'num_images', 'seconds')
 _LISTS = ('pruning', 'tokens', 'keep_ratios')
+_TEST_ID = ('setting', 'series', 'seed', 'test')
 COLUMNS = (*_OF_RUN[:5], 'test', *_OF_TEST, *_LISTS, 'iterations', 'train_seconds', 'versions', *_OF_RUN[5:], *_HASHES)
 
 _SCORE = (NOTHING, NUMBER)
@@ -46,20 +47,41 @@ def read_results(root: Path) -> dict[Path, dict[str, Any] | None]:
     return {path: read_result(path) for path in sorted(root.glob('*/results/*.json'))}
 
 
-def read_records(root: Path, csv_file: Path) -> list[Record]:
-    """All whole results below a folder; if there are none, those in ``csv_file``.
+def read_records(root: Path) -> list[Record]:
+    """All whole results below a folder, one record per test."""
+    return [record for result in read_results(root).values() if result is not None for record in flatten(result)]
+
+
+def read_csv(path: Path) -> list[Record]:
+    """What `to_csv` wrote into a file; nothing if there is none.
 
     Raises:
-        ValueError: that file is damaged.
+        ValueError: it is damaged.
     """
-    results = read_results(root).values()
-    records = [record for result in results if result is not None for record in flatten(result)]
-    if records or not csv_file.is_file():
-        return records
     try:
-        return from_csv(csv_file.read_text(encoding='utf-8'))
+        return from_csv(path.read_text(encoding='utf-8')) if path.is_file() else []
     except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise ValueError(f'{csv_file} is damaged ({error}); delete it, or make it anew from the results') from error
+        raise ValueError(f'{path} is damaged ({error}); delete it, or make it anew from the results') from error
+
+
+def join_records(earlier: Sequence[Record], new: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Records of an earlier report with new ones, so that a study can go on where its work dir is not.
+
+    A new record replaces the earlier one of the same test. All rows of a seed start from one dense model: where the new
+    records of a seed have another, the earlier ones are no part of it any more.
+
+    Returns:
+        All records, and those of the earlier ones that another dense model replaced.
+    """
+    dense: dict[tuple[str, int], set[str]] = {}
+    for record in new:
+        dense.setdefault((record['setting'], record['seed']), set()).add(record['dense_checkpoint_hash'])
+    kept, replaced = [], []
+    for record in earlier:
+        known = dense.get((record['setting'], record['seed']))
+        (kept if known is None or record['dense_checkpoint_hash'] in known else replaced).append(record)
+    joined = {tuple(record[key] for key in _TEST_ID): record for record in (*kept, *new)}
+    return list(joined.values()), replaced
 
 
 def flatten(result: dict[str, Any]) -> list[Record]:
@@ -84,18 +106,26 @@ def _of_test(test: dict[str, Any]) -> Record:
 
 def to_csv(records: Sequence[Record]) -> str:
     """One line per record, in a fixed order."""
-    accuracies = sorted({name for record in records for name in record} - set(COLUMNS))
+    accuracies = sorted({name for r in records for name, value in r.items() if value is not None} - set(COLUMNS))
     out = StringIO()
     writer = csv.DictWriter(out, [*COLUMNS, *accuracies], lineterminator='\n')
     writer.writeheader()
     for record in sorted(records, key=lambda r: (r['setting'], r['phase'], r['series'], r['seed'], r['test'])):
         shown = {name: round(value, 6) if isinstance(value, float) else value for name, value in record.items()}
-        writer.writerow({name: csv_cell(value) for name, value in shown.items()})
+        writer.writerow({name: csv_cell(value) for name, value in shown.items() if value is not None})
     return out.getvalue()
 
 
 def from_csv(text: str) -> list[Record]:
-    """What `to_csv` wrote."""
+    """What `to_csv` wrote.
+
+    Raises:
+        ValueError: a column is missing, or a number is none.
+    """
+    lines = csv.DictReader(StringIO(text))
+    missing = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
+    if missing:
+        raise ValueError(f'it has no column {missing[0]}')
 
     def parsed(name: str, value: str) -> Any:
         if name in _WHOLE:
@@ -103,6 +133,5 @@ def from_csv(text: str) -> list[Record]:
         return csv_text(value) if name in COLUMNS and name not in _REAL else float(value)
 
     return [
-        {name: parsed(name, value) for name, value in line.items() if value != '' or name in COLUMNS}
-        for line in csv.DictReader(StringIO(text))
+        {name: parsed(name, value) for name, value in line.items() if value != '' or name in COLUMNS} for line in lines
     ]

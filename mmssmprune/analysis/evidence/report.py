@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmssmprune.analysis.escape import escape_markdown, markdown_code
@@ -10,7 +11,7 @@ from mmssmprune.checkpoints.writing import write_whole
 
 from .figures import draw
 from .plan import Study, StudyPlan, StudySetting, plan_runs
-from .records import Record, read_records, to_csv
+from .records import Record, join_records, read_csv, read_records, to_csv
 from .tables import Difference, Mean, Table, make_tables
 
 NOT_RUN, NOT_PLANNED, NO_SUCH = 'not run', '-', 'none'
@@ -28,10 +29,11 @@ compared with.
 SMALL_CLASSES = ', in segmentation the mean IoU over the classes\n{}'
 METHOD = """\
 An interrupted command goes on where it stopped; what has a result is not run again, and `--report-only` writes these
-pages anew. For every setting a dense model is trained with each of the seeds {seeds}. A row
-changes its pruning and is tested twice: `free`, on the dense weights as they are, and `tuned`, after a short schedule
-that is the same for every row, the dense one included (by default a fifth of the dense learning rate). All rows of a
-seed start from the same dense checkpoint and see the same batches. FLOPs are those of the backbone for one image; one
+pages anew. What `results.csv` has stays in them, also where its work dir is not, unless a test is run again or a seed
+gets another dense model. For every setting a dense model is trained with each of the seeds {seeds}. A row changes its
+pruning and is tested twice: `free`, on the dense weights as they are, and `tuned`, after a short schedule that is the
+same for every row, the dense one included (by default a fifth of the dense learning rate). All rows of a seed start
+from the same dense checkpoint and see the same batches. FLOPs are those of the backbone for one image; one
 multiply-add counts as one. `results.csv` has one line per test, with every class, the versions of the software and
 hashes of config, data and checkpoints.
 
@@ -39,19 +41,24 @@ hashes of config, data and checkpoints.
 """
 
 
-def write_report(plan: StudyPlan, seeds: Sequence[int], root: Path, out: Path) -> list[Path]:
-    """Write everything from the results below ``root``, or from ``out/results.csv`` where there are none.
+def write_report(
+    plan: StudyPlan, seeds: Sequence[int], root: Path, out: Path, tell: Callable[[str], None] = print
+) -> list[Path]:
+    """Write everything from the results below ``root`` and those that ``out/results.csv`` has besides.
 
     Args:
         plan: what was planned; results of anything else are left out of the tables.
         seeds: of the plan, or others.
         root: where results are.
         out: the folder; files that this report does not have are left alone.
+        tell: given a line for each seed whose results in the CSV file another dense model has replaced.
 
     Returns:
         The files written.
     """
-    records = read_records(root, out / 'results.csv')
+    records, replaced = join_records(read_csv(out / 'results.csv'), read_records(root))
+    for (setting, seed), number in Counter((record['setting'], record['seed']) for record in replaced).items():
+        tell(f'{setting}, seed {seed}: {number} results in {out / "results.csv"} are of another dense model: left out.')
     tables = {study.name: make_tables(study, plan.settings, records) for study in plan.studies}
     figures = {name: draw(of_study) for name, of_study in tables.items()}
     files = {out / 'figures' / f'{name}.png': png for name, png in figures.items() if png is not None}
