@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import REPO
 
+SIGNALS = ('SIGTERM', 'SIGINT', 'SIGHUP')
 # Notes its process, and a child's, then works for longer than any test; what makes the data is done at once.
 PYTHON = """#!/usr/bin/env bash
 case "$1" in *make_mini.py) exit 0 ;; esac
@@ -35,6 +36,12 @@ def wait_until(done, seconds: float = 20.0) -> bool:
     return done()
 
 
+def heed_signals() -> None:
+    """What runs in the background or under nohup ignores some, and a shell cannot trap what it was told to ignore."""
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 @pytest.fixture
 def demo(tmp_path: Path):
     """The running script, and the processes that its two trainings are."""
@@ -45,7 +52,13 @@ def demo(tmp_path: Path):
     (tmp_path / 'bin/python').chmod(0o755)
     path = f'{tmp_path / "bin"}:{os.environ["PATH"]}'
     environment = {**os.environ, 'PATH': path, 'PIDS': str(tmp_path / 'pids')}
-    process = subprocess.Popen(['bash', script], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        ['bash', script],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_signals,
+    )
 
     def started() -> list[int]:
         return [int(pid) for file in (tmp_path / 'pids').iterdir() for pid in file.read_text().split()]
@@ -58,7 +71,7 @@ def demo(tmp_path: Path):
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGHUP'])
+@pytest.mark.parametrize('name', SIGNALS)
 def test_a_signal_ends_the_trainings_and_is_the_exit_code(demo, name: str):
     process, pids = demo
     assert all(alive(pid) for pid in pids)
