@@ -108,8 +108,7 @@ def do(runs: Sequence[Run], args: argparse.Namespace) -> bool:
     """Do those that are not done, and tell of each that ends; False if any failed."""
     from mmssmprune.analysis.evidence.processes import work
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+    heed_signals()
     root = args.work_dir
     todo = [run for run in runs if not is_done(run, root)]
     try:
@@ -128,9 +127,15 @@ def do(runs: Sequence[Run], args: argparse.Namespace) -> bool:
     return not failed
 
 
-def interrupt(number: int, frame: object) -> None:
-    """A signal ends the work as Ctrl-C does."""
-    raise KeyboardInterrupt(number)
+def heed_signals() -> None:
+    """They end the work as Ctrl-C does; but what nohup has it ignore stays ignored."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 if __name__ == '__main__':

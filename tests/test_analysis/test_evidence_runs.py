@@ -209,6 +209,22 @@ def test_a_process_that_dies_is_told(folder: Path, tmp_path: Path):
         assert error_file(tmp_path, run).exists()
 
 
+HANG_UP = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv[2]))
+runpy.run_path(sys.argv[1])['heed_signals']()
+os.kill(os.getpid(), signal.SIGHUP)
+print('goes on')
+"""
+
+
+@pytest.mark.parametrize(('before', 'printed'), [('SIG_IGN', 'goes on\n'), ('SIG_DFL', '')])
+def test_a_closed_terminal_ends_it_but_not_under_nohup(before: str, printed: str):
+    tool = [sys.executable, '-c', HANG_UP, str(REPO / 'tools/evidence.py'), before]
+    ended = subprocess.run(tool, env=environment(), capture_output=True, text=True)
+    assert ended.stdout == printed and ('KeyboardInterrupt: 1' in ended.stderr) == (not printed)
+
+
 PLAN = """
 import dataclasses
 from mmssmprune.analysis.evidence.plan import Study, StudyRow, StudySetting
