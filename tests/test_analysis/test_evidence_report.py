@@ -24,7 +24,6 @@ from mmssmprune.analysis.evidence.plan import (
     result_file,
 )
 from mmssmprune.analysis.evidence.records import (
-    COLUMNS,
     flatten,
     from_csv,
     read_csv,
@@ -470,9 +469,23 @@ def test_one_damaged_result_does_not_hide_the_others(tmp_path: Path):
     assert [run for run in runs if read_result(result_file(places, run)) is None] == [runs[1]]
 
 
-@pytest.mark.parametrize('damage', ['setting,seed\ntiny-seg,1\n', f'{",".join(COLUMNS)}\n{"many," * 30}\n', ''])
-def test_a_damaged_csv_file_is_told_in_a_sentence(damage: str, tmp_path: Path):
-    (tmp_path / 'results.csv').write_text(damage)
+DAMAGED_CSV = {
+    'another table': lambda text: 'setting,seed\ntiny-seg,1\n',
+    'empty': lambda text: '',
+    'a column less': lambda text: text.replace('checkpoint_hash', 'hash'),
+    'a word for a number': lambda text: text.replace(',41.0', ',good'),
+    'not a number': lambda text: text.replace(',41.0', ',nan'),
+    'truncated': lambda text: text[: -len(',10.0,20.0,41.0\n')],
+    'a cell more': lambda text: text[:-1] + ',1\n',
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGED_CSV.values(), ids=DAMAGED_CSV.keys())
+def test_a_damaged_csv_file_is_told_in_a_sentence(damage, tmp_path: Path):
+    places, _ = with_one_result(tmp_path / 'work')
+    text = to_csv(read_records(places))
+    assert damage(text) != text
+    (tmp_path / 'results.csv').write_text(damage(text))
     with pytest.raises(ValueError, match=r'results.csv is damaged .*delete it'):
         read_csv(tmp_path / 'results.csv')
 

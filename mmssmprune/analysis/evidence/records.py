@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -120,18 +121,25 @@ def from_csv(text: str) -> list[Record]:
     """What `to_csv` wrote.
 
     Raises:
-        ValueError: a column is missing, or a number is none.
+        ValueError: a column is missing, a line has more or fewer cells, or what should be a finite number is none.
     """
     lines = csv.DictReader(StringIO(text))
     missing = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
     if missing:
         raise ValueError(f'it has no column {missing[0]}')
+    records = []
+    for line in lines:
+        if None in line or None in line.values():
+            raise ValueError(f'line {lines.line_num} has not as many cells as the first')
+        records.append({key: _parsed(key, cell) for key, cell in line.items() if cell != '' or key in COLUMNS})
+    return records
 
-    def parsed(name: str, value: str) -> Any:
-        if name in _WHOLE:
-            return int(value)
-        return csv_text(value) if name in COLUMNS and name not in _REAL else float(value)
 
-    return [
-        {name: parsed(name, value) for name, value in line.items() if value != '' or name in COLUMNS} for line in lines
-    ]
+def _parsed(name: str, cell: str) -> int | float | str:
+    if name in _WHOLE:
+        return int(cell)
+    if name in COLUMNS and name not in _REAL:
+        return csv_text(cell)
+    if not math.isfinite(number := float(cell)):
+        raise ValueError(f'{name} is {cell}')
+    return number
