@@ -381,6 +381,7 @@ def test_a_study_goes_on_where_its_work_dir_is_not(places: Path, tmp_path: Path)
     assert cells(page, 'none')[1] == '4 / 3' and cells(page, 'carry')[1] == '4 / 2'
     assert cells(page, 'carry')[6] == '+2.25 [+2.04, +2.46] better'  # 2.4, 2.1, 2.2, 2.3
     assert len((out / 'results.csv').read_text().splitlines()) == 1 + 13 and not told
+    assert cells((out / 'README.md').read_text(), '`tiny-seg`')[2] == '0, 1, 2, 3'
 
 
 def test_a_new_dense_model_replaces_all_results_of_its_seed(places: Path, tmp_path: Path):

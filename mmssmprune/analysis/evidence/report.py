@@ -30,9 +30,9 @@ SMALL_CLASSES = ', in segmentation the mean IoU over the classes\n{}'
 METHOD = """\
 An interrupted command goes on where it stopped; what has a result is not run again, and `--report-only` writes these
 pages anew. What `results.csv` has stays in them, also where its work dir is not, unless a test is run again or a seed
-gets another dense model. For every setting a dense model is trained with each of the seeds {seeds}. A row changes its
-pruning and is tested twice: `free`, on the dense weights as they are, and `tuned`, after a short schedule that is the
-same for every row, the dense one included (by default a fifth of the dense learning rate). All rows of a seed start
+gets another dense model. For every setting a dense model is trained with each seed; planned are {seeds}. A row changes
+its pruning and is tested twice: `free`, on the dense weights as they are, and `tuned`, after a short schedule that is
+the same for every row, the dense one included (by default a fifth of the dense learning rate). All rows of a seed start
 from the same dense checkpoint and see the same batches. FLOPs are those of the backbone for one image; one
 multiply-add counts as one. `results.csv` has one line per test, with every class, the versions of the software and
 hashes of config, data and checkpoints.
@@ -170,14 +170,16 @@ def readme_text(plan: StudyPlan, seeds: Sequence[int], records: Sequence[Record]
 
 def _settings_table(settings: Sequence[StudySetting], records: Sequence[Record]) -> str:
     lines = [
-        ['setting', 'config', 'dense iterations', 'fine-tuning', 'test images'],
-        ['---', '---', '---:', '---:', '---:'],
+        ['setting', 'config', 'seeds', 'dense iterations', 'fine-tuning', 'test images'],
+        ['---', '---', '---:', '---:', '---:', '---:'],
     ]
     for setting in settings:
-        images = {record['num_images'] for record in records if record['setting'] == setting.name}
-        shown = ', '.join(map(str, sorted(images))) or NOT_RUN
+        own = [record for record in records if record['setting'] == setting.name]
+        seeds, images = (
+            ', '.join(map(str, sorted({record[key] for record in own}))) or NOT_RUN for key in ('seed', 'num_images')
+        )
         config = f'`{Path(setting.config).name}`'
-        lines.append([f'`{setting.name}`', config, str(setting.dense_iters), str(setting.tune_iters), shown])
+        lines.append([f'`{setting.name}`', config, seeds, str(setting.dense_iters), str(setting.tune_iters), images])
     return _markdown(lines)
 
 
