@@ -6,10 +6,12 @@ import dataclasses
 import json
 import math
 import statistics
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 
 from mmssmprune.analysis.evidence.figures import draw
 from mmssmprune.analysis.evidence.plan import (
@@ -38,6 +40,7 @@ from mmssmprune.analysis.evidence.tables import (
     FEW_SEEDS,
     NO_DIFFERENCE,
     WORSE,
+    Table,
     make_tables,
     mean_of,
     paired_difference,
@@ -393,6 +396,23 @@ def test_a_new_dense_model_replaces_all_results_of_its_seed(places: Path, tmp_pa
     assert cells(page, 'none')[4] == '40.7 ± 16.8'  # 30, 60, 32
     assert cells(page, 'carry')[1] == '2 / 1' and cells(page, 'carry')[6] == '+2.10 few seeds'
     assert told == [f'tiny-seg, seed 1: 4 results in {out / "results.csv"} are of another dense model: left out.']
+
+
+def test_only_phases_with_a_comparison_are_shown(tmp_path: Path):
+    def tables() -> list[Table]:
+        return make_tables(STUDY, [SEG], read_records(tmp_path))
+
+    def width() -> int:
+        return Image.open(BytesIO(draw(tables()))).width
+
+    write(tmp_path, Run(SEG, NONE, 'free', 0), 30.0)
+    assert tables()[0].phases == () and draw(tables()) is None  # the reference alone
+    write(tmp_path, Run(SEG, CARRY, 'free', 0), 31.0)
+    write(tmp_path, Run(SEG, NONE, 'tuned', 0), 40.0)
+    assert tables()[0].phases == ('free',)
+    one_panel = width()
+    write(tmp_path, Run(SEG, CARRY, 'tuned', 0), 41.0)
+    assert tables()[0].phases == ('free', 'tuned') and width() > 1.5 * one_panel
 
 
 def test_csv_keeps_every_value(places: Path):

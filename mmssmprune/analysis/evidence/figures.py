@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .tables import Table
+from .tables import Mean, Table
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -20,7 +20,7 @@ _PHASE_TITLES = {'free': 'without fine-tuning', 'tuned': 'fine-tuned'}
 
 def draw(tables: list[Table]) -> bytes | None:
     """The figure of a study's tables as PNG bytes; None while nothing of it was run."""
-    tables = [table for table in tables if not table.is_empty]
+    tables = [table for table in tables if table.phases]
     if not tables:
         return None
     figure = (_dots if tables[0].study.figure == 'dots' else _curves)(tables)
@@ -43,34 +43,39 @@ def _at_least(limits: tuple[float, float], width: float = 4.0) -> tuple[float, f
 
 
 def _dots(tables: list[Table]) -> Figure:
-    """A row per table, a column per phase: each phase has its own range of accuracy."""
+    """A row per table, a column per phase that any of them has: each panel has its own range of accuracy."""
     study = tables[0].study
-    figure = _make_figure(4.6 * len(study.phases), (0.95 + 0.3 * len(study.rows)) * len(tables))
-    grid = figure.subplots(len(tables), len(study.phases), squeeze=False)
+    phases = [phase for phase in study.phases if any(phase in table.phases for table in tables)]
+    figure = _make_figure(2.4 + 3.4 * len(phases), (0.95 + 0.3 * len(study.rows)) * len(tables))
+    grid = figure.subplots(len(tables), len(phases), squeeze=False)
     for table, panels in zip(tables, grid, strict=True):
-        for axes, phase in zip(panels, study.phases, strict=True):
+        for axes, phase in zip(panels, phases, strict=True):
             _draw_dots(axes, table, phase)
         for axes in panels[1:]:
             axes.set_yticklabels([])
     return figure
 
 
+def _means(table: Table, phase: str) -> dict[str, Mean]:
+    """Of the rows that were run, by label."""
+    cells = ((label, table.cells.get((label, phase))) for label in table.study.rows)
+    return {label: cell.mean for label, cell in cells if cell and cell.mean}
+
+
 def _draw_dots(axes: Axes, table: Table, phase: str) -> None:
-    labels, colour = list(table.study.rows), _PHASE_COLOUR[phase]
-    cells = [table.cells.get((label, phase)) for label in labels]
-    points = [(y, cell.mean) for y, cell in enumerate(cells) if cell and cell.mean]
-    if points:
-        x, sd = [mean.mean for _, mean in points], [mean.sd or 0 for _, mean in points]
-        axes.errorbar(x, [y for y, _ in points], xerr=sd, fmt='o', color=colour, markersize=6, capsize=3, linewidth=1.2)
+    labels, colour, means = list(table.study.rows), _PHASE_COLOUR[phase], _means(table, phase)
+    if phase in table.phases:
+        x, y = [mean.mean for mean in means.values()], [labels.index(label) for label in means]
+        sd = [mean.sd or 0 for mean in means.values()]
+        axes.errorbar(x, y, xerr=sd, fmt='o', color=colour, markersize=6, capsize=3, linewidth=1.2)
         axes.margins(x=0.08)
         axes.set_xlim(*_at_least(axes.get_xlim()))
+        references = {row.against for row in table.study.compared.values()}
+        if len(references) == 1 and (reference := means.get(*references)):  # lines for several would say nothing
+            axes.axvline(reference.mean, color=colour, linestyle=':', linewidth=1, alpha=0.7)
     else:
         axes.set_xticks([])
         axes.text(0.5, 0.5, 'not run', transform=axes.transAxes, ha='center', va='center', color='0.45')
-    references = {row.against for row in table.study.rows.values()}
-    for y, mean in points:
-        if labels[y] in references:
-            axes.axvline(mean.mean, color=colour, linestyle=':', linewidth=1, alpha=0.7)
     axes.set_yticks(range(len(labels)), labels, fontsize=9)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_title(f'{table.setting.title}: {_PHASE_TITLES[phase]}', fontsize=9)

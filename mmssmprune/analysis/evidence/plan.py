@@ -81,10 +81,14 @@ class Study:
         object.__setattr__(self, 'rows', rows)
 
     @property
+    def compared(self) -> dict[str, StudyRow]:
+        """The rows that are compared with another; all where none is."""
+        return {label: row for label, row in self.rows.items() if row.against is not None} or dict(self.rows)
+
+    @property
     def phases(self) -> tuple[str, ...]:
         """The phases that any comparison of the study has."""
-        compared = [row for row in self.rows.values() if row.against is not None] or self.rows.values()
-        return tuple(phase for phase in PHASES if any(phase in row.phases for row in compared))
+        return tuple(phase for phase in PHASES if any(phase in row.phases for row in self.compared.values()))
 
     def fits(self, setting: StudySetting) -> bool:
         """Whether the study is meant for a setting."""

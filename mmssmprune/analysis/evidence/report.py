@@ -23,8 +23,8 @@ small objects{small}.
 A difference (Δ) is paired: it is taken between two runs that started from the same dense checkpoint, then averaged
 over seeds; in brackets the 95 % t-interval of that mean. `better` and `worse` mean that the interval excludes zero; it
 is not corrected for the number of comparisons on this page, so now and then one of them will be chance. Below three
-seeds there is no verdict. In figures, bars are standard deviations and a dotted line is the row that others are
-compared with.
+seeds there is no verdict. In figures, bars are standard deviations and a dotted line is the row that all
+others are compared with.
 """
 SMALL_CLASSES = ', in segmentation the mean IoU over the classes\n{}'
 METHOD = """\
@@ -82,11 +82,11 @@ def page_text(page: str, plan: StudyPlan, tables: dict[str, list[Table]]) -> str
     parts = [f'# {_pages(plan)[page]}', HOW_TO_READ.format(small=small and SMALL_CLASSES.format(small))]
     for study in (study for study in plan.studies if study.page == page):
         parts += [f'## {study.title}', study.text]
-        if not all(table.is_empty for table in tables[study.name]):
+        if any(table.phases for table in tables[study.name]):
             parts.append(f'![{study.title}](figures/{study.name}.png)')
         for table in tables[study.name]:
             parts.append(f'### {table.setting.title}: {table.metric}')
-            parts.append(f'{NOT_RUN.capitalize()} yet.' if table.is_empty else table_text(table))
+            parts.append(table_text(table) if table.phases else f'{NOT_RUN.capitalize()} yet.')
     parts.append('How these numbers were made: [README.md](README.md); every run: [results.csv](results.csv).')
     return _joined(parts)
 

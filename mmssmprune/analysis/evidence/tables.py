@@ -58,9 +58,10 @@ class Table(NamedTuple):
     has_small: bool  # whether it is known what small objects have
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing of it was run."""
-        return not any(cell.runs for (_, phase), cell in self.cells.items() if phase in self.study.phases)
+    def phases(self) -> tuple[str, ...]:
+        """Those of the study in which anything was run that is compared."""
+        run = {phase for (label, phase), cell in self.cells.items() if cell.runs and label in self.study.compared}
+        return tuple(phase for phase in self.study.phases if phase in run)
 
 
 def mean_of(values: Sequence[float]) -> Mean | None:
