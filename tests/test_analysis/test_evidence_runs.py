@@ -274,6 +274,15 @@ def test_the_tool_from_nothing_to_the_report(folder: Path, tmp_path: Path):
     assert {path: path.stat().st_mtime_ns for path in read_results(work)} == before
 
 
+def test_a_damaged_report_is_refused_before_anything_runs(folder: Path, tmp_path: Path):
+    write_plan(tmp_path, small_setting(folder, 'seg'))
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/results.csv').write_text('setting,seed\n')
+    out, err = (process := evidence(tmp_path)).communicate(timeout=500)
+    assert process.returncode == 2 and 'results.csv is damaged (it has no column label); delete it' in out + err
+    assert not (tmp_path / 'work').exists() and 'Traceback' not in err
+
+
 @pytest.mark.slow
 def test_killed_and_started_again(folder: Path, tmp_path: Path):
     """kill -9 of the tool takes its training along; the next start goes on from the last checkpoint."""
