@@ -60,6 +60,7 @@ stop_children() { # the jobs of this script with all that they started: each has
     jobs=$(jobs -p)
     [ -n "$jobs" ] || return 0
     groups=$(sed 's/^/-/' <<<"$jobs")
+    disown -a # or bash reports each as terminated, the last of them below the result
     # shellcheck disable=SC2086  # several of them
     kill -TERM -- $groups 2>/dev/null || true
     for _ in {1..100}; do # ten seconds to end by themselves

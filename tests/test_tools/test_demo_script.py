@@ -79,7 +79,7 @@ def test_a_signal_ends_the_trainings_and_is_the_exit_code(demo, name: str):
     _, told = process.communicate(timeout=20)
     assert process.returncode == -getattr(signal, name)
     assert wait_until(lambda: not any(alive(pid) for pid in pids), 2)
-    assert b'goes on from here' in told
+    assert told == b'demo: interrupted; the same command goes on from here\n'
 
 
 def test_failed_trainings_end_the_script(demo):
