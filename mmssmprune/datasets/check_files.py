@@ -15,8 +15,11 @@ import mmcv
 import numpy as np
 from PIL import Image
 
+from mmssmprune._stack import make_torchvision_importable
+
 from .check_findings import Findings
 
+make_torchvision_importable()  # the data sets of mmseg and mmpretrain, which every check loads, import it
 Depth = Literal['names', 'headers', 'pixels']
 BLOCK = 10000  # files that wait for a thread at once; ImageNet's million would take a gigabyte
 # (what comes, how many, what it is) -> the same, with a progress bar beside it

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from stand_in_data import make_ade20k
-from tiny_runs import REPO
+from tiny_runs import REPO, tool_environment
 
 TOOL = 'dataset_tools/check_data.py'
 MINI = REPO / 'configs/plain_mamba/plain-mamba-mini_upernet_1xb8-450i_mini-ade-128x128.py'
@@ -23,6 +25,16 @@ def test_what_is_wrong_is_said_and_the_exit_status_tells(tool: Callable[..., int
     assert '  wrong: there are 2 images, and the published set has 20210\n' in out
     assert '  wrong: 1 images have no label map, e.g. ADE_00000000.jpg\n' in out
     assert out.endswith('kinds of things wrong\n')
+
+
+@pytest.mark.parametrize('kind', ['coco', 'ade', 'imagenet'])
+def test_it_needs_no_other_part_of_the_package_before_it(kind: str, tmp_path: Path):
+    """In a process of its own, which takes seconds: here others have prepared what the suites import."""
+    make_ade20k(tmp_path)
+    command = [sys.executable, REPO / 'tools' / TOOL, kind, '--quick']
+    root = ['--root', tmp_path / 'ade/ADEChallengeData2016'] if kind == 'ade' else ['--root', tmp_path]
+    ended = subprocess.run([*command, *root], env=tool_environment(), capture_output=True, text=True)
+    assert ended.returncode == 1 and 'wrong: ' in ended.stdout and 'Traceback' not in ended.stderr, ended.stderr
 
 
 def test_a_whole_set_named_by_a_config(
