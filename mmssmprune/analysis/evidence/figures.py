@@ -19,7 +19,7 @@ _PHASE_TITLES = {'free': 'without fine-tuning', 'tuned': 'fine-tuned'}
 
 
 def draw(tables: list[Table]) -> bytes | None:
-    """The figure of a study's tables as PNG bytes; None while nothing of it was run."""
+    """The figure of a study's tables as PNG bytes; None while nothing of it can be compared."""
     tables = [table for table in tables if table.phases]
     if not tables:
         return None
@@ -152,9 +152,9 @@ def _draw_curves(axes: Axes, table: Table) -> None:
 
 def _points(table: Table, phase: str, group: str) -> list[tuple[float, float, float]]:
     """FLOPs saved, mean and standard deviation of each row of a group that was run, in the order of the first."""
-    points = []
-    for label, row in table.study.rows.items():
-        cell = table.cells.get((label, phase))
-        if row.group == group and cell and cell.mean:
-            points.append((100 * table.costs[label][1], cell.mean.mean, cell.mean.sd or 0))
+    points = [
+        (100 * table.costs[label][1], mean.mean, mean.sd or 0)
+        for label, mean in _means(table, phase).items()
+        if table.study.rows[label].group == group
+    ]
     return sorted(points, key=lambda point: point[0])

@@ -61,7 +61,7 @@ def read_csv(path: Path) -> list[Record]:
     """
     try:
         return from_csv(path.read_text(encoding='utf-8')) if path.is_file() else []
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise ValueError(f'{path} is damaged ({error}); delete it, or make it anew from the results') from error
 
 
@@ -95,6 +95,7 @@ def flatten(result: dict[str, Any]) -> list[Record]:
 
 
 def _of_test(test: dict[str, Any]) -> Record:
+    """What a test measured; a metric that is undefined is left out, as in the CSV file."""
     record = {key: test[key] for key in _OF_TEST} | {key: json.dumps(test[key]) for key in _LISTS}
     for name, value in test['metrics'].items():
         if name.startswith('coco/') and value is not None:
@@ -102,18 +103,18 @@ def _of_test(test: dict[str, Any]) -> Record:
         record[name] = value
     for kind, classes in test['per_class'].items():
         record |= {f'{kind}.{name}': value for name, value in classes.items()}
-    return record
+    return {name: value for name, value in record.items() if value is not None}
 
 
 def to_csv(records: Sequence[Record]) -> str:
     """One line per record, in a fixed order."""
-    accuracies = sorted({name for r in records for name, value in r.items() if value is not None} - set(COLUMNS))
+    accuracies = sorted({name for record in records for name in record} - set(COLUMNS))
     out = StringIO()
     writer = csv.DictWriter(out, [*COLUMNS, *accuracies], lineterminator='\n')
     writer.writeheader()
     for record in sorted(records, key=lambda r: (r['setting'], r['phase'], r['series'], r['seed'], r['test'])):
         shown = {name: round(value, 6) if isinstance(value, float) else value for name, value in record.items()}
-        writer.writerow({name: csv_cell(value) for name, value in shown.items() if value is not None})
+        writer.writerow({name: csv_cell(value) for name, value in shown.items()})
     return out.getvalue()
 
 
